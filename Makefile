@@ -1,0 +1,43 @@
+# `make run` starts everything, `make test` checks everything; both set themselves up.
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header pyproject.toml $(if $(UPGRADE),--upgrade)
+
+.PHONY: help run test bench lock clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## broker, services, feed and accounts; options in ARGS='--orders 20000 --exit'
+	@exec $(BIN)/python -m app run $(ARGS)
+
+test: $(VENV)/.installed ## lint, types and every test; ARGS='-k broker' goes to pytest
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed-bench ## against stock Faust and its peers; ARGS='--json FILE'
+	@exec $(BIN)/python -m bench $(ARGS)
+
+lock: $(VENV)/.installed ## write all locks anew; UPGRADE=1 takes newer versions
+	@$(BIN)/python -m venv $(VENV)/lock-tools && $(VENV)/lock-tools/bin/pip install -q uv==$(UV_VERSION)
+	@$(VENV)/lock-tools/bin/$(COMPILE) --group dev -o requirements.lock
+	@$(VENV)/lock-tools/bin/$(COMPILE) --extra bench -c requirements.lock -o requirements-bench.lock
+	@$(BIN)/python -m app.artifacts
+
+clean: ## remove .venv, caches and the data of earlier runs
+	@rm -rf $(VENV) .data build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: requirements.lock scripts/make-venv.sh
+	@scripts/make-venv.sh $(VENV) requirements.lock
+	@touch $@
+
+$(VENV)/.installed-bench: requirements-bench.lock $(VENV)/.installed
+	@scripts/make-venv.sh $(VENV) requirements-bench.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""The agents: one module a service. They move records between topics, tables and the pure domain."""

@@ -1,0 +1,127 @@
+"""The command line: a table of subcommands, and what every one of them does with errors and Ctrl-C.
+
+A UserError is one line on standard error and exit status 2; Ctrl-C and SIGTERM let the command clean up
+and give 130 and 143. What a command needs is imported when it runs: `--help` stays quick.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from app.errors import UserError
+from app.options import run_arguments, run_options, up_arguments, up_plan
+from checker.options import check_arguments
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class Command(NamedTuple):
+    """A subcommand: `arguments` declares its options, `run` does the work and gives the exit status."""
+
+    name: str
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def broker_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, metavar="D", help="default: kafka in PIPELINE_DATA_DIR")
+    parser.add_argument(
+        "--port", type=port_number, metavar="P", default=9092, help="default: 9092; 0: a free one"
+    )
+
+
+def run_broker(options: argparse.Namespace) -> int:
+    from app.broker import run_alone
+    from app.config import settings
+
+    return run_until_stopped(run_alone(options.data_dir or settings().data_dir / "kafka", options.port))
+
+
+def run_pipeline(options: argparse.Namespace) -> int:
+    from app.run import run
+
+    return run_until_stopped(run(run_options(options)))
+
+
+def run_services(options: argparse.Namespace) -> int:
+    from app.run import up
+
+    return run_until_stopped(up(up_plan(options)))
+
+
+def run_checker(options: argparse.Namespace) -> int:
+    from app.config import settings
+    from checker.check import run_check
+
+    options.bootstrap = options.bootstrap or settings().bootstrap
+    options.data_dir = options.data_dir or settings().data_dir
+    return run_check(options)
+
+
+COMMANDS = (
+    Command("run", "run everything: Kafka, venue, services, feed", run_arguments, run_pipeline),
+    Command("up", "run the services alone, on the Kafka of KAFKA_BOOTSTRAP", up_arguments, run_services),
+    Command("check", "check the invariants I1 to I7", check_arguments, run_checker),
+    Command("broker", "run the embedded Kafka alone", broker_arguments, run_broker),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        command: Command = options.command
+        return command.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def run_until_stopped(work: Coroutine[object, object, int | None]) -> int:
+    """Run a coroutine to its end; SIGTERM cancels it as Ctrl-C does, so that it cleans up."""
+
+    async def cancellable() -> int:
+        task = asyncio.ensure_future(work)
+        terminated = False
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        try:
+            return await task or 0
+        except asyncio.CancelledError:
+            if terminated:
+                return EXIT_TERMINATED
+            raise
+
+    return asyncio.run(cancellable())
+
+
+def port_number(text: str) -> int:
+    """An argparse type: 0 to 65535."""
+    port = int(text) if text.isdecimal() else -1
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed is 0 to 65535")
+    return port
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app", description="The trading pipeline.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.arguments(subparser)
+        subparser.set_defaults(command=command)
+    return parser

@@ -1,0 +1,34 @@
+"""Exactly-once micro-batches for Faust: tasks, tables in RocksDB, one Kafka transaction a batch.
+
+Nothing of the trading domain is known here. Start with `App`, `TopicSpec` and `unit_of_work`; docs/engine.md
+shows a whole service.
+"""
+
+from app.engine.app import App, use_uvloop
+from app.engine.errors import Fenced, Poison, Transient
+from app.engine.global_table import GlobalTable
+from app.engine.table import Table, TaskTable
+from app.engine.task import EngineSettings, Task
+from app.engine.topics import BROKER_CLOCK, COMPACTED, Codec, TopicSpec
+from app.engine.work import Batch, Record, UnitOfWork, unit_of_work
+
+__all__ = [
+    "BROKER_CLOCK",
+    "COMPACTED",
+    "App",
+    "Batch",
+    "Codec",
+    "EngineSettings",
+    "Fenced",
+    "GlobalTable",
+    "Poison",
+    "Record",
+    "Table",
+    "Task",
+    "TaskTable",
+    "TopicSpec",
+    "Transient",
+    "UnitOfWork",
+    "unit_of_work",
+    "use_uvloop",
+]

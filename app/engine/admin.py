@@ -1,0 +1,44 @@
+"""Create the topics that are missing. Those that exist are taken as they are, whatever their config."""
+
+import logging
+from collections.abc import Iterable
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError
+
+from app.engine.cluster import retry
+from app.engine.topics import TopicSpec
+
+log = logging.getLogger(__name__)
+
+
+async def ensure_topics(
+    bootstrap: str, topics: Iterable[TopicSpec], *, partitions: int, replication_factor: int
+) -> None:
+    """Create what is missing; `partitions` is for topics that do not say."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await retry(admin.start)
+    try:
+        existing = set(await admin.list_topics())
+        missing = [
+            NewTopic(
+                name=topic.name,
+                num_partitions=topic.partitions or partitions,
+                replication_factor=replication_factor,
+                topic_configs=dict(topic.config),
+            )
+            for topic in topics
+            if topic.name not in existing
+        ]
+        for topic in missing:
+            await _create(admin, topic)
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, topic: NewTopic) -> None:
+    response = await admin.create_topics([topic])
+    for name, code, *rest in response.topic_errors:
+        if code not in (0, TopicAlreadyExistsError.errno):
+            raise RuntimeError(f"topic {name} cannot be created: {rest[0] if rest else code}")
+    log.info("created topic %s, %s partitions", topic.name, topic.num_partitions)

@@ -1,0 +1,133 @@
+"""A Faust app whose agent works in exactly-once micro-batches."""
+
+import gc
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import faust
+from faust.app.base import BootStrategy as FaustBootStrategy
+from mode.loop import use as use_loop
+from mode.utils.imports import cwd_in_path
+from yarl import URL
+
+from app.engine.agent import TaskAgent
+from app.engine.consumer import Transport
+from app.engine.dead_letter import QUARANTINE
+from app.engine.global_table import GlobalTable
+from app.engine.manager import TaskManager
+from app.engine.table import Table
+from app.engine.task import EngineSettings, Task
+from app.engine.topics import TopicSpec
+
+FAUST_DATADIR_DEFAULT = "{conf.name}-data"
+"""What the `faust` command passes for `--datadir` when nobody has given one."""
+
+
+GC_THRESHOLDS = (100_000, 20, 100)
+"""A batch makes thousands of objects and no cycles: Python's defaults spend a tenth of the time looking."""
+
+
+class BootStrategy(FaustBootStrategy):
+    """Tasks have producers of their own: Faust's is not started."""
+
+    enable_kafka_producer = False
+
+
+class App(faust.App):
+    """One service: its consumer group and transactional ids are named `id`.
+
+    `topics` are those that it writes, created if they are missing, like the inputs, which are named where the
+    agent is declared, and those of global tables. `modules` are imported when a worker starts; one that
+    cannot be imported stops it, loudly: Faust's autodiscovery would only warn.
+    """
+
+    BootStrategy = BootStrategy
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        settings: EngineSettings,
+        topics: Sequence[TopicSpec],
+        modules: Sequence[str],
+        datadir: Path,
+        **options: Any,
+    ) -> None:
+        self.settings = settings
+        self.modules = list(modules)
+        self.topic_specs = list(topics)
+        self.input_specs: list[TopicSpec] = []
+        self.global_tables: list[GlobalTable] = []
+        self.task_companions: list[Callable[[Task], Awaitable[None]]] = []
+        broker = ";".join(f"kafka://{address}" for address in settings.bootstrap.split(","))
+        super().__init__(
+            id,
+            broker=broker,
+            datadir=datadir,
+            store="memory://",
+            Agent=TaskAgent,
+            Table=Table,
+            TableManager=TaskManager,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            stream_wait_empty=False,
+            table_standby_replicas=settings.standby_replicas,
+            web_tables_enabled=False,
+            **options,
+        )
+        self.transport = Transport([URL(broker)], self)
+        self.Table(QUARANTINE, value_type=dict[str, Any], help="keys that wait behind a dead letter")
+
+    def Table(self, name: str, **options: Any) -> Table:
+        """Declare a table of this service; `value_type` is required. See engine.Table."""
+        return cast(Table, super().Table(name, **options))
+
+    def inputs(self, *topics: TopicSpec) -> Any:
+        """The channel of the service's one agent. Within a batch, records come in the order of `topics`."""
+        if self.input_specs:
+            raise ValueError(f"service {self.conf.id} has its inputs already: one agent a service")
+        self.input_specs = list(topics)
+        return self.topic(*(topic.name for topic in topics), key_type=bytes, value_type=bytes)
+
+    def global_table(self, topic: TopicSpec) -> GlobalTable:
+        """Follow a small compacted topic whole, in memory. Tasks start when it is read."""
+        table = GlobalTable(topic)
+        self.global_tables.append(table)
+        return table
+
+    def per_task(self, fun: Callable[[Task], Awaitable[None]]) -> Callable[[Task], Awaitable[None]]:
+        """Run `fun(task)` beside each task, from its restore to its end: for talking to the outside."""
+        self.task_companions.append(fun)
+        return fun
+
+    @property
+    def service_agent(self) -> TaskAgent:
+        (agent,) = self.agents.values()
+        assert isinstance(agent, TaskAgent)
+        return agent
+
+    def worker_init(self) -> None:
+        with cwd_in_path():  # as Faust itself does to find the app
+            for module in self.modules:
+                import_module(module)
+        super().worker_init()
+
+    async def on_first_start(self) -> None:
+        told = self.conf.env.get("F_DATADIR")  # `faust --datadir`, known only after the app is made
+        if told and told != FAUST_DATADIR_DEFAULT:
+            self.conf.datadir = Path(told)
+        Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (before the loop is busy)
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        await super().on_first_start()
+
+    async def on_stop(self) -> None:
+        await cast(TaskManager, self.tables).stop_tasks()
+        await super().on_stop()
+
+
+def use_uvloop() -> None:
+    """Use uvloop for every event loop made from now on; call before anything asks for a loop."""
+    use_loop("uvloop")

@@ -1,0 +1,302 @@
+"""One worker's connection to Kafka: leaders, offsets, coordinators and committed records."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.partitioner import murmur2
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.default_records import _DefaultRecordBatchPy as LenientBatch
+from aiokafka.record.memory_records import MemoryRecords
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Two debug records a request are built even when nobody prints them: a fifth of a small transaction's time.
+logging.getLogger("aiokafka").setLevel(logging.INFO)
+
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
+EARLIEST, LATEST = -2, -1
+FETCH_BYTES_MAX = 32 * 1024 * 1024
+RETRY_PAUSE_S = 0.05
+
+RETRIABLE = (
+    errors.KafkaConnectionError,
+    errors.NodeNotReadyError,
+    errors.RequestTimedOutError,
+    errors.StaleMetadata,
+    errors.LeaderNotAvailableError,
+    errors.NotLeaderForPartitionError,
+    errors.UnknownTopicOrPartitionError,
+    errors.CoordinatorNotAvailableError,
+    errors.CoordinatorLoadInProgressError,
+    errors.NotCoordinatorError,
+    errors.KafkaStorageError,
+    errors.NotEnoughReplicasError,
+    errors.NotEnoughReplicasAfterAppendError,
+    errors.CorrelationIdError,
+    OSError,
+)
+"""Failures that say nothing about the request: the broker was away, moved or busy."""
+
+
+class TP(NamedTuple):
+    """A topic and a partition number."""
+
+    topic: str
+    partition: int
+
+
+class Fetched(NamedTuple):
+    """The committed records of one partition from `position` up to `next_position`, markers passed over.
+
+    `end` is the last stable offset when they were read, `size_bytes` what came over the network.
+    """
+
+    tp: TP
+    position: int
+    next_position: int
+    end: int
+    records: list[Any]
+    size_bytes: int = 0
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Kafka's default partitioner (murmur2)."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+@lru_cache(maxsize=262_144)
+def route(topic: str, key: bytes, partitions: int) -> TP:
+    """Where a key goes, cached: murmur2 in Python costs more than the decision it routes."""
+    return TP(topic, partition_of(key, partitions))
+
+
+def committed_records(
+    data: bytes, aborted: Iterable[tuple[int, int]], position: int
+) -> tuple[list[Any], int]:
+    """Unpack a fetched record set from `position`, without aborted transactions and control markers.
+
+    `aborted` holds (producer id, first offset) of the aborted transactions in it. Returns the records and the
+    offset to go on from, which counts what was left out as read.
+    """
+    upcoming = sorted(aborted, key=lambda each: each[1])
+    dropped: set[int] = set()
+    records: list[Any] = []
+    batches = MemoryRecords(data)
+    while batches.has_next():
+        batch: Any = batches.next_batch()
+        if not batch.validate_crc():
+            raise errors.CorruptRecordException(f"a record batch at offset {batch.base_offset} is damaged")
+        while upcoming and upcoming[0][1] <= batch.base_offset:
+            dropped.add(upcoming.pop(0)[0])
+        next_offset = batch.next_offset
+        if batch.is_control_batch:
+            if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
+                dropped.discard(batch.producer_id)
+        elif not (batch.is_transactional and batch.producer_id in dropped):
+            found = _records_of(batch, data)
+            if batch.base_offset >= position:
+                records += found
+            else:
+                records += [record for record in found if record.offset >= position]
+        position = max(position, next_offset)
+    return records, position
+
+
+def _records_of(batch: Any, data: bytes) -> list[Any]:
+    """The records of `batch`, which lies somewhere in `data`.
+
+    Kafka lets a producer name headers by any bytes; aiokafka refuses those that are not UTF-8, and with them
+    all of the log behind them.
+    """
+    try:
+        return list(batch)
+    except UnicodeDecodeError:
+        at = 0
+        while (base := int.from_bytes(data[at : at + 8], "big", signed=True)) != batch.base_offset:
+            at += 12 + int.from_bytes(data[at + 8 : at + 12], "big")
+        end = at + 12 + int.from_bytes(data[at + 8 : at + 12], "big")
+        log.warning("the batch at offset %s has a header whose name is not UTF-8", base)
+        again: Any = LenientBatch(data[at:end])
+        again._maybe_uncompress()
+        again._buffer = _LenientText(again._buffer)
+        return list(again)
+
+
+class _LenientText(bytearray):
+    """Decodes whatever it holds."""
+
+    def __getitem__(self, at: Any) -> Any:
+        part = super().__getitem__(at)
+        return _LenientText(part) if isinstance(at, slice) else part
+
+    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
+        return super().decode(encoding, "backslashreplace")
+
+
+def by_topic(tps: Mapping[TP, Any]) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    """Arrange {tp: value or values} as Kafka's requests want it: [(topic, [(partition, *values)])]."""
+    topics: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for tp, value in tps.items():
+        topics[tp.topic].append((tp.partition, *(value if isinstance(value, tuple) else (value,))))
+    return list(topics.items())
+
+
+async def retry(attempt: Callable[[], Awaitable[T]], pause_s: float = RETRY_PAUSE_S) -> T:
+    """Await `attempt()` until it does not fail for a reason in RETRIABLE; cancellation ends it."""
+    while True:
+        try:
+            return await attempt()
+        except RETRIABLE as error:
+            log.debug("trying again: %r", error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 1.0)
+
+
+class Cluster:
+    """Requests to a Kafka cluster. Every method waits through broker failures; cancel it to give up.
+
+    `lane` names the connection a request uses: requests on one connection are answered in order, so a long
+    poll needs a lane of its own.
+    """
+
+    def __init__(self, bootstrap: str, client_id: str) -> None:
+        self._bootstrap = bootstrap
+        self._client_id = client_id
+        self._client: Any = None
+        self._coordinators: dict[tuple[int, str], int] = {}
+
+    async def start(self) -> None:
+        self._client = AIOKafkaClient(
+            bootstrap_servers=self._bootstrap,
+            client_id=self._client_id,
+            request_timeout_ms=30_000,
+            retry_backoff_ms=int(RETRY_PAUSE_S * 1000),
+        )
+        await retry(self._client.bootstrap)
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def send(self, node: int, request: Any, lane: object = "default") -> Any:
+        return await self._client.send(node, request, group=lane)
+
+    def leader(self, tp: TP) -> int | None:
+        """The node that leads `tp`, or None while nobody is known to."""
+        node: int | None = self._client.cluster.leader_for_partition(tp)
+        return None if node == -1 else node
+
+    async def refresh(self) -> None:
+        """Ask for the leaders anew."""
+        await self._client.force_metadata_update()
+
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions `topic` has; waits until it exists."""
+        while not (partitions := self._client.cluster.partitions_for_topic(topic)):
+            await self.refresh()
+            await asyncio.sleep(RETRY_PAUSE_S)
+        return len(partitions)
+
+    async def coordinator(self, kind: int, key: str) -> int:
+        """The node that coordinates a group (kind 0) or a transactional id (kind 1)."""
+        if (kind, key) not in self._coordinators:
+            node = await retry(lambda: self._client.coordinator_lookup(kind, key))
+            await self._until_known(node)
+            self._coordinators[kind, key] = node
+        return self._coordinators[kind, key]
+
+    def forget_coordinator(self, kind: int, key: str) -> None:
+        self._coordinators.pop((kind, key), None)
+
+    async def _until_known(self, node: int) -> None:
+        while self._client.cluster.broker_metadata(node) is None:
+            await self.refresh()
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def offsets(self, tps: Iterable[TP], which: int, isolation: int = READ_COMMITTED) -> dict[TP, int]:
+        """The first (EARLIEST) or last (LATEST) offset of each partition.
+
+        The last one is the last stable offset unless READ_UNCOMMITTED asks for the end of the log.
+        """
+
+        async def attempt() -> dict[TP, int]:
+            found: dict[TP, int] = {}
+            for node, wanted in self._by_leader(tps).items():
+                request = OffsetRequest(-1, isolation, by_topic(dict.fromkeys(wanted, which)))
+                for topic, partitions in (await self.send(node, request)).topics:
+                    for partition, code, _, offset in partitions:
+                        await self._raise(code)
+                        found[TP(topic, partition)] = offset
+            return found
+
+        return await retry(attempt)
+
+    def _by_leader(self, tps: Iterable[TP]) -> dict[int, list[TP]]:
+        nodes: dict[int, list[TP]] = defaultdict(list)
+        for tp in tps:
+            node = self.leader(tp)
+            if node is None:
+                self._client.force_metadata_update()
+                raise errors.LeaderNotAvailableError(str(tp))
+            nodes[node].append(tp)
+        return nodes
+
+    async def _raise(self, code: int) -> None:
+        if code:
+            error = errors.for_code(code)
+            if getattr(error, "invalid_metadata", False):
+                await self.refresh()
+            raise error()
+
+    async def committed(self, group: str, tps: Sequence[TP]) -> dict[TP, int | None]:
+        """The group's committed offset of each partition, None where it has none."""
+
+        async def attempt() -> dict[TP, int | None]:
+            node = await self.coordinator(0, group)
+            topics = [(topic, [each[0] for each in p]) for topic, p in by_topic(dict.fromkeys(tps, 0))]
+            found: dict[TP, int | None] = {}
+            try:
+                response = await self.send(node, OffsetFetchRequest(group, topics))
+                await self._raise(response.error_code)  # then there are no topics in it
+                for topic, partitions in response.topics:
+                    for partition, offset, _, code in partitions:
+                        await self._raise(code)
+                        found[TP(topic, partition)] = offset if offset >= 0 else None
+            except RETRIABLE:
+                self.forget_coordinator(0, group)
+                raise
+            return found
+
+        return await retry(attempt)
+
+    async def fetch(
+        self, node: int, positions: Mapping[TP, int], *, wait_ms: int, partition_bytes_max: int, lane: object
+    ) -> list[Fetched]:
+        """Read committed records from `positions`, all led by `node`; waits up to `wait_ms` for the first.
+
+        Raises OffsetOutOfRangeError when a position is not in the log, or what RETRIABLE names.
+        """
+        wanted = by_topic({tp: (offset, partition_bytes_max) for tp, offset in positions.items()})
+        request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, READ_COMMITTED, wanted)
+        fetched = []
+        for topic, partitions in (await self.send(node, request, lane)).topics:
+            for partition, code, _, stable, _, aborted, _, data in partitions:
+                tp = TP(topic, partition)
+                if code:
+                    log.info("fetch of %s-%s at %s: %s", *tp, positions[tp], errors.for_code(code).__name__)
+                await self._raise(code)
+                if data:
+                    records, after = committed_records(data, aborted or (), positions[tp])
+                    fetched.append(Fetched(tp, positions[tp], after, stable, records, len(data)))
+        return fetched

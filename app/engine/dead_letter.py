@@ -1,0 +1,122 @@
+"""Dead letters and quarantine: what to do with a record that can't be processed, in the same transaction.
+
+The record goes to the dead-letter topic as it came, with headers that tell its origin and the error. Its key
+is then quarantined: later records of that key follow it there, marked `dead-letter-held-behind`, in order,
+while other keys flow. The quarantine is a table of its own and survives like any other.
+
+What is too large for the dead-letter topic goes there cut, marked `dead-letter-cut`: the whole still stands
+where `dead-letter-topic`, `-partition` and `-offset` say.
+"""
+
+import logging
+from contextlib import suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from app.engine.cluster import TP, partition_of
+from app.engine.topics import TopicSpec
+
+if TYPE_CHECKING:
+    from app.engine.table import Table
+    from app.engine.work import UnitOfWork
+
+log = logging.getLogger(__name__)
+
+PREFIX = "dead-letter-"
+ERROR_CHARS_MAX = 2_000
+NAME_BYTES_MAX = 1_000
+KEY_BYTES_MAX = 64 * 1024
+QUARANTINE = "quarantine"
+
+
+class DeadLetters:
+    """Buries records of one task and remembers which keys wait behind one.
+
+    A quarantine entry, by key, is `{"behind": source of the dead letter, "held": count of records behind}`.
+    """
+
+    def __init__(self, service: str, topic: TopicSpec, quarantine: "Table", partition: int) -> None:
+        self._service = service
+        self._topic = topic
+        self._quarantine = quarantine
+        self._partition = partition
+        self.held_keys = 0
+
+    def holds(self, work: "UnitOfWork", spec: TopicSpec, raw: Any) -> bool:
+        """Put the record behind the dead letter of its key, if there is one."""
+        if raw.key is None:
+            return False
+        name = _name(raw.key)
+        entry = work[self._quarantine].get(name)
+        if entry is None:
+            return False
+        work[self._quarantine][name] = {"behind": entry["behind"], "held": entry["held"] + 1}
+        self._append(work, spec, raw, [("held-behind", entry["behind"])])
+        return True
+
+    def bury(
+        self,
+        work: "UnitOfWork",
+        spec: TopicSpec,
+        raw: Any,
+        error: BaseException,
+        attempts: int,
+        *,
+        quarantine: bool = True,
+    ) -> None:
+        """Make the record a dead letter and, unless told otherwise, quarantine its key."""
+        source = f"{spec.name}/{self._partition}/{raw.offset}"
+        text = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+        log.warning("dead letter %s: %s", source, text)
+        self._append(work, spec, raw, [("error", text), ("attempts", str(attempts))])
+        if quarantine and raw.key is not None:
+            work[self._quarantine][_name(raw.key)] = {"behind": source, "held": 0}
+
+    def _append(self, work: "UnitOfWork", spec: TopicSpec, raw: Any, why: list[tuple[str, str]]) -> None:
+        origin = [
+            ("service", self._service),
+            ("topic", spec.name),
+            ("partition", str(self._partition)),
+            ("offset", str(raw.offset)),
+            ("timestamp", str(raw.timestamp)),
+            *why,
+        ]
+        batch = work.batch
+        key, value, headers = raw.key, raw.value, raw.headers
+        if batch is not None and batch.brief:
+            origin.append(("cut", _told(raw)))
+            key, value, headers = _cut(key), _cut(value), _few(headers)
+        headers = [*headers, *((PREFIX + name, text.encode()) for name, text in origin)]
+        count = work.task.partition_counts[self._topic.name]
+        partition = partition_of(key[:KEY_BYTES_MAX], count) if key is not None else self._partition % count
+        work.outbox.append(TP(self._topic.name, partition), key, value, headers, raw.timestamp)
+
+
+def _name(key: bytes) -> str:
+    """The key as text, another one for each key, not too long for a table."""
+    with suppress(UnicodeDecodeError):
+        if len(key) <= NAME_BYTES_MAX:
+            return key.decode()
+    return f"{key[:NAME_BYTES_MAX].decode('utf-8', 'backslashreplace')}#{sha256(key).hexdigest()}"
+
+
+def _cut(data: bytes | None) -> bytes | None:
+    return data if data is None else data[:KEY_BYTES_MAX]
+
+
+def _few(headers: Any) -> list[Any]:
+    """As many headers as fit."""
+    kept, size = [], 0
+    for name, value in headers:
+        size += len(name) + len(value or b"")
+        if size <= KEY_BYTES_MAX:
+            kept.append((name, value))
+    return kept
+
+
+def _told(raw: Any) -> str:
+    key, value = raw.key or b"", raw.value or b""
+    return (
+        f"too large for the topic: the first {KEY_BYTES_MAX} bytes of a key of {len(key)} and a value of "
+        f"{len(value)} (SHA-256 {sha256(value).hexdigest()}), and some of {len(list(raw.headers))} headers"
+    )

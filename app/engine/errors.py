@@ -1,0 +1,48 @@
+"""What can go wrong inside the engine, and what the engine does about it.
+
+EngineError
+├── Poison            raised by a handler: this record can never succeed; dead-letter it at once
+├── Transient         raised by a handler: try again later, without limit, nothing is lost
+├── Fenced            another worker owns the task now: drop everything, write nothing, stop
+└── CannotGoOn        the books would be wrong: the worker stops, and a person looks
+    ├── PositionGap       a batch does not begin where the task's last one ended
+    ├── ChangelogMismatch the local table and its changelog cannot belong together
+    ├── OffsetsLost       the tables hold records but the group has no offsets: all would count twice
+    └── StoreFailed       what Kafka has committed cannot be written to the local table
+"""
+
+
+class EngineError(Exception):
+    """Base of the engine's errors."""
+
+
+class Poison(EngineError):
+    """A handler found that its record can never be processed: it becomes a dead letter at once."""
+
+
+class Transient(EngineError):
+    """A handler cannot process its record now: its batch comes again, after growing pauses, without limit."""
+
+
+class Fenced(EngineError):
+    """Another producer with this task's transactional id has been initialised: the task lives elsewhere."""
+
+
+class CannotGoOn(EngineError):
+    """Going on would make the books wrong; nothing is lost by stopping."""
+
+
+class PositionGap(CannotGoOn):
+    """Records were skipped or repeated between two batches of a task."""
+
+
+class ChangelogMismatch(CannotGoOn):
+    """The changelog is shorter than what the local table has applied, or its oldest records are gone."""
+
+
+class OffsetsLost(CannotGoOn):
+    """The group's committed offsets are gone while its tables are not."""
+
+
+class StoreFailed(CannotGoOn):
+    """The local table lacks what its changelog has. A restart restores it, once its disk is well."""

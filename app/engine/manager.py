@@ -1,0 +1,224 @@
+"""Starts and stops tasks as the group's assignment says, in the place of Faust's table recovery."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from faust.tables import TableManager
+from faust.types import TP
+
+from app.engine.admin import ensure_topics
+from app.engine.cluster import Cluster
+from app.engine.standby import Standby
+from app.engine.table import CHANGELOG_CONFIG, Table
+from app.engine.task import FINISH_S_MAX, Task
+from app.engine.topics import TopicSpec
+
+log = logging.getLogger(__name__)
+
+
+class TaskManager(TableManager):
+    """Faust's registry of tables, and the owner of this worker's tasks, one per assigned partition number."""
+
+    app: Any
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.tasks: dict[int, Task] = {}
+        self.standbys: dict[int, Standby] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._following: dict[int, asyncio.Task[None]] = {}
+        self._wanted: set[int] = set()
+        self._assigned = asyncio.Condition()
+        self._assignments = 0
+        self._cluster = Cluster(app.settings.bootstrap, app.conf.id)
+        self._partition_counts: dict[str, int] = {}
+        self._background: list[asyncio.Task[None]] = []
+
+    @property
+    def declared(self) -> list[Table]:
+        return list(self.values())
+
+    async def on_start(self) -> None:
+        """Connect, make sure that the topics are there, and let the consumer subscribe."""
+        app = self.app
+        app.flow_control.resume()
+        read = {*app.input_specs, *(each.topic for each in app.global_tables)}
+        topics = {*app.topic_specs, *read, app.settings.dead_letters, *self._changelog_specs()}
+        await ensure_topics(
+            app.settings.bootstrap,
+            topics,
+            partitions=app.settings.partitions,
+            replication_factor=app.settings.replication_factor,
+        )
+        await self._cluster.start()
+        for topic in topics:
+            self._partition_counts[topic.name] = await self._cluster.partition_count(topic.name)
+        self._require_copartitioning()
+        for table in self.declared:
+            app.topics.add(table.changelog_topic)
+        for global_table in app.global_tables:
+            self._background.append(asyncio.create_task(self._follow(global_table)))
+        self._tables_finalized.set()
+        self._tables_registered.set()
+
+    def _changelog_specs(self) -> Iterable[TopicSpec]:
+        no_codec: Any = None  # nobody decodes a changelog through its topic
+        return [TopicSpec(table.changelog, no_codec, config=CHANGELOG_CONFIG) for table in self.declared]
+
+    def _require_copartitioning(self) -> None:
+        names = [spec.name for spec in self.app.input_specs] + [table.changelog for table in self.declared]
+        counts = {name: self._partition_counts[name] for name in names}
+        if len(set(counts.values())) > 1:
+            raise RuntimeError(
+                f"service {self.app.conf.id}: inputs and changelogs must have one partition count: {counts}"
+            )
+
+    async def _follow(self, global_table: Any) -> None:
+        try:
+            await global_table.run(self._cluster)
+        except Exception as error:
+            await self.app.crash(error)
+
+    # -- assignment
+
+    def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Exactly once, tasks go on until fenced or told to stop; at least once has no fence: they stop."""
+        if not self.app.settings.exactly_once:
+            for task in self.tasks.values():
+                task.stop()
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Stop tasks that left, start tasks that came; those that stay are not touched."""
+        inputs = {spec.name for spec in self.app.input_specs}
+        self._wanted = {tp.partition for tp in assigned if tp.topic in inputs}
+        log.info("%s: assigned partitions %s", self.app.conf.id, sorted(self._wanted))
+        for partition, task in self.tasks.items():
+            if partition not in self._wanted:
+                task.stop()
+        for partition in sorted(self._wanted):
+            previous, task_now = self._running.get(partition), self.tasks.get(partition)
+            ends = task_now is not None and task_now.stopping and task_now.fenced is None
+            if previous is None or previous.done() or ends:
+                self._running[partition] = asyncio.create_task(self._own(partition, previous))
+        self._follow_standbys({tp.partition for tp in self.app.assignor.assigned_standbys()} - self._wanted)
+        self._assignments += 1
+        async with self._assigned:
+            self._assigned.notify_all()
+
+    def _follow_standbys(self, partitions: set[int]) -> None:
+        """Follow the partitions that this worker shall be the standby of, and no others."""
+        for partition in set(self.standbys) - partitions:
+            del self.standbys[partition]
+            self._following[partition].cancel()
+        for partition in partitions - set(self.standbys):
+            standby = self.standbys[partition] = Standby(
+                self.app.conf.id, partition, self._cluster, self.declared, Path(self.app.conf.tabledir)
+            )
+            previous = self._running.get(partition)
+            self._following[partition] = asyncio.create_task(self._keep_following(standby, previous))
+
+    async def _keep_following(self, standby: Standby, previous: "asyncio.Task[None] | None") -> None:
+        try:
+            await standby.run(previous)
+        except Exception:
+            log.exception("no standby of partition %s from here", standby.partition)
+
+    async def _own(self, partition: int, previous: "asyncio.Task[None] | None") -> None:
+        """Run the task of a partition for as long as the group says that it is ours."""
+        following = self._following.get(partition)
+        before = [each for each in (previous, following) if each is not None and not each.done()]
+        if before:
+            await asyncio.wait(before)
+        try:
+            await asyncio.gather(*(each.ready.wait() for each in self.app.global_tables))
+            while partition in self._wanted and not self.should_stop:
+                task = await self._run_once(partition)
+                if task.fenced is None or partition not in self._wanted:
+                    return
+                await self._wait_for_new_assignment()
+        except Exception as error:
+            log.exception("partition %s of %s cannot go on", partition, self.app.conf.id)
+            await self.app.crash(error)
+
+    async def _wait_for_new_assignment(self) -> None:
+        """A fenced task starts again only under a newer assignment: else it would fence its true owner."""
+        seen = self._assignments
+        self.app.consumer.rejoin()
+        async with self._assigned:
+            await self._assigned.wait_for(lambda: self._assignments > seen)
+
+    async def _run_once(self, partition: int) -> Task:
+        agent = self.app.service_agent
+        actor = await agent.start_actor()
+        task = Task(
+            app_id=self.app.conf.id,
+            partition=partition,
+            cluster=self._cluster,
+            settings=self.app.settings,
+            inputs=self.app.input_specs,
+            tables=self.declared,
+            partition_counts=self._partition_counts,
+            directory=Path(self.app.conf.tabledir),
+            deliver=lambda batch: agent.deliver(actor, batch),
+            membership=self.app.consumer.membership,
+        )
+        self.tasks[partition] = task
+        companions = [asyncio.create_task(self._accompany(task, fun)) for fun in self.app.task_companions]
+        try:
+            await task.run()
+        finally:
+            for companion in companions:
+                companion.cancel()
+            await asyncio.gather(*companions, return_exceptions=True)
+            await agent.stop_actor(actor)
+            if self.tasks.get(partition) is task:
+                del self.tasks[partition]
+        return task
+
+    async def _accompany(self, task: Task, fun: Any) -> None:
+        await task.ready.wait()
+        try:
+            await fun(task)
+        except Exception as error:
+            if not task.closed:
+                await self.app.crash(error)
+
+    # -- end
+
+    async def stop_tasks(self) -> None:
+        """Let tasks finish the batch in hand, within a bound; what is left open their successors abort."""
+        self._wanted = set()
+        for task in self.tasks.values():
+            task.stop()
+        self._assignments += 1  # whoever waits for an assignment has none to wait for
+        async with self._assigned:
+            self._assigned.notify_all()
+        running = [each for each in self._running.values() if not each.done()]
+        if running:
+            _, late = await asyncio.wait(running, timeout=FINISH_S_MAX)
+            for each in late:
+                each.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        aside = [*self._background, *self._following.values()]
+        for each in aside:
+            each.cancel()
+        await asyncio.gather(*aside, return_exceptions=True)
+
+    async def on_stop(self) -> None:
+        await self.stop_tasks()
+        await self._cluster.stop()
+
+    async def wait_until_recovery_completed(self) -> bool:
+        """Tasks restore one by one; `ready()` tells when all have."""
+        return False
+
+    def ready(self) -> bool:
+        """Whether the group has assigned partitions and each of them is restored and processing."""
+        return self._assignments > 0 and all(
+            partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self._wanted
+        )

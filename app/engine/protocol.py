@@ -1,0 +1,47 @@
+"""Kafka requests that aiokafka lacks, in the versions the engine needs."""
+
+from typing import Any
+
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import CompactString, Int16, Int32, Int64, Schema, TaggedFields
+
+
+class InitProducerIdResponseV4(Response):  # type: ignore[misc]
+    API_KEY = 22
+    API_VERSION = 4
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class InitProducerIdRequestV4(RequestStruct):  # type: ignore[misc]
+    FLEXIBLE_VERSION = True
+    API_KEY = 22
+    API_VERSION = 4
+    RESPONSE_TYPE = InitProducerIdResponseV4
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("transaction_timeout_ms", Int32),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class InitProducerId(Request[InitProducerIdRequestV4]):  # type: ignore[misc]
+    """KIP-360: names the current producer id and epoch, so that a stale producer cannot fence its successor.
+
+    With producer id and epoch -1 it is a fresh start, which fences whoever was there.
+    """
+
+    API_KEY = 22
+
+    def __init__(self, transactional_id: str, timeout_ms: int, producer_id: int, producer_epoch: int) -> None:
+        self._fields: tuple[Any, ...] = (transactional_id, timeout_ms, producer_id, producer_epoch, {})
+
+    def build(self, request_struct_class: type[InitProducerIdRequestV4]) -> InitProducerIdRequestV4:
+        return request_struct_class(*self._fields)

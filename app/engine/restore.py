@@ -1,0 +1,131 @@
+"""Bring a task's tables up to the end of their changelogs, in bulk."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+
+from aiokafka import errors
+
+from app.engine.cluster import (
+    EARLIEST,
+    LATEST,
+    READ_UNCOMMITTED,
+    RETRIABLE,
+    RETRY_PAUSE_S,
+    TP,
+    Cluster,
+    Fetched,
+)
+from app.engine.errors import ChangelogMismatch
+from app.engine.store import TaskStore
+
+log = logging.getLogger(__name__)
+
+FETCH_BYTES = 4 * 1024 * 1024
+RESTORE_WAIT_MS = 100
+FOLLOW_WAIT_MS = 500
+FORGET_AFTER_MS = 12 * 3600 * 1000
+"""A local table older than this is restored whole: deletions leave a compacted log after a day."""
+
+
+async def restore(store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object) -> int:
+    """Apply what each table's changelog has beyond the local offset; returns the number of records.
+
+    Reads committed records up to the last stable offset; transaction markers and aborted records count as
+    read. Raises ChangelogMismatch when the local table cannot be a prefix of the log.
+    """
+    tables = {tp: table for table, tp in changelogs.items()}
+    positions, ends = await _bounds(store, cluster, tables)
+    count = 0
+    started = time.monotonic()
+    while behind := {tp: at for tp, at in positions.items() if at < ends[tp]}:
+        for fetched in await _fetch(cluster, behind, lane, RESTORE_WAIT_MS):
+            count += _apply(store, tables[fetched.tp], fetched)
+            positions[fetched.tp] = fetched.next_position
+            await asyncio.sleep(0)
+    if count:
+        log.info("restored %s records into %s in %.2f s", count, store.path, time.monotonic() - started)
+    return count
+
+
+async def follow(
+    store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object, lag: dict[str, int]
+) -> None:
+    """Keep the tables of a partition that another worker owns close to the end of their changelogs, for ever.
+
+    `lag` is kept at the number of changelog offsets, by table, that are committed and not yet applied.
+    """
+    tables = {tp: table for table, tp in changelogs.items()}
+    positions, ends = await _bounds(store, cluster, tables)
+    lag.update({table: max(0, ends[tp] - positions[tp]) for tp, table in tables.items()})
+    while True:
+        for fetched in await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS):
+            table = tables[fetched.tp]
+            _apply(store, table, fetched)
+            positions[fetched.tp] = fetched.next_position
+            lag[table] = max(0, fetched.end - fetched.next_position)
+            await asyncio.sleep(0)
+
+
+async def _bounds(
+    store: TaskStore, cluster: Cluster, tables: Mapping[TP, str]
+) -> tuple[dict[TP, int], dict[TP, int]]:
+    """Where to begin in each changelog, and where what is stable ends now.
+
+    A table may be ahead of that by what this worker has just committed: the broker answers a commit before it
+    has written the marker that makes it stable. It can't be ahead of the log's end.
+    """
+    begins, ends, stable = await asyncio.gather(
+        cluster.offsets(tables, EARLIEST),
+        cluster.offsets(tables, LATEST, READ_UNCOMMITTED),
+        cluster.offsets(tables, LATEST),
+    )
+    return {tp: _start(store, table, tp, begins[tp], ends[tp]) for tp, table in tables.items()}, stable
+
+
+def _apply(store: TaskStore, table: str, fetched: Fetched) -> int:
+    changes = {record.key: record.value for record in fetched.records if record.key is not None}
+    store.apply({table: changes}, {table: fetched.next_position})
+    return len(fetched.records)
+
+
+def _start(store: TaskStore, table: str, tp: TP, begin: int, end: int) -> int:
+    applied = store.applied(table)
+    if applied is not None and time.time_ns() // 1_000_000 - applied.at_ms > FORGET_AFTER_MS:
+        log.info("local table %s is older than %s h: restoring it whole", table, FORGET_AFTER_MS // 3_600_000)
+        store.forget(table)
+        applied = None
+    if applied is None:
+        return begin
+    if applied.next_offset > end:
+        raise ChangelogMismatch(
+            f"{tp.topic}-{tp.partition} ends at {end} but {store.path} has applied it up to "
+            f"{applied.next_offset}: the topic was recreated or truncated. If that was meant, remove "
+            f"{store.path} and start again; if not, bring the topic back first."
+        )
+    if applied.next_offset < begin:
+        raise ChangelogMismatch(
+            f"{tp.topic}-{tp.partition} begins at {begin} but {store.path} needs it from "
+            f"{applied.next_offset}: records are gone. A changelog must be compacted, never deleted from; "
+            "restore the topic from a backup."
+        )
+    return applied.next_offset
+
+
+async def _fetch(cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int) -> list[Fetched]:
+    """Fetch from one of the leaders, chosen by lot; with several, none is waited for long."""
+    leaders = {node for tp in positions if (node := cluster.leader(tp)) is not None}
+    try:
+        if not leaders:
+            raise errors.LeaderNotAvailableError(str(list(positions)))
+        node = random.choice(list(leaders))
+        theirs = {tp: at for tp, at in positions.items() if cluster.leader(tp) == node}
+        wait_ms //= len(leaders)
+        return await cluster.fetch(node, theirs, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=lane)
+    except RETRIABLE as error:
+        log.debug("restore waits: %r", error)
+        await cluster.refresh()
+        await asyncio.sleep(RETRY_PAUSE_S)
+        return []

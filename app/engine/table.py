@@ -1,0 +1,133 @@
+"""Tables: declared through Faust, kept in RocksDB by task, written only by a unit of work."""
+
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Any
+
+import faust
+import msgspec
+from pydantic import BaseModel, TypeAdapter
+
+from app.engine.cluster import TP
+from app.engine.store import TaskStore
+from app.engine.topics import COMPACTED
+
+CACHE_KEYS_MAX = 50_000
+CHANGELOG_CONFIG = {
+    **COMPACTED,
+    "delete.retention.ms": str(24 * 3600 * 1000),
+    "max.message.bytes": str(8 * 1024 * 1024),
+}
+
+
+class Table(faust.Table[str, Any]):
+    """A table of one service, backed by the changelog topic `<service>-<name>-changelog`.
+
+    `value_type` is a msgspec.Struct or whatever pydantic can read and write as JSON. Keys are text; the part
+    before the first `/` decides which partition, and so which worker, a key belongs to: the same as the input
+    records' key. In a table `by_partition` the key is the partition number itself.
+    """
+
+    def __init__(self, app: Any, *, value_type: Any, by_partition: bool = False, **options: Any) -> None:
+        super().__init__(app, value_type=None, key_type=None, **options)
+        self.decode, self.encode = _json_of(value_type)
+        self.frozen = _is_frozen(value_type)
+        self.by_partition = by_partition
+
+    async def on_start(self) -> None:
+        """The engine opens stores and creates changelogs by task: nothing to do for the table as a whole."""
+
+    async def on_stop(self) -> None:
+        pass
+
+    @property
+    def changelog(self) -> str:
+        return str(self.changelog_topic.get_topic_name())
+
+    @staticmethod
+    def routing_key(key: str) -> bytes:
+        """The input key that a table key belongs to."""
+        return key.partition("/")[0].encode()
+
+
+def _json_of(value_type: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
+    if isinstance(value_type, type) and issubclass(value_type, msgspec.Struct):
+        return msgspec.json.Decoder(value_type).decode, msgspec.json.encode
+    adapter: TypeAdapter[Any] = TypeAdapter(value_type)
+    return adapter.validator.validate_json, adapter.serializer.to_json
+
+
+def _is_frozen(value_type: Any) -> bool:
+    """Whether values cannot be edited in place, so that one object can serve everybody who reads the key."""
+    if not isinstance(value_type, type):
+        return False
+    if issubclass(value_type, msgspec.Struct):
+        return value_type.__struct_config__.frozen
+    if issubclass(value_type, BaseModel):
+        return bool(value_type.model_config.get("frozen"))
+    return issubclass(value_type, str | bytes | int | float)
+
+
+class TaskTable:
+    """A task's partition of a table: the committed state."""
+
+    def __init__(self, table: Table, store: TaskStore, partition: int) -> None:
+        self.table = table
+        self.name = table.name
+        self.changelog = TP(table.changelog, partition)
+        self._store = store
+        self._cache: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        """The committed value, None where there is none: a copy of one's own unless its type is frozen."""
+        value = self._cache.get(key)
+        if value is None:
+            data = self._store.get(self.name, key.encode())
+            if data is not None:
+                value = self.table.decode(data)
+                self._remember(key, value)
+        return value
+
+    def has(self, key: str, value: Any) -> bool:
+        """Whether `value`, of a frozen type, is the very object that is committed: assigned, not changed."""
+        return value is not None and self._cache.get(key) is value
+
+    def _remember(self, key: str, value: Any) -> None:
+        if not self.table.frozen:
+            return
+        if len(self._cache) >= CACHE_KEYS_MAX:
+            for old in list(self._cache)[: CACHE_KEYS_MAX // 4]:
+                del self._cache[old]
+        self._cache[key] = value
+
+    def committed(self, changes: dict[str, Any]) -> None:
+        """Take over what a committed unit of work has changed."""
+        for key, value in changes.items():
+            if value is None:
+                self._cache.pop(key, None)
+            else:
+                self._remember(key, value)
+
+    def items(self, after: str | None = None) -> Iterator[tuple[str, Any]]:
+        """Yield (key, value) in the order of the keys' bytes, those above `after`."""
+        for key, data in self.scan(None if after is None else after.encode()):
+            yield key.decode(), self.table.decode(data)
+
+    def scan(self, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the records as they are stored, in the order of their keys, those above `after`."""
+        return self._store.scan(self.name, after)
+
+    @property
+    def offset(self) -> int:
+        """The changelog offset up to which this state goes."""
+        applied = self._store.applied(self.name)
+        return 0 if applied is None else applied.next_offset
+
+    def digest(self) -> tuple[int, str]:
+        """Count and SHA-256 over the sorted records, each part with its length in four bytes before it."""
+        count, hashed = 0, sha256()
+        for key, value in self.scan():
+            for part in (key, value):
+                hashed.update(len(part).to_bytes(4, "big") + part)
+            count += 1
+        return count, hashed.hexdigest()

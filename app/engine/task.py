@@ -1,0 +1,523 @@
+"""One task per partition number: fence, restore, then take records in, decide and commit, for ever."""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiokafka import errors
+
+from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
+from app.engine.dead_letter import QUARANTINE, DeadLetters
+from app.engine.errors import Fenced, OffsetsLost, Poison, PositionGap, StoreFailed, Transient
+from app.engine.restore import restore
+from app.engine.store import TaskStore, open_store
+from app.engine.table import Table, TaskTable
+from app.engine.topics import TopicSpec
+from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed, all_done
+from app.engine.work import Batch, Chunk, Item, UnitOfWork, unit_of_work
+
+log = logging.getLogger(__name__)
+
+FETCH_WAIT_MS = 500
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
+FINISH_S_MAX = 5.0
+DEFER_S_MAX = 0.5
+"""How long offsets of batches without any effect may wait for a transaction that has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What the engine needs to know of its surroundings.
+
+    `attempts_max` is how often a record may fail for no transient reason before it is a dead letter;
+    `inbox_records_max` and `inbox_bytes_max` bound what a task holds beyond the batch it works on: nothing is
+    fetched while one of them is reached. `fetch_bytes_max` bounds what one fetch brings of one partition,
+    though a single larger record comes whole. `standby_replicas` is how many other workers, as far as there
+    are any, keep a copy of each partition's tables warm.
+    """
+
+    bootstrap: str
+    dead_letters: TopicSpec
+    exactly_once: bool = True
+    partitions: int = 8
+    replication_factor: int = 1
+    transaction_timeout_ms: int = 10_000
+    session_timeout_s: float = 6.0
+    heartbeat_interval_s: float = 0.3
+    batch_records_max: int = 4_000
+    inbox_records_max: int = 8_000
+    inbox_bytes_max: int = 16 * 1024 * 1024
+    fetch_bytes_max: int = 2 * 1024 * 1024
+    attempts_max: int = 3
+    standby_replicas: int = 1
+
+
+@dataclass
+class Timings:
+    """Seconds spent by part, and what they were spent on: where the time of an event goes."""
+
+    records: int = 0
+    batches: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+
+class _Fetching(NamedTuple):
+    """A fetch under way at one node, and from where."""
+
+    result: "asyncio.Task[list[Fetched]]"
+    positions: dict[TP, int]
+
+
+class Task:
+    """The serial processor of one partition number of a service.
+
+    Everything it changes is under `transactional.id` `<service>-<partition>`: taking that id over is what
+    makes a worker the owner, whatever the group believes.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        partition: int,
+        cluster: Cluster,
+        settings: EngineSettings,
+        inputs: Sequence[TopicSpec],
+        tables: Sequence[Table],
+        partition_counts: Mapping[str, int],
+        directory: Path,
+        deliver: Callable[[Batch], Awaitable[None]],
+        membership: Callable[[], tuple[int, str]],
+    ) -> None:
+        self.app_id = app_id
+        self.partition = partition
+        self.settings = settings
+        self.partition_counts = partition_counts
+        self.transactional = settings.exactly_once
+        self.lock = asyncio.Lock()
+        self.ready = asyncio.Event()
+        self.closed = False
+        self.fenced: Fenced | None = None
+        self.broken: Exception | None = None
+        self.timings = Timings()
+        self._starts_anew = False
+        self._deferred: dict[TP, int] = {}
+        self._deferred_until = 0.0
+        self.tables: dict[str, TaskTable] = {}
+        self._declared = tables
+        self._cluster = cluster
+        self._inputs = {TP(spec.name, partition): spec for spec in inputs}
+        self._path = directory / str(partition)
+        self._deliver = deliver
+        self._membership = membership
+        self._lane = f"{app_id}-{partition}"
+        self._store: TaskStore | None = None
+        self.positions: dict[TP, int] = {}
+        self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._producer = Producer(
+            cluster,
+            self._lane if self.transactional else None,
+            app_id,
+            settings.transaction_timeout_ms,
+            self._lane,
+        )
+        quarantine = next(table for table in tables if table.name == QUARANTINE)
+        self.dead_letters = DeadLetters(app_id, settings.dead_letters, quarantine, partition)
+
+    def __repr__(self) -> str:
+        return f"task {self._lane}"
+
+    def table(self, table: Table) -> TaskTable:
+        """The committed state of a table in this partition."""
+        return self.tables[table.name]
+
+    @property
+    def epoch(self) -> int:
+        """Grows with every take-over of this task, anywhere: what an outside party needs to fence by."""
+        return self._producer.generation
+
+    # -- life
+
+    async def run(self) -> None:
+        """Own the partition until stopped or fenced; raises CannotGoOn and whatever else nobody expects."""
+        fetching: asyncio.Task[None] | None = None
+        in_work: AbstractAsyncContextManager[Any] = self.lock
+        try:
+            await self._take_over()
+            self.ready.set()
+            fetching = asyncio.create_task(self._keep_fetching())
+            await self._process_until_stopped(fetching)
+        except Fenced as error:
+            self.give_up(error)
+        except asyncio.CancelledError:
+            in_work = nullcontext()  # a commit that waits for a broker may wait for ever
+            raise
+        finally:
+            self.closed = True
+            self.ready.clear()
+            if fetching is not None:
+                fetching.cancel()
+                await asyncio.gather(fetching, return_exceptions=True)
+            async with in_work:
+                self._close_store()
+        if self.broken is not None:
+            raise self.broken
+
+    async def _take_over(self) -> None:
+        """Rule 1: fence, then the committed offsets, then the tables, and only then the first fetch."""
+        started = time.monotonic()
+        if self.transactional:
+            await self._producer.begin()
+        self.positions = await self._committed_positions()
+        self._store = await open_store(self._path)
+        changelogs = {table.name: TP(table.changelog, self.partition) for table in self._declared}
+        restored = await restore(self._store, self._cluster, changelogs, self._lane)
+        self.tables = {table.name: TaskTable(table, self._store, self.partition) for table in self._declared}
+        self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].items())
+        if self._starts_anew:
+            self._require_empty_tables()
+            await self._commit_start()
+        log.info("%s is ours after %.3f s, %s records restored", self, time.monotonic() - started, restored)
+
+    async def _committed_positions(self) -> dict[TP, int]:
+        committed = await self._cluster.committed(self.app_id, list(self._inputs))
+        fresh = [tp for tp, offset in committed.items() if offset is None]
+        self._starts_anew = len(fresh) == len(committed)
+        begins = await self._cluster.offsets(fresh, EARLIEST) if fresh else {}
+        return {tp: begins[tp] if offset is None else offset for tp, offset in committed.items()}
+
+    def _require_empty_tables(self) -> None:
+        """Tables that hold something belong to offsets: without them every record would count twice."""
+        filled = [table.name for table in self.tables.values() if next(table.scan(), None) is not None]
+        if filled:
+            raise OffsetsLost(
+                f"{self} has no committed offsets, but its tables {', '.join(filled)} hold records: the "
+                "group's offsets have expired or were deleted. Set them to where the tables stand, or "
+                f"delete the changelogs and {self._path} to count everything anew."
+            )
+
+    async def _commit_start(self) -> None:
+        """Commit where we begin, before any table holds anything: from now on offsets can only be lost."""
+        if not self.transactional:
+            await self._producer.commit_offsets(self.positions, *self._membership())
+            return
+        while True:
+            try:
+                await self._commit_transaction(Outbox(transactional=True), self.positions)
+                return
+            except TransactionFailed as error:
+                log.warning("%s cannot commit where it begins, and tries again: %s", self, error)
+                await self._producer.abort()
+                await asyncio.sleep(BACKOFF_S_MAX)
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def give_up(self, error: Exception) -> None:
+        """Write nothing more: the task has another owner (rule 5), or going on would make the books wrong."""
+        if isinstance(error, Fenced):
+            if self.fenced is None:
+                log.warning("%s is fenced: %s", self, error)
+            self.fenced = error
+        else:
+            self.broken = self.broken or error
+        self.closed = True
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """Finish the batch in hand, then end."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    # -- reading
+
+    async def _keep_fetching(self) -> None:
+        """Fill the inbox from the task's own positions: nobody else's fetch can get into it (rule 10)."""
+        positions = dict(self.positions)
+        pending: dict[int, _Fetching] = {}
+        try:
+            while True:
+                while self._is_full():
+                    self._room.clear()
+                    await self._room.wait()
+                await self._start_fetches(positions, pending)
+                under_way = [fetching.result for fetching in pending.values()]
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for node in [node for node, fetching in pending.items() if fetching.result.done()]:
+                    for fetched in pending.pop(node).result.result():
+                        del positions[fetched.tp]  # to the end: who had much lets the others go first
+                        positions[fetched.tp] = fetched.next_position
+                        self._inbox[fetched.tp].append(fetched)
+                        self._arrived.set()
+        finally:
+            for fetching in pending.values():
+                fetching.result.cancel()
+
+    async def _start_fetches(self, positions: dict[TP, int], pending: dict[int, "_Fetching"]) -> None:
+        """See to it that a fetch is under way at each leader that has something to give."""
+        while True:
+            asked = {tp for fetching in pending.values() for tp in fetching.positions}
+            by_node: dict[int | None, dict[TP, int]] = {}
+            for tp, position in positions.items():
+                if tp not in asked:
+                    by_node.setdefault(self._cluster.leader(tp), {})[tp] = position
+            for node, theirs in by_node.items():
+                if node is not None and node not in pending:
+                    pending[node] = _Fetching(asyncio.create_task(self._fetch(node, theirs)), theirs)
+            if None in by_node:
+                await self._cluster.refresh()
+            if pending:
+                return
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _fetch(self, node: int, positions: dict[TP, int]) -> list[Fetched]:
+        try:
+            return await self._cluster.fetch(
+                node,
+                positions,
+                wait_ms=FETCH_WAIT_MS,
+                partition_bytes_max=self.settings.fetch_bytes_max,
+                lane=(self._lane, "fetch"),
+            )
+        except errors.OffsetOutOfRangeError:
+            raise PositionGap(
+                f"{self}: one of {positions} is not in its log any more: records were deleted before they "
+                "were processed, or the topic was recreated. If that was meant, reset the group's offsets."
+            ) from None
+        except RETRIABLE as error:
+            log.debug("%s waits for node %s: %r", self, node, error)
+            await self._cluster.refresh()
+            await asyncio.sleep(RETRY_PAUSE_S)
+            return []
+
+    def _is_full(self) -> bool:
+        held = [fetched for queue in self._inbox.values() for fetched in queue]
+        return (
+            sum(len(fetched.records) for fetched in held) >= self.settings.inbox_records_max
+            or sum(fetched.size_bytes for fetched in held) >= self.settings.inbox_bytes_max
+        )
+
+    def _take(self) -> Chunk:
+        """Take what the next transaction takes in: topics in the order of the service's inputs."""
+        items: list[Item] = []
+        begin: dict[TP, int] = {}
+        end: dict[TP, int] = {}
+        for tp, queue in self._inbox.items():
+            spec = self._inputs[tp]
+            while queue and (room := self.settings.batch_records_max - len(items)) > 0:
+                fetched = queue.popleft()
+                begin.setdefault(tp, fetched.position)
+                records, end[tp] = fetched.records, fetched.next_position
+                if len(records) > room:
+                    end[tp] = records[room - 1].offset + 1
+                    queue.appendleft(fetched._replace(position=end[tp], records=records[room:]))
+                    records = records[:room]
+                items += [(spec, record) for record in records]
+        self._room.set()
+        return Chunk(items, begin, end)
+
+    # -- processing
+
+    async def _process_until_stopped(self, fetching: "asyncio.Task[None]") -> None:
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            while not self._stopping.is_set():
+                if not self._arrived.is_set():
+                    arriving = asyncio.create_task(self._arrived.wait())
+                    done, _ = await asyncio.wait(
+                        {arriving, stopping, fetching},
+                        timeout=DEFER_S_MAX if self._deferred else None,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    arriving.cancel()
+                    if not done:
+                        await self._commit_deferred()
+                        continue
+                if fetching.done():
+                    fetching.result()
+                if self._stopping.is_set():
+                    break
+                chunk = self._take()
+                if not any(self._inbox.values()):
+                    self._arrived.clear()
+                if chunk.end:
+                    await self._process(chunk)
+            if self._deferred and not self.closed:
+                await self._commit_deferred()
+        finally:
+            stopping.cancel()
+
+    async def _process(self, chunk: Chunk) -> None:
+        """Commit every record of the chunk: as a whole, or in parts around the one that fails."""
+        parts = deque([chunk])
+        attempts, waits, brief = 0, 0, False
+        poison: BaseException | None = None
+        while parts and not self._stopping.is_set():
+            part = parts.popleft()
+            error = await self._attempt(part, poison, attempts, brief)
+            if error is None:
+                attempts, waits, poison, brief = 0, 0, None, False
+                continue
+            if self.closed:
+                return
+            if isinstance(error[0], Transient) or not isinstance(error[0], Exception):
+                parts.appendleft(part)
+                waits += 1
+                await self._back_off(waits, error[0])
+            elif len(part.items) > 1:
+                parts.extendleft(reversed(part.split(error[1], self.partition)))
+            elif isinstance(error[0], RecordRefused) and not brief:
+                parts.appendleft(part)
+                brief = True  # if it is a dead letter that is too large, a shorter one will do
+            else:
+                parts.appendleft(part)
+                attempts += 1
+                hopeless = attempts >= self.settings.attempts_max or isinstance(error[0], Poison)
+                if hopeless and poison is None:
+                    poison, brief = error[0], False
+                else:
+                    await self._back_off(attempts, error[0])
+
+    async def _attempt(
+        self, part: Chunk, poison: BaseException | None, attempts: int, brief: bool
+    ) -> tuple[BaseException, int] | None:
+        """Deliver a part; returns None when it is committed, else the error and the index of its record.
+
+        What has proved to be poison is buried here: the agent, which may be what fails, has no part in it.
+        """
+        batch = Batch(self, part, poison, attempts, brief=brief)
+        if poison is None:
+            await self._deliver(batch)
+        else:
+            async with unit_of_work(batch) as work:
+                for _ in work.records():
+                    raise AssertionError("a batch that is poison has no records")
+        error = await batch.done
+        return None if error is None else (error, batch.index)
+
+    async def _back_off(self, attempt: int, error: BaseException) -> None:
+        """Wait exponentially longer with each attempt, with jitter, unless told to stop."""
+        pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        log.warning("%s tries again in %.2f s (%s): %r", self, pause_s, attempt, error)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause_s)
+
+    # -- committing
+
+    async def commit(self, work: UnitOfWork) -> None:
+        """Make a unit of work real: in Kafka first, then in RocksDB. The caller holds the lock."""
+        chunk = work.batch.chunk if work.batch is not None else Chunk([], {}, {})
+        self._require_continuity(chunk)
+        started = time.perf_counter()
+        changes = self._encode_changes(work)
+        encoded = time.perf_counter()
+        offsets = {**self._deferred, **chunk.end}
+        if self._may_wait(work):
+            self._deferred = offsets
+            self.positions.update(chunk.end)
+            self.timings.records += len(chunk.items)
+            return
+        if self.transactional:
+            ends = await self._commit_transaction(work.outbox, offsets)
+        else:
+            ends = await self._producer.send(work.outbox)
+        committed = time.perf_counter()
+        try:
+            self._apply(work, changes, ends)
+        except Exception as error:
+            raise StoreFailed(f"{self} cannot write to {self._path}: {error}") from error
+        if not self.transactional and offsets:
+            await self._producer.commit_offsets(offsets, *self._membership())
+        self._deferred = {}
+        self._deferred_until = time.monotonic() + DEFER_S_MAX
+        self.positions.update(chunk.end)
+        self.timings.records += len(chunk.items)
+        self.timings.batches += 1
+        self.timings.add("encode changes", encoded - started)
+        self.timings.add("transaction", committed - encoded)
+        self.timings.add("table write", time.perf_counter() - committed)
+
+    def _may_wait(self, work: UnitOfWork) -> bool:
+        """Whether a batch that changed and emitted nothing may leave its offsets to the next transaction.
+
+        They go with whatever this task commits next, so that nothing is ever committed past them; a task
+        that falls idle commits them by themselves.
+        """
+        if work.batch is None or work.outbox.partitions or work.callbacks:
+            return False
+        if not self._deferred:
+            self._deferred_until = time.monotonic() + DEFER_S_MAX
+        return time.monotonic() < self._deferred_until
+
+    async def _commit_deferred(self) -> None:
+        with suppress(Transient):  # the next transaction takes them along
+            async with unit_of_work(self):
+                pass
+
+    def _require_continuity(self, chunk: Chunk) -> None:
+        for tp, begin in chunk.begin.items():
+            if begin != self.positions[tp]:
+                raise PositionGap(f"{self}: {tp} goes on at {begin}, not at {self.positions[tp]}")
+
+    def _encode_changes(self, work: UnitOfWork) -> dict[str, dict[bytes, bytes | None]]:
+        changes: dict[str, dict[bytes, bytes | None]] = {}
+        now_ms = time.time_ns() // 1_000_000
+        for name, view in work.views.items():
+            if view.changes:
+                table = self.tables[name]
+                encode = table.table.encode
+                encoded = {
+                    key.encode(): None if value is None else encode(value)
+                    for key, value in view.changes.items()
+                    if not table.has(key, value)
+                }
+                for key, data in encoded.items():
+                    work.outbox.append(table.changelog, key, data, [], now_ms)
+                if encoded:
+                    changes[name] = encoded
+        return changes
+
+    async def _commit_transaction(self, outbox: Outbox, offsets: dict[TP, int]) -> dict[TP, int]:
+        producer = self._producer
+        await producer.add(outbox.partitions, offsets)
+        ends: dict[TP, int]
+        ends, _ = await all_done(producer.send(outbox), producer.send_offsets(offsets))
+        if outbox.partitions or offsets:
+            await producer.commit()
+        return ends
+
+    def _apply(
+        self, work: UnitOfWork, changes: dict[str, dict[bytes, bytes | None]], ends: dict[TP, int]
+    ) -> None:
+        if not changes or self._store is None:
+            return
+        if QUARANTINE in changes:
+            for key, entry in work.views[QUARANTINE].changes.items():
+                was_held = self.tables[QUARANTINE].get(key) is not None
+                self.dead_letters.held_keys += (entry is not None) - was_held
+        self._store.apply(changes, {name: ends[self.tables[name].changelog] for name in changes})
+        for name in changes:
+            self.tables[name].committed(work.views[name].changes)
+
+    async def abort(self) -> None:
+        """End what a failed commit has left open. Waits for the coordinator as long as it takes."""
+        if self.transactional:
+            await self._producer.abort()

@@ -1,0 +1,49 @@
+"""Topics as data: name, key, value types, partitions and retention, declared once by the application."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+EVENT_TYPE = "event-type"
+SCHEMA_VERSION = "schema-version"
+EVENT_ID = "event-id"
+CORRELATION_ID = "correlation-id"
+TRACEPARENT = "traceparent"
+
+
+class Codec(Protocol):
+    """How the values of a topic go to bytes and back.
+
+    `decode` raises ValueError with a text for people; it gets b"" for a header that the record lacks.
+    """
+
+    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any: ...
+
+    def encode(self, value: Any) -> tuple[bytes, bytes, bytes]:
+        """Return (event type, schema version, bytes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """One Kafka topic.
+
+    `key_of` gives the key that a value must have; a record with another key is refused (None: any key).
+    `partitions` None means the application's default count. An `edge` topic is written by the outside world:
+    what can't be decoded there becomes a dead letter and holds nobody up, while on a topic of our own it also
+    quarantines its key, since the records behind it may depend on it.
+    """
+
+    name: str
+    codec: Codec
+    key_of: Callable[[Any], bytes] | None = None
+    partitions: int | None = None
+    edge: bool = False
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+COMPACTED: Mapping[str, str] = {"cleanup.policy": "compact"}
+BROKER_CLOCK: Mapping[str, str] = {"message.timestamp.type": "LogAppendTime"}

@@ -1,0 +1,306 @@
+"""Batches, records and the unit of work: what an agent sees of the engine."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from app.engine.cluster import TP, route
+from app.engine.dead_letter import QUARANTINE
+from app.engine.errors import CannotGoOn, Fenced, Transient
+from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TRACEPARENT, TopicSpec
+from app.engine.transaction import Header, Outbox, TransactionFailed
+
+if TYPE_CHECKING:
+    from app.engine.table import Table, TaskTable
+    from app.engine.task import Task
+
+_MISSING: Any = object()
+
+
+Item = tuple[TopicSpec, Any]
+"""The topic a record came from, and the record as it came from the log."""
+
+
+class Chunk:
+    """Consecutive records of a task's inputs: what one transaction takes in.
+
+    `begin` and `end` are the offsets of each input partition before and after it.
+    """
+
+    __slots__ = ("begin", "end", "items")
+
+    def __init__(self, items: list[Item], begin: dict[TP, int], end: dict[TP, int]) -> None:
+        self.items = items
+        self.begin = begin
+        self.end = end
+
+    def split(self, index: int, partition: int) -> list["Chunk"]:
+        """Part at `index` into the records before it, the record itself and those behind."""
+        parts = []
+        begin = dict(self.begin)
+        for items in (self.items[:index], self.items[index : index + 1], self.items[index + 1 :]):
+            if items:
+                ends = {TP(spec.name, partition): raw.offset + 1 for spec, raw in items}
+                parts.append(Chunk(items, {tp: begin[tp] for tp in ends}, ends))
+                begin.update(ends)
+        for tp, end in self.end.items():  # markers behind the last record belong to the last part that has it
+            last = next((part for part in reversed(parts) if tp in part.end), parts[-1])
+            last.begin.setdefault(tp, self.begin[tp])
+            last.end[tp] = end
+        return parts
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A decoded input record. `timestamp_ms` is the broker's append time where the topic says so."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: Any
+    headers: dict[str, bytes]
+
+    @property
+    def source(self) -> str:
+        """Where the record stands: topic/partition/offset, an id that is unique for ever."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class Batch:
+    """One delivery of records to an agent; `unit_of_work(batch)` opens it."""
+
+    def __init__(
+        self,
+        task: "Task",
+        chunk: Chunk,
+        poison: BaseException | None = None,
+        attempts: int = 0,
+        *,
+        brief: bool = False,
+    ) -> None:
+        self.task = task
+        self.chunk = chunk
+        self.poison = poison
+        self.attempts = attempts
+        self.brief = brief
+        self.index = 0
+        self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+
+    def __len__(self) -> int:
+        return len(self.chunk.items)
+
+    def finish(self, error: BaseException | None) -> None:
+        if not self.done.done():
+            self.done.set_result(error)
+
+
+class TableView:
+    """One table inside a unit of work: committed records under the changes made so far.
+
+    Values are replaced, never edited in place: assign the new value. Keys are text.
+    """
+
+    __slots__ = ("_table", "changes")
+
+    def __init__(self, table: "TaskTable") -> None:
+        self._table = table
+        self.changes: dict[str, Any] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self.changes.get(key, _MISSING)
+        if value is _MISSING:
+            value = self._table.get(key)
+        return default if value is None else value
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.get(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.changes[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        self.changes[key] = None
+
+
+class UnitOfWork:
+    """Everything that one batch changes and emits: it all happens, or none of it does.
+
+    async with unit_of_work(batch) as work:
+        for record in work.records():
+            work[TABLE][key] = ...
+            work.emit(TOPIC, value)
+    """
+
+    def __init__(self, task: "Task", batch: Batch | None) -> None:
+        self.task = task
+        self.batch = batch
+        self.outbox = Outbox(task.transactional)
+        self.views: dict[str, TableView] = {}
+        self.callbacks: list[Callable[[], None]] = []
+        self._record: Record | None = None
+        self._emitted = 0
+        self._all_read = batch is None or not len(batch)
+        self._now_ms = time.time_ns() // 1_000_000
+
+    def __getitem__(self, table: "Table") -> TableView:
+        view = self.views.get(table.name)
+        if view is None:
+            view = self.views[table.name] = TableView(self.task.tables[table.name])
+        return view
+
+    def records(self) -> Iterator[Record]:
+        """Yield the batch's records in order, decoded; what can't be decoded becomes a dead letter."""
+        assert self.batch is not None, "a unit of work without a batch has no records"
+        batch, partition, dead_letters = self.batch, self.task.partition, self.task.dead_letters
+        some_held = dead_letters.held_keys > 0
+        for index, (spec, raw) in enumerate(batch.chunk.items):
+            batch.index = index
+            if some_held and dead_letters.holds(self, spec, raw):
+                continue
+            if batch.poison is not None:
+                dead_letters.bury(self, spec, raw, batch.poison, batch.attempts)
+                continue
+            headers = dict(raw.headers)
+            try:
+                value = _decode(spec, raw, headers)
+            except Exception as error:  # a codec raises ValueError, but garbage finds its other errors too
+                dead_letters.bury(self, spec, raw, error, 1, quarantine=not spec.edge)
+                some_held = some_held or QUARANTINE in self.views
+                continue
+            self._record = record = Record(
+                spec.name, partition, raw.offset, raw.timestamp, raw.key, value, headers
+            )
+            self._emitted = 0
+            yield record
+        self._record = None
+        self._all_read = True
+        batch.index = len(batch) // 2  # what fails from here on may be anyone's fault
+
+    def emit(
+        self,
+        topic: TopicSpec,
+        value: Any,
+        *,
+        key: str | bytes | None = None,
+        event_id: str | None = None,
+        correlation_id: str | None = None,
+    ) -> None:
+        """Send `value` to `topic` when the unit of work commits.
+
+        Without `key` it is the topic's own for that value. `event_id` defaults to the source of the record
+        being processed, the service and a count: the same for the same input.
+        """
+        event_type, version, data = topic.codec.encode(value)
+        if key is None:
+            if topic.key_of is None:
+                raise ValueError(f"{topic.name} has no key of its own: pass one")
+            key = topic.key_of(value)
+        elif isinstance(key, str):
+            key = key.encode()
+        if event_id is None:
+            event_id = self._next_event_id()
+        headers = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, event_id.encode())]
+        inherited = self._record.headers if self._record is not None else None
+        if inherited or correlation_id is not None:
+            _inherit(headers, inherited or {}, correlation_id)
+        try:
+            tp = route(topic.name, key, self.task.partition_counts[topic.name])
+        except KeyError:
+            raise ValueError(f"topic {topic.name} is not among the `topics` of its App: add it") from None
+        self.outbox.append(tp, key, data, headers, self._now_ms)
+
+    def _next_event_id(self) -> str:
+        record = self._record
+        if record is None:
+            raise ValueError("outside a record emit() needs an event_id")
+        number = self._emitted
+        self._emitted = number + 1
+        return f"{record.topic}/{record.partition}/{record.offset}:{self.task.app_id}:{number}"
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when what this unit of work did is committed; not if the process dies."""
+        self.callbacks.append(callback)
+
+    async def __aenter__(self) -> "UnitOfWork":
+        await self.task.lock.acquire()
+        if self.task.closed:
+            self.task.lock.release()
+            raise Fenced(f"{self.task}: no longer ours")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        try:
+            if error is None:
+                error = await self._commit()
+        finally:
+            self.task.lock.release()
+        if self.batch is not None:
+            self.batch.finish(error)
+        if error is None:
+            for callback in self.callbacks:
+                callback()
+        elif self.batch is None and kind is None:
+            raise error
+        return self.batch is not None and isinstance(error, Exception)
+
+    async def _commit(self) -> Exception | None:
+        try:
+            self._require_all_read()
+            await self.task.commit(self)
+        except (Fenced, CannotGoOn) as error:
+            self.task.give_up(error)
+            return error
+        except Exception as error:
+            try:
+                await self.task.abort()
+            except Exception as worse:
+                self.task.give_up(worse)
+                return worse
+            return Transient(str(error)) if isinstance(error, TransactionFailed) else error
+        return None
+
+    def _require_all_read(self) -> None:
+        if not self._all_read:
+            raise RuntimeError("the agent left records of its batch unread")
+
+
+def unit_of_work(origin: "Batch | Task") -> UnitOfWork:
+    """Open the unit of work of a batch, or of a task for input that comes from outside Kafka.
+
+    With a batch, an exception inside is the engine's to handle: nothing is committed and the batch comes
+    again. With a task it is raised to the caller, who must try again from the last committed state.
+    """
+    if isinstance(origin, Batch):
+        return UnitOfWork(origin.task, origin)
+    return UnitOfWork(origin, None)
+
+
+def _decode(spec: TopicSpec, raw: Any, headers: dict[str, bytes]) -> Any:
+    if raw.value is None:
+        raise ValueError("the record has no value")
+    value = spec.codec.decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), raw.value)
+    if spec.key_of is not None and raw.key != spec.key_of(value):
+        raise ValueError(f"the key {raw.key!r} is not the one of the value, {spec.key_of(value)!r}")
+    return value
+
+
+def _inherit(headers: list[Header], inherited: dict[str, bytes], correlation_id: str | None) -> None:
+    if correlation_id is not None:
+        headers.append((CORRELATION_ID, correlation_id.encode()))
+    elif CORRELATION_ID in inherited:
+        headers.append((CORRELATION_ID, inherited[CORRELATION_ID]))
+    if TRACEPARENT in inherited:
+        headers.append((TRACEPARENT, inherited[TRACEPARENT]))

@@ -1,0 +1,5 @@
+"""Exchange service: approved orders to the venue, its reports back: `faust -A app.exchange worker`."""
+
+from app.service import make_service
+
+app = make_service("exchange")

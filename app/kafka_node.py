@@ -1,0 +1,244 @@
+"""What one Kafka node is started with: its files, its flags, its first formatting, its start-up cache.
+
+Nothing here keeps a process: `app/broker.py` does.
+"""
+
+import base64
+import contextlib
+import hashlib
+import logging
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import IO, Final
+
+from app.artifacts import KAFKA_VERSION, java_executable, kafka_classpath, make_once
+from app.config import settings
+from app.errors import BrokerDiedError, PortTakenError
+
+HOST: Final = "127.0.0.1"
+RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
+TRAINING_S_MAX: Final = 60.0
+
+GUARD: Final = Path(__file__).with_name("guard.py")
+
+JVM_FLAGS: Final = (
+    "-Xms128m",
+    "-Xmx512m",
+    "-XX:+UseSerialGC",  # two cores, a small live set: nothing to gain from concurrent collection
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+    "--enable-native-access=ALL-UNNAMED",
+    "--sun-misc-unsafe-memory-access=allow",
+)
+
+# what differs from Kafka's defaults, and why
+SERVER_PROPERTIES: Final[dict[str, object]] = {
+    "process.roles": "broker,controller",
+    "node.id": 1,
+    "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "CLIENT",
+    "controller.listener.names": "CONTROLLER",
+    # topics are declared in one place, never made by a typo
+    "auto.create.topics.enable": "false",
+    # one node
+    "default.replication.factor": 1,
+    "offsets.topic.replication.factor": 1,
+    "offsets.topic.num.partitions": 8,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "transaction.state.log.num.partitions": 8,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    # a killed worker's partitions move at once
+    "group.initial.rebalance.delay.ms": 0,
+    "group.min.session.timeout.ms": 500,
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
+    # after a kill -9 the node waits for its former self's session to end; 9 s by default
+    "broker.session.timeout.ms": 2500,
+    "broker.heartbeat.interval.ms": 250,
+    # bad input of some MB has to arrive, so that it can be refused
+    "message.max.bytes": RECORD_BYTES_MAX,
+    "replica.fetch.max.bytes": RECORD_BYTES_MAX,
+    # the log is the books, and a run may be continued months later
+    "log.retention.ms": -1,
+    "offsets.retention.minutes": 525_600,
+    # a small heap on two cores
+    "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+    "num.network.threads": 2,
+    "num.io.threads": 4,
+    "num.recovery.threads.per.data.dir": 2,
+    "background.threads": 2,
+}
+
+LOG_PROPERTIES: Final = """\
+status = error
+appender.file.type = RollingFile
+appender.file.name = file
+appender.file.fileName = ${sys:kafka.log.file}
+appender.file.filePattern = ${sys:kafka.log.file}.%i
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{ISO8601} %-5p %m (%c{1})%n
+appender.file.policies.type = Policies
+appender.file.policies.size.type = SizeBasedTriggeringPolicy
+appender.file.policies.size.size = 10MB
+appender.file.strategy.type = DefaultRolloverStrategy
+appender.file.strategy.max = 1
+rootLogger.level = info
+rootLogger.appenderRef.file.ref = file
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def reserve_port(port: int) -> socket.socket:
+    """A bound socket that keeps the port (0: a free one) ours until Kafka listens on it.
+
+    Both sides set SO_REUSEADDR, so Kafka can bind what is bound here and not listened on.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reserved.bind((HOST, port))
+    except OSError as error:
+        reserved.close()
+        raise PortTakenError(
+            f"port {port} on {HOST} can't be used ({error.strerror}); choose another one with --port, or set "
+            "KAFKA_BOOTSTRAP if it is a Kafka that you mean to use"
+        ) from None
+    return reserved
+
+
+def write_files(data_dir: Path, port: int, controller_port: int) -> None:
+    """Write the node's configuration; the ports may differ from those of the last start."""
+    properties = SERVER_PROPERTIES | {
+        "listeners": f"CLIENT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
+        "advertised.listeners": f"CLIENT://{HOST}:{port}",
+        "controller.quorum.voters": f"1@{HOST}:{controller_port}",
+    }
+    _write_properties(data_dir / "server.properties", properties | {"log.dirs": data_dir / "log"})
+    _write_properties(data_dir / "format.properties", properties | {"log.dirs": data_dir / "log.new"})
+    (data_dir / "log4j2.properties").write_text(LOG_PROPERTIES, encoding="utf-8")
+
+
+def format_storage(data_dir: Path, *flags: str) -> None:
+    """Format the node's log directory unless it is; a crash half-way leaves it unformatted."""
+    log, unfinished = data_dir / "log", data_dir / "log.new"
+    if log.is_dir():
+        return
+    shutil.rmtree(unfinished, ignore_errors=True)
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    command = [
+        *java_command(data_dir, *flags, "-XX:TieredStopAtLevel=1"),
+        *("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"),
+        *("--config", str(data_dir / "format.properties")),
+    ]
+    output = data_dir / "format.out"
+    with output.open("wb") as file, start_guarded(command, grace_s=0, output=file) as formatting:
+        code = formatting.wait()
+    if code != 0:
+        raise BrokerDiedError(
+            f"{data_dir} can't be formatted: {telling_line(output.read_text())}; see {output}"
+        )
+    unfinished.rename(log)
+
+
+def server_command(data_dir: Path, *flags: str) -> list[str]:
+    """What starts the formatted node."""
+    return [*java_command(data_dir, *flags), "kafka.Kafka", str(data_dir / "server.properties")]
+
+
+def java_command(data_dir: Path, *flags: str) -> list[str]:
+    """Java with Kafka's class path and our flags, up to where the main class follows."""
+    return [
+        *(str(java_executable()), *JVM_FLAGS, *flags),
+        *(
+            f"-Dlog4j2.configurationFile={data_dir}/log4j2.properties",
+            f"-Dkafka.log.file={data_dir}/kafka.log",
+        ),
+        *(f"-XX:ErrorFile={data_dir}/java-crash-%p.log", "-cp", kafka_classpath()),
+    ]
+
+
+def guarded(command: list[str], grace_s: float) -> list[str]:
+    """The command under `app/guard.py`: it ends with the process that starts it."""
+    return [sys.executable, "-I", "-S", str(GUARD), str(grace_s), *command]
+
+
+def start_guarded(command: list[str], *, grace_s: float, output: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start a guarded command; leaving the context of the result ends it."""
+    return subprocess.Popen(
+        guarded(command, grace_s),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+def quick_start_flags() -> tuple[str, ...]:
+    """Flags that more than halve Kafka's start-up, from a cache that one training run makes once.
+
+    Java's ahead-of-time cache (JEP 483, 514): Kafka's classes, loaded and linked. Without it Kafka still
+    works, so a failed training is remembered as an empty cache and logged, not raised.
+    """
+    name = f"kafka-{KAFKA_VERSION}-quick-start-{_fingerprint()}"
+    made = make_once(settings().cache_dir / name, "preparing Kafka's quick start (10 s)", _train)
+    cache = made / "kafka.aot"
+    return (f"-XX:AOTCache={cache}", "-Xlog:aot*=off,cds*=off") if cache.exists() else ()
+
+
+def _fingerprint() -> str:
+    """Java checks the cache against itself, its flags and the class path; so a change makes a new one."""
+    parts = [platform.machine(), str(java_executable()), kafka_classpath(), *JVM_FLAGS]
+    release = java_executable().parent.parent / "release"
+    return hashlib.sha256("\n".join([*parts, release.read_text()]).encode()).hexdigest()[:12]
+
+
+def _train(directory: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="kafka-training-") as temporary:
+        data_dir = Path(temporary)
+        with reserve_port(0) as client, reserve_port(0) as controller:
+            port = client.getsockname()[1]
+            write_files(data_dir, port, controller.getsockname()[1])
+            format_storage(data_dir)
+            command = server_command(data_dir, f"-XX:AOTCacheOutput={directory / 'kafka.aot'}")
+            with (data_dir / "out").open("wb") as out, start_guarded(command, grace_s=0, output=out) as kafka:
+                _stop_when_up(kafka, port)
+        if not (directory / "kafka.aot").exists():
+            _log.warning("no quick start for Kafka: %s", telling_line((data_dir / "out").read_text()))
+
+
+def _stop_when_up(kafka: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + TRAINING_S_MAX
+    while kafka.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            break
+        time.sleep(0.1)
+    time.sleep(1)  # the node registers with itself, and loads the classes for that
+    assert kafka.stdin is not None
+    with contextlib.suppress(OSError):
+        kafka.stdin.write(f"{TRAINING_S_MAX}\n".encode())
+        kafka.stdin.flush()
+    kafka.wait()
+
+
+def telling_line(log: str) -> str:
+    """The line of Kafka's output that says why it ended: the last cause, error or line there is."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for pattern in (r"^(Caused by: )?[\w.$]+(Exception|Error): \S", r"\b(ERROR|FATAL)\b|^Error"):
+        if found := [line for line in lines if re.search(pattern, line)]:
+            return found[-1]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _write_properties(path: Path, properties: dict[str, object]) -> None:
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), encoding="utf-8")

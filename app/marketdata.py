@@ -1,0 +1,5 @@
+"""Market data service: ticks in, conflated last prices out: `faust -A app.marketdata worker`."""
+
+from app.service import make_service
+
+app = make_service("marketdata")

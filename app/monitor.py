@@ -1,0 +1,149 @@
+"""Follows the log from outside and counts what happens: for the display, and to see when all is quiet.
+
+Reads committed records only, as they come; it has no part in any consumer group.
+"""
+
+import asyncio
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from aiokafka import errors
+from mode import Service
+
+from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
+from app.engine.dead_letter import PREFIX
+from app.engine.topics import EVENT_TYPE
+from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
+
+log = logging.getLogger(__name__)
+
+FOLLOWED: Final = (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, DEAD_LETTERS)
+FETCH_WAIT_MS: Final = 250
+FETCH_BYTES: Final = 1024 * 1024
+
+
+class _Refusal(msgspec.Struct):
+    reason: str
+
+
+class _Report(msgspec.Struct):
+    venue_sequence: int
+
+
+_refusal = msgspec.json.Decoder(_Refusal)
+_report = msgspec.json.Decoder(_Report)
+
+
+class Monitor(Service):
+    """Counts since its start, or since the beginning of the log.
+
+    `records` by topic, `events` by event type, `rejected` by reason, `dead_letters` by (service, topic);
+    `venue_sequences` holds the last report booked of each session.
+    """
+
+    def __init__(self, cluster: Cluster, *, from_beginning: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.records: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.dead_letters: Counter[tuple[str, str]] = Counter()
+        self.venue_sequences: dict[int, int] = {}
+        self.positions: dict[TP, int] = {}
+        self.last_outcome_at_ms = 0
+        """The broker's time of the last decision or execution."""
+        self.first_order_at_ms: int | None = None
+        """The broker's time of the first order since `mark`."""
+        self.new_orders = 0
+        """Records on `orders` since `mark`."""
+        self._marked: dict[TP, int] | None = None
+        self._cluster = cluster
+        self._from = EARLIEST if from_beginning else LATEST
+
+    async def on_start(self) -> None:
+        tps = [
+            TP(spec.name, number)
+            for spec in FOLLOWED
+            for number in range(await self._cluster.partition_count(spec.name))
+        ]
+        self.positions = await self._cluster.offsets(tps, self._from)
+
+    async def mark(self) -> None:
+        """Orders from here on are new ones."""
+        self._marked = await self._cluster.offsets(
+            [tp for tp in self.positions if tp.topic == ORDERS.name], LATEST
+        )
+
+    @property
+    def approved(self) -> int:
+        """Orders that compliance has let pass: those that the venue is to get."""
+        return self.events["OrderComplianceApproved"]
+
+    @property
+    def executed(self) -> int:
+        return self.events["TradeExecuted"]
+
+    def has_read(self, ends: Mapping[TP, int]) -> bool:
+        """Whether everything below these ends is counted."""
+        return all(self.positions.get(tp, end) >= end for tp, end in ends.items())
+
+    @Service.task
+    async def _follow(self) -> None:
+        while not self.should_stop:
+            by_node: dict[int | None, dict[TP, int]] = defaultdict(dict)
+            for tp, position in self.positions.items():
+                by_node[self._cluster.leader(tp)][tp] = position
+            wait_ms = FETCH_WAIT_MS // len(by_node)
+            await asyncio.gather(*(self._fetch(node, theirs, wait_ms) for node, theirs in by_node.items()))
+
+    async def _fetch(self, node: int | None, positions: dict[TP, int], wait_ms: int) -> None:
+        try:
+            if node is None:
+                raise errors.LeaderNotAvailableError(str(list(positions)))
+            fetched = await self._cluster.fetch(
+                node, positions, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=("monitor", node)
+            )
+        except RETRIABLE as error:
+            log.debug("the monitor waits: %r", error)
+            await self._cluster.refresh()
+            await asyncio.sleep(RETRY_PAUSE_S)
+            return
+        for each in fetched:
+            self._count(each.tp, each.records)
+            self.positions[each.tp] = each.next_position
+            await asyncio.sleep(0)
+
+    def _count(self, tp: TP, records: list[Any]) -> None:
+        topic = tp.topic
+        self.records[topic] += len(records)
+        if topic == DEAD_LETTERS.name:
+            self.dead_letters.update(_origin(dict(record.headers)) for record in records)
+        elif topic == ORDERS.name:
+            self._note_new(tp, records)
+        elif records:
+            self._count_events(records)
+            self.last_outcome_at_ms = max(self.last_outcome_at_ms, records[-1].timestamp)
+            if topic == EXECUTIONS.name:
+                self.venue_sequences[tp.partition] = _report.decode(records[-1].value).venue_sequence
+
+    def _note_new(self, tp: TP, records: list[Any]) -> None:
+        if self._marked is None:
+            return
+        new = [record.timestamp for record in records if record.offset >= self._marked[tp]]
+        if new:
+            self.new_orders += len(new)
+            self.first_order_at_ms = min(new[0], self.first_order_at_ms or new[0])
+
+    def _count_events(self, records: list[Any]) -> None:
+        for record in records:
+            event = dict(record.headers).get(EVENT_TYPE, b"").decode(errors="replace")
+            self.events[event] += 1
+            if event.endswith("Rejected"):
+                self.rejected[_refusal.decode(record.value).reason] += 1
+
+
+def _origin(headers: dict[str, bytes]) -> tuple[str, str]:
+    service, topic = (headers.get(f"{PREFIX}{name}", b"") for name in ("service", "topic"))
+    return service.decode(errors="replace"), topic.decode(errors="replace")

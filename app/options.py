@@ -1,0 +1,124 @@
+"""What `run` and `up` can be asked for. Light on imports: `--help` has to be quick."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from app.config import settings
+from app.errors import UserError
+
+SERVICES: Final = ("marketdata", "risk", "compliance", "exchange")
+COUNT_MAX: Final = 1_000_000_000
+WORKERS_MAX: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to run, and where.
+
+    `workers` by service. `embedded`: with a Kafka of our own, unless KAFKA_BOOTSTRAP names another, and with
+    the venue; otherwise both are somebody else's. `port` is Kafka's; None takes 9092 or a free one.
+    """
+
+    data_dir: Path
+    workers: Mapping[str, int]
+    embedded: bool = True
+    partitions: int | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `run` was asked for. `exit`: end when all is quiet; `json` is where the result goes then."""
+
+    plan: Plan
+    orders: int | None
+    speed: str
+    seed: int | None
+    exit: bool
+    json: Path | None
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `run`."""
+    add = parser.add_argument
+    add(
+        "--orders", type=_whole(1, COUNT_MAX), metavar="N", help="stop feeding after N orders; default: never"
+    )
+    add("--speed", type=_speed, default="10", metavar="X", help="times real speed, or 'max'; default: 10")
+    add("--exit", action="store_true", help="with --orders: end when all is quiet, and check")
+    add("--json", type=Path, metavar="FILE", help="with --exit: write the result there")
+    add("--seed", type=_whole(0, COUNT_MAX), metavar="S", help="of the accounts' dice; default: 1")
+    add("--partitions", type=_whole(1, 256), metavar="N", help="of new topics; default: 8")
+    add("--port", type=_whole(0, 65_535), metavar="P", help="Kafka's; default: 9092, or a free one")
+    up_arguments(parser)
+
+
+def up_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `up`."""
+    parser.add_argument(
+        "--workers",
+        action="append",
+        default=[],
+        type=_workers,
+        metavar="SERVICE=N",
+        help=f"processes of a service ({', '.join(SERVICES)}); default: one each; may be repeated",
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="D", help="default: PIPELINE_DATA_DIR, else .data")
+
+
+def run_options(parsed: argparse.Namespace) -> RunOptions:
+    """Raises UserError for options that do not go together."""
+    if parsed.exit and parsed.orders is None:
+        raise UserError("--exit needs --orders: without it the feed has no end")
+    if parsed.json is not None and not parsed.exit:
+        raise UserError("--json needs --exit: the result is known when all is quiet")
+    return RunOptions(
+        plan=_plan(parsed, partitions=parsed.partitions, port=parsed.port),
+        orders=parsed.orders,
+        speed=parsed.speed,
+        seed=parsed.seed,
+        exit=parsed.exit,
+        json=parsed.json,
+    )
+
+
+def up_plan(parsed: argparse.Namespace) -> Plan:
+    """The services alone."""
+    return _plan(parsed, embedded=False)
+
+
+def _plan(parsed: argparse.Namespace, **more: Any) -> Plan:
+    data_dir = (parsed.data_dir or settings().data_dir).absolute()
+    return Plan(data_dir=data_dir, workers=dict(parsed.workers), **more)
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from {low} to {high:,}")
+        return int(text)
+
+    return read
+
+
+def _speed(text: str) -> str:
+    try:
+        good = text == "max" or 0 < float(text) <= 1e6
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is 'max' or a number above 0")
+    return text
+
+
+def _workers(text: str) -> tuple[str, int]:
+    service, _, count = text.partition("=")
+    if service not in SERVICES or not count.isdecimal() or not 0 < int(count) <= WORKERS_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: allowed is SERVICE=N with N from 1 to {WORKERS_MAX} and SERVICE one of "
+            f"{', '.join(SERVICES)}"
+        )
+    return service, int(count)

@@ -1,0 +1,149 @@
+"""Every topic of the pipeline: its name, key, value types, partitions and retention. Nowhere else."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.engine.topics import BROKER_CLOCK, COMPACTED, TopicSpec
+from models.commands import SetRestriction, SetRiskLimits
+from models.events import (
+    OrderAcknowledged,
+    OrderCancelled,
+    OrderComplianceApproved,
+    OrderComplianceRejected,
+    OrderExpired,
+    OrderReceived,
+    OrderRiskApproved,
+    OrderRiskRejected,
+    PriceUpdated,
+    RiskLimitBreached,
+    TickReceived,
+    TradeExecuted,
+    VenueRejected,
+)
+from models.values import Frozen
+
+SCHEMA_VERSION = b"1"
+RECORD_BYTES_MAX = 8 * 1024 * 1024
+DEAD_LETTER_HEADER_BYTES_MAX = 64 * 1024
+LARGE = {"max.message.bytes": str(RECORD_BYTES_MAX)}
+
+
+class JsonCodec:
+    """JSON of the given models; the wire name of a model is the name of its class."""
+
+    def __init__(self, *types: type[Frozen]) -> None:
+        adapters = {each: TypeAdapter(each) for each in types}
+        self._decoders: dict[tuple[bytes, bytes], Callable[[bytes], Any]] = {
+            (each.__name__.encode(), SCHEMA_VERSION): adapter.validator.validate_json
+            for each, adapter in adapters.items()
+        }
+        self._encoders: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
+            each: (each.__name__.encode(), adapter.serializer.to_json) for each, adapter in adapters.items()
+        }
+
+    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any:
+        decoder = self._decoders.get((event_type, schema_version))
+        if decoder is None:
+            known = ", ".join(f"{name.decode()} {version.decode()}" for name, version in self._decoders)
+            raise ValueError(
+                f"unknown event type {_shown(event_type)} in version {_shown(schema_version)}; known: {known}"
+            )
+        try:
+            return decoder(data)
+        except ValidationError as error:
+            raise ValueError("; ".join(_told(each) for each in error.errors()[:5])) from None
+
+    def encode(self, value: Any) -> tuple[bytes, bytes, bytes]:
+        name, encode = self._encoders[type(value)]
+        return name, SCHEMA_VERSION, encode(value)
+
+
+def _shown(name: bytes) -> str:
+    return repr(name[:64].decode("utf-8", "backslashreplace"))
+
+
+def _told(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "value"
+    return f"{where}: {error['msg']}"
+
+
+def _account(value: Any) -> bytes:
+    return str(value.account_id).encode()
+
+
+def _account_of_order(value: Any) -> bytes:
+    return str(value.order.account_id).encode()
+
+
+def _account_of_new_order(order: Any) -> bytes:
+    """An order's id is its account and sequence, so that no id can ever stand for two orders."""
+    if order.sequence < 1:
+        raise ValueError(f"sequences count from 1, this one is {order.sequence}")
+    if order.order_id != f"{order.account_id}-{order.sequence}":
+        raise ValueError(f"order_id {order.order_id[:64]!r} is not account_id-sequence")
+    return _account(order)
+
+
+def _symbol(value: Any) -> bytes:
+    return str(value.symbol).encode()
+
+
+MARKET_DATA = TopicSpec(
+    "market-data", JsonCodec(TickReceived), _symbol, edge=True, config={**BROKER_CLOCK, **LARGE}
+)
+PRICES = TopicSpec("prices", JsonCodec(PriceUpdated), _symbol, config={**BROKER_CLOCK, **COMPACTED})
+ORDERS = TopicSpec(
+    "orders", JsonCodec(OrderReceived), _account_of_new_order, edge=True, config={**BROKER_CLOCK, **LARGE}
+)
+RISK_LIMITS = TopicSpec(
+    "risk-limits", JsonCodec(SetRiskLimits), _account, edge=True, config={**COMPACTED, **LARGE}
+)
+RESTRICTIONS = TopicSpec("restrictions", JsonCodec(SetRestriction), _symbol, edge=True, config=COMPACTED)
+RISK_DECISIONS = TopicSpec(
+    "risk-decisions", JsonCodec(OrderRiskApproved, OrderRiskRejected), _account_of_order, config=BROKER_CLOCK
+)
+RISK_ALERTS = TopicSpec("risk-alerts", JsonCodec(RiskLimitBreached), _account)
+COMPLIANCE_DECISIONS = TopicSpec(
+    "compliance-decisions",
+    JsonCodec(OrderComplianceApproved, OrderComplianceRejected),
+    _account_of_order,
+    config=BROKER_CLOCK,
+)
+EXECUTIONS = TopicSpec(
+    "executions",
+    JsonCodec(OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected),
+    _account,
+    config=BROKER_CLOCK,
+)
+
+
+class RawCodec:
+    """Dead letters are bytes that nobody could read: their bytes are their value."""
+
+    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> bytes:
+        return data
+
+    def encode(self, value: bytes) -> tuple[bytes, bytes, bytes]:
+        return b"DeadLetter", SCHEMA_VERSION, value
+
+
+DEAD_LETTERS = TopicSpec(
+    "dead-letters",
+    RawCodec(),
+    config={"max.message.bytes": str(RECORD_BYTES_MAX + DEAD_LETTER_HEADER_BYTES_MAX)},
+)
+
+TOPICS = (
+    MARKET_DATA,
+    PRICES,
+    ORDERS,
+    RISK_LIMITS,
+    RESTRICTIONS,
+    RISK_DECISIONS,
+    RISK_ALERTS,
+    COMPLIANCE_DECISIONS,
+    EXECUTIONS,
+    DEAD_LETTERS,
+)

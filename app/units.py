@@ -1,0 +1,57 @@
+"""Says what an integer with its unit in its name means, for people: `price_ticks` 90000 is 900.00 USD."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from models.values import INSTRUMENTS, Instrument
+
+MICROS = Decimal("0.000001")
+QUOTES = {instrument.quote for instrument in INSTRUMENTS.values()}
+
+
+def in_words(path: Sequence[str], value: int, within: Sequence[Mapping[str, Any]]) -> str | None:
+    """The value of the field at `path` in its unit, None where the name tells none.
+
+    `within` are the objects around it, the outermost first: the nearest that names a symbol, or is named by
+    one, tells what ticks and lots are.
+    """
+    name = path[-1].removesuffix("_max").removesuffix("_min")
+    instrument = _instrument(path, within)
+    if name.endswith("_at_ms"):
+        return _moment(value)
+    if name.endswith("_ms"):
+        return f"{Decimal(value) / 1000:,} s"
+    if name.endswith("_bps"):
+        return f"{Decimal(value) / 100:,} %"
+    if name.endswith("_micros"):
+        return f"{value * MICROS:,.2f} {_quote(instrument)}".rstrip()
+    if instrument is not None and name.endswith("_ticks"):
+        return f"{value * instrument.tick:,} {instrument.quote}"
+    if instrument is not None and name.endswith("_lots"):
+        return f"{value * instrument.lot:,} {instrument.base}"
+    return None
+
+
+def _instrument(path: Sequence[str], within: Sequence[Mapping[str, Any]]) -> Instrument | None:
+    names = ["", *path[:-1]]  # the outermost object has no name
+    for name, each in zip(reversed(names), reversed(within), strict=False):
+        for symbol in (each.get("symbol"), name):
+            if isinstance(symbol, str) and symbol in INSTRUMENTS:
+                return INSTRUMENTS[symbol]
+    return None
+
+
+def _quote(instrument: Instrument | None) -> str:
+    if instrument is not None:
+        return instrument.quote
+    return next(iter(QUOTES)) if len(QUOTES) == 1 else ""
+
+
+def _moment(at_ms: int) -> str | None:
+    try:
+        moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    except (OverflowError, OSError, ValueError):  # a client's clock may say anything
+        return None
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d} UTC"

@@ -1,0 +1,24 @@
+"""The pipeline's own risk service, on the topics that it names itself."""
+
+import os
+
+from bench.worker import options
+
+
+def main() -> None:
+    given = options()
+    os.environ |= {
+        "KAFKA_BOOTSTRAP": given.bootstrap,
+        "PIPELINE_DATA_DIR": str(given.data_dir),
+        "PIPELINE_GUARANTEE": given.guarantee,
+        "PIPELINE_PARTITIONS": str(given.partitions),
+    }
+    from app.risk import app  # reads the settings
+    from bench.engine import run
+
+    app.conf.web_enabled = False
+    run(app, given.partitions)
+
+
+if __name__ == "__main__":
+    main()

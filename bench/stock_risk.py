@@ -1,0 +1,56 @@
+"""Stock Faust making the risk service's decisions: `app.domain.risk` and two RocksDB tables.
+
+Limits and price are in memory from the start, outputs have no headers and no alerts are sent: less work than
+the real agent has.
+"""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from app.domain.risk import NEW_ACCOUNT, AccountRisk, apply_decision, decide_risk, reserve
+from bench import job
+from bench.risk import PRICE, limits
+from bench.stock_faust import make_app, run, table
+from bench.worker import options
+from models.events import OrderReceived, OrderRiskApproved
+
+read_order = TypeAdapter(OrderReceived).validator.validate_json
+read_account = TypeAdapter(AccountRisk).validator.validate_json
+
+
+def main() -> None:
+    given = options()
+    app = make_app(given)
+    orders = app.topic(given.input)
+    decisions = app.topic(given.output)
+    positions = table(app, "positions", given.partitions)
+    reservations = table(app, "reservations", given.partitions)
+    limits_in_force = {name: limits(name) for name in map(job.account_id, range(job.ACCOUNTS))}
+
+    async def check_risk(stream: Any) -> None:
+        async for event in stream.events():
+            message = event.message
+            order = read_order(event.value)
+            known = positions.get(event.key)
+            account = read_account(known) if known else NEW_ACCOUNT
+            outcome = decide_risk(
+                order,
+                source=f"{message.topic}/{message.partition}/{message.offset}",
+                received_at_ms=int(message.timestamp * 1000),
+                account=account,
+                limits=limits_in_force.get(order.account_id),
+                price=PRICE,
+            )
+            positions[event.key] = apply_decision(account, outcome).model_dump_json().encode()
+            if isinstance(outcome, OrderRiskApproved):
+                key = f"{order.account_id}/{order.order_id}".encode()
+                reservations[key] = reserve(outcome).model_dump_json().encode()
+            await decisions.send(key=event.key, value=outcome.model_dump_json().encode())
+
+    app.agent(orders)(check_risk)
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""The check from end to end: read the log and the ledger, partition by partition, and judge.
+
+So that a history that still moves can be checked, effects are read before their causes: first the ledger's
+orders, then the ends of dead letters, books and executions, then compliance, risk, orders, limits and prices;
+the ledger's reports come last.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from checker.errors import CheckerError
+from checker.findings import Findings
+from checker.history import Shared, Slice, trace
+from checker.invariants import (
+    check_exposure,
+    check_intake,
+    check_key_order,
+    check_lives,
+    check_market_conditions,
+    check_origins,
+    check_positions,
+    check_tables,
+    check_venue,
+)
+from checker.invariants.intake import sort_intake
+from checker.invariants.tables import LiveTable, Rebuilt
+from checker.ledger import LedgerFile, SessionLedger
+from checker.live import fetch_live
+from checker.log import TP, Log
+from checker.reading import Take, changelog_into, letters_into, originals_into, shared_takes, slice_takes
+from checker.records import (
+    COMPACTED,
+    COMPLIANCE_DECISIONS,
+    DEAD_LETTERS,
+    EXECUTIONS,
+    MARKET_DATA,
+    ORDERS,
+    POSITIONS_CHANGELOG,
+    PRICES,
+    RESERVATIONS_CHANGELOG,
+    RISK_DECISIONS,
+    RISK_LIMITS,
+    DeadLetter,
+    Origin,
+    Raw,
+)
+from checker.report import Counts, Report, latencies_ms, percentiles
+
+EXIT_USER_ERROR = 2
+LEDGER_NAME = Path("venue") / "ledger.sqlite"
+
+WAY = (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS)
+BOOKS = (POSITIONS_CHANGELOG, RESERVATIONS_CHANGELOG)
+INPUTS = {
+    "risk": (ORDERS, COMPLIANCE_DECISIONS, EXECUTIONS),
+    "compliance": (RISK_DECISIONS, EXECUTIONS),
+    "exchange": (COMPLIANCE_DECISIONS,),
+}
+"""What each consumer group reads of an order's way."""
+
+SHARED = (RISK_LIMITS, PRICES, MARKET_DATA)
+
+
+def check(
+    bootstrap: str,
+    ledger: Path | None,
+    *,
+    quiet: bool | None = True,
+    partitions: Sequence[int] | None = None,
+    live_state: Sequence[LiveTable] = (),
+) -> Report:
+    """Check I1 to I7 on the log at `bootstrap` and the venue's ledger; without a ledger I2 is left out.
+
+    `quiet` says that nothing moves any more and every order has ended: then what is missing is a violation
+    too. False says that orders are on their way; None finds out how far the services are, and lets orders
+    rest at the venue. `partitions` limits the check to these. `live_state` must have been fetched before.
+    It blocks: in a running loop call it in a thread. Raises CheckerError when it can't read what it needs.
+    """
+    return asyncio.run(_check(bootstrap, ledger, quiet, partitions, live_state))
+
+
+async def _check(
+    bootstrap: str,
+    ledger: Path | None,
+    quiet: bool | None,
+    partitions: Sequence[int] | None,
+    live_state: Sequence[LiveTable],
+) -> Report:
+    started_at = time.monotonic()
+    with ExitStack() as stack:
+        book = stack.enter_context(LedgerFile(ledger)) if ledger is not None else None
+        async with Log(bootstrap) as log:
+            run = _Run(log, book, quiet)
+            await run.start()
+            numbers = run.numbers if partitions is None else sorted(set(partitions) & set(run.numbers))
+            for number in numbers:
+                await run.check_partition(number)
+            await run.check_rest(live_state, whole=numbers == run.numbers)
+    report = run.report()
+    report.seconds = time.monotonic() - started_at
+    return report
+
+
+class _Run:
+    """One check under way: what it has read that all partitions need, and what it has found."""
+
+    def __init__(self, log: Log, ledger: LedgerFile | None, quiet: bool | None) -> None:
+        self._log = log
+        self._ledger = ledger
+        self._quiet = quiet
+        self._committed: dict[str, dict[TP, int]] = {}
+        self._tps: dict[str, list[TP]] = {}
+        self._risk_cuts: dict[TP, int] = {}
+        self._shared = Shared()
+        self._letters: list[DeadLetter] = []
+        self._originals: dict[Origin, bytes] = {}
+        self._wanted: dict[TP, set[int]] = {}
+        self._read: set[TP] = set()
+        self._found = Findings()
+        self._counts = Counts()
+        self._latencies_ms: list[int] = []
+
+    @property
+    def numbers(self) -> list[int]:
+        return [tp.partition for tp in self._tps[ORDERS]]
+
+    async def start(self) -> None:
+        """Fix where each topic ends, effects before causes; read dead letters, limits and prices."""
+        for topic in (*WAY, *BOOKS, *SHARED, DEAD_LETTERS):
+            self._tps[topic] = self._log.partitions(topic)
+        if not self._tps[ORDERS]:
+            raise CheckerError(f"there is no topic {ORDERS!r}: has the pipeline ever run on this cluster?")
+        if self._quiet is None:
+            self._committed = {group: await self._log.committed(group) for group in INPUTS}
+        self._risk_cuts = await self._log.cut(self._tps[RISK_DECISIONS])
+        for topic in (DEAD_LETTERS, *BOOKS, *reversed(WAY), *SHARED):
+            await self._log.cut(self._tps[topic])
+        await self._note_beginnings()
+        await self._read_shared()
+
+    async def _read_shared(self) -> None:
+        take_letter = letters_into(self._letters, self._found)
+        await self._log.read(dict.fromkeys(self._tps[DEAD_LETTERS], take_letter))
+        for letter in self._letters:
+            origin = letter.origin
+            self._wanted.setdefault(TP(origin.topic, origin.partition), set()).add(origin.offset)
+        takes = shared_takes(self._shared)
+        await self._take({tp: takes[topic] for topic in SHARED for tp in self._tps[topic]})
+
+    async def _note_beginnings(self) -> None:
+        """Note what retention has taken; asked for all at once."""
+        beginnings = await self._log.beginnings(tp for tps in self._tps.values() for tp in tps)
+        self._shared.market_is_whole = not any(beginnings[tp] for tp in self._tps[MARKET_DATA])
+        for tp in (tp for topic in WAY for tp in self._tps[topic] if beginnings[tp]):
+            self._found.skip("I1", "the log's first records are gone", f"{tp.topic}/{tp.partition}")
+
+    async def _take(self, takes: dict[TP, Take | None]) -> None:
+        """Read partitions, with an eye on the origins of dead letters."""
+        noting = {
+            tp: originals_into(self._originals, self._wanted[tp], take) if tp in self._wanted else take
+            for tp, take in takes.items()
+        }
+        await self._log.read({tp: take for tp, take in noting.items() if take is not None})
+        self._read |= takes.keys()
+
+    async def check_partition(self, number: int) -> None:
+        """Read one partition of everything and judge it; nothing of it is kept but the findings."""
+        history = await self._read_slice(number)
+        session = self._ledger.session(number) if self._ledger else None
+        traces = trace(history)
+        intake = sort_intake(history, traces)
+        self._found.add(
+            (
+                check_lives(history, traces),
+                check_positions(history, traces),
+                check_exposure(history, self._shared.limits),
+                check_intake(history, traces, intake),
+                check_key_order(history, traces),
+                check_market_conditions(history, traces, self._shared),
+                check_venue(history, traces, session) if session else Findings(),
+            )
+        )
+        self._counts.add(history, traces, intake)
+        self._latencies_ms += latencies_ms(traces)
+
+    async def _read_slice(self, number: int) -> Slice:
+        history = Slice(number, ended=bool(self._quiet))
+        history.dead_letters = [each for each in self._letters if each.origin.partition == number]
+        takes = slice_takes(history)
+        await self._take(
+            {
+                tp: takes[topic]
+                for topic in (*WAY, *BOOKS)
+                for tp in self._tps[topic]
+                if tp.partition == number
+            }
+        )
+        history.quiet = self._is_taken_in(history) if self._quiet is None else self._quiet
+        history.risk_cut = None if history.quiet else self._risk_cuts.get(TP(RISK_DECISIONS, number))
+        return history
+
+    def _is_taken_in(self, history: Slice) -> bool:
+        """Whether every group had read all that was read here, before it was."""
+        for group, topics in INPUTS.items():
+            for topic in topics:
+                records = history.topic(topic)
+                position = self._committed[group].get(TP(topic, history.partition), 0)
+                if records and records[-1].offset >= position:
+                    return False
+        return True
+
+    async def check_rest(self, live_state: Sequence[LiveTable], *, whole: bool) -> None:
+        """What no single partition shows: dead letters' origins, sessions without one, live tables."""
+        if whole:
+            await self._check_origins()
+            self._check_sessions()
+        if not live_state:
+            self._found.skip("I6", "no live table was given to compare with", "workers")
+        self._counts.live_tables = len(live_state)
+        rebuilt = [(live, await self._rebuild(live)) for live in live_state]
+        self._found.add([check_tables(rebuilt)])
+        self._counts.dead_letters_elsewhere = sum(
+            letter.behind is None and letter.origin.topic != ORDERS for letter in self._letters
+        )
+
+    async def _check_origins(self) -> None:
+        known: set[TP] = set()
+        for topic in {tp.topic for tp in self._wanted}:
+            known |= set(self._log.partitions(topic))
+        await self._take({tp: None for tp in self._wanted if tp in known - self._read})
+        self._found.add([check_origins(self._letters, self._originals, COMPACTED.__contains__)])
+
+    def _check_sessions(self) -> None:
+        if self._ledger is None:
+            self._found.skip("I2", "there is no ledger to compare with", "venue")
+            return
+        for number in sorted(self._ledger.sessions() - set(self.numbers)):
+            session: SessionLedger = self._ledger.session(number)
+            empty = Slice(number, quiet=bool(self._quiet), ended=bool(self._quiet))
+            self._found.add([check_venue(empty, trace(empty), session)])
+
+    async def _rebuild(self, live: LiveTable) -> Rebuilt:
+        tp = TP(live.changelog_topic, live.partition)
+        if tp not in self._log.partitions(live.changelog_topic):
+            return Rebuilt({}, 0)
+        end = (await self._log.cut([tp]))[tp]
+        values: dict[bytes, bytes] = {}
+        later: list[int] = []
+        await self._log.read({tp: _parted(live.offset, changelog_into(values), later)})
+        return Rebuilt(values, end, is_behind=bool(later))
+
+    def report(self) -> Report:
+        latency_ms = percentiles(self._latencies_ms)
+        return Report(self._counts, self._found.violations, self._found.unverifiable, latency_ms)
+
+
+def _parted(offset: int, take: Take, later: list[int]) -> Take:
+    """Hand on the records before `offset`; note the offsets of the others."""
+
+    def parting(records: Sequence[Raw]) -> None:
+        take([record for record in records if record.offset < offset])
+        later.extend(record.offset for record in records if record.offset >= offset)
+
+    return parting
+
+
+def run_check(options: Namespace) -> int:
+    """Check and print; `bootstrap` and `data_dir` must be set. Gives the exit status."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of it is an error below
+    ledger = options.ledger or options.data_dir / LEDGER_NAME
+    try:
+        live_state = fetch_live(options.worker)
+        report = check(
+            options.bootstrap, ledger, quiet=True if options.ended else None, live_state=live_state
+        )
+    except CheckerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    print(json.dumps(report.to_json(), indent=2) if options.json else report.to_text())
+    return report.exit_status

@@ -1,0 +1,158 @@
+"""I5: input = terminal, dead letter, held behind one, or in flight: each order record in one of them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from checker.findings import Findings
+from checker.history import COMPLIANCE, EXCHANGE, RISK, Slice, Traces, order_id_of
+from checker.records import (
+    COMPACTED,
+    COMPLIANCE_DECISIONS,
+    ORDERS,
+    RISK_DECISIONS,
+    DeadLetter,
+    OrderRiskRejected,
+    Origin,
+)
+
+I5 = "I5"
+
+
+class Intake(NamedTuple):
+    """The records of `orders` by what became of them, as offsets."""
+
+    terminal: set[int]
+    dead: set[int]
+    held: set[int]
+    in_flight: set[int]
+
+
+def sort_intake(history: Slice, traces: Traces) -> Intake:
+    """Sort the records; one that is in two of the first three sets stays in both."""
+    letters = list(history.letters(RISK, ORDERS))
+    dead = {letter.origin.offset for letter in letters if letter.behind is None}
+    held = {letter.origin.offset for letter in letters if letter.behind is not None}
+    terminal = _refused(history, traces)
+    for trace in traces:
+        if trace.received is None:
+            continue
+        if trace.ended:
+            terminal.add(trace.received.offset)
+        elif trace.stuck:
+            held.add(trace.received.offset)
+    placed = terminal | dead | held
+    return Intake(terminal, dead, held, {each.offset for each in history.orders} - placed)
+
+
+def _refused(history: Slice, traces: Traces) -> set[int]:
+    refused = set()
+    for decision in history.risk:
+        if isinstance(decision.event, OrderRiskRejected):
+            offset = traces.source(decision.event)
+            if offset is not None:
+                refused.add(offset)
+    return refused
+
+
+def check_intake(history: Slice, traces: Traces, intake: Intake) -> Findings:
+    """No record is in two sets, none is decided that nobody can understand, and none is lost."""
+    found = Findings()
+
+    def violate(message: str, offsets: Iterable[int]) -> None:
+        for offset in sorted(offsets):
+            found.violate(I5, message, Origin(ORDERS, history.partition, offset))
+
+    known = {record.offset for record in history.orders}
+    understood = {record.offset for record in history.orders if record.event is not None}
+    decided = _decided(history, traces)
+    buried = intake.dead | (intake.held & traces.buried)
+    violate("a record is both decided and a dead letter (or held behind one)", decided & buried)
+    violate("a record is both a dead letter and held behind one", intake.dead & intake.held)
+    violate("a record that nobody can understand was decided", (decided & known) - understood)
+    violate("a decision or dead letter is of a record that does not exist", (decided | buried) - known)
+    if history.quiet:
+        violate("a record has neither been decided nor is it a dead letter", known - decided - buried)
+    if history.quiet and history.ended:
+        violate("a record is still in flight", intake.in_flight & decided)
+    _check_downstream(history, traces, found)
+    return found
+
+
+def _decided(history: Slice, traces: Traces) -> set[int]:
+    """Offsets in `orders` that risk has decided, a repeated id's refusal by its own source."""
+    decided = _refused(history, traces)
+    buried_ids = _buried_ids(history, traces)
+    for trace in traces:
+        if trace.approvals:
+            if trace.received is not None:
+                decided.add(trace.received.offset)
+            elif trace.order_id in buried_ids:
+                decided.add(buried_ids[trace.order_id])
+    return decided
+
+
+def _buried_ids(history: Slice, traces: Traces) -> Mapping[str, int]:
+    return {
+        record.event.order_id: record.offset
+        for record in history.orders
+        if record.offset in traces.buried and record.event is not None
+    }
+
+
+def _check_downstream(history: Slice, traces: Traces, found: Findings) -> None:
+    """A decision that is a dead letter of the next service was not acted on by it."""
+    for service, topic in ((COMPLIANCE, RISK_DECISIONS), (EXCHANGE, COMPLIANCE_DECISIONS)):
+        offsets = {letter.origin.offset for letter in history.letters(service, topic)}
+        for record in history.topic(topic) if offsets else ():
+            trace = traces.get(order_id_of(record.event)) if record.offset in offsets else None
+            if trace and (trace.compliance if service == COMPLIANCE else trace.reports):
+                origin = Origin(topic, history.partition, record.offset)
+                found.violate(I5, f"{service} has acted on a record that is its dead letter", origin)
+
+
+def check_origins(
+    letters: Iterable[DeadLetter],
+    originals: Mapping[Origin, bytes],
+    may_be_gone: Callable[[str], bool] = COMPACTED.__contains__,
+) -> Findings:
+    """Every dead letter has one origin, of which it is the only one of its service, and its very bytes.
+
+    `originals` has the digests of the records that the letters name, as far as they are in the log;
+    `may_be_gone(topic)` says where compaction may have removed one.
+    """
+    found = Findings()
+    letters = list(letters)
+    ends = {(letter.service, letter.origin): letter for letter in letters if letter.behind is None}
+    seen = set()
+    for letter in letters:
+        if (letter.service, letter.origin) in seen:
+            found.violate(I5, f"{letter.service} has made two dead letters of one record", letter.origin)
+        seen.add((letter.service, letter.origin))
+        _check_original(letter, originals, may_be_gone, found)
+        if letter.behind is not None:
+            _check_held(letter, ends.get((letter.service, letter.behind)), found)
+    return found
+
+
+def _check_original(
+    letter: DeadLetter,
+    originals: Mapping[Origin, bytes],
+    may_be_gone: Callable[[str], bool],
+    found: Findings,
+) -> None:
+    digest = originals.get(letter.origin)
+    if digest is None and may_be_gone(letter.origin.topic):
+        found.skip(I5, "the origin of a dead letter is in a compacted topic and gone", letter.origin)
+    elif digest is None:
+        found.violate(I5, "the origin of a dead letter does not exist", letter.origin)
+    elif digest != letter.digest:
+        found.violate(I5, "a dead letter does not carry the bytes of its origin", letter.origin)
+
+
+def _check_held(letter: DeadLetter, head: DeadLetter | None, found: Findings) -> None:
+    if head is None:
+        found.violate(I5, "a record is held behind something that is no dead letter", letter.origin)
+        return
+    same_topic = head.origin.topic == letter.origin.topic
+    if head.key != letter.key or (same_topic and head.origin.offset >= letter.origin.offset):
+        found.violate(I5, "a record is held behind a dead letter that is not before it", letter.origin)

@@ -1,0 +1,146 @@
+"""I7: the order of a key is kept; nothing is approved on a stale price or while the kill switch is on."""
+
+from collections.abc import Iterable, Iterator
+
+from checker.findings import Findings
+from checker.history import COMPLIANCE, RISK, Shared, Slice, Traces, order_id_of
+from checker.records import (
+    ORDERS,
+    RISK_DECISIONS,
+    DeadLetter,
+    Limits,
+    Logged,
+    Order,
+    OrderRiskApproved,
+    Origin,
+)
+
+I7 = "I7"
+
+
+def check_key_order(history: Slice, traces: Traces) -> Findings:
+    """Decisions of an account come in the order of what they decide, and none overtakes a dead letter."""
+    found = Findings()
+    _risk_order(history, traces, found)
+    _compliance_order(history, found)
+    _quarantine(history, traces, found)
+    return found
+
+
+def _risk_order(history: Slice, traces: Traces, found: Findings) -> None:
+    last: dict[str, int] = {}
+    for decision in history.risk:
+        if decision.event is None:
+            continue
+        offset = traces.source(decision.event)
+        account_id = decision.event.order.account_id
+        if offset is None:
+            continue
+        if offset < last.get(account_id, -1):
+            found.violate(
+                I7, "risk has decided orders of an account out of order", decision.event.order.order_id
+            )
+        last[account_id] = max(offset, last.get(account_id, -1))
+
+
+def _compliance_order(history: Slice, found: Findings) -> None:
+    places = {
+        decision.event.order.order_id: decision.offset
+        for decision in history.risk
+        if isinstance(decision.event, OrderRiskApproved)
+    }
+    last: dict[str, int] = {}
+    for decision in history.compliance:
+        if decision.event is None:
+            continue
+        order = decision.event.order
+        place = places.get(order.order_id, -1)
+        if place < last.get(order.account_id, -1):
+            found.violate(I7, "compliance has decided orders of an account out of order", order.order_id)
+        last[order.account_id] = max(place, last.get(order.account_id, -1))
+
+
+def _quarantine(history: Slice, traces: Traces, found: Findings) -> None:
+    """Behind a dead letter that quarantines its key, later ones of the topic are not acted on."""
+    decided = {
+        offset for each in history.risk if each.event and (offset := traces.source(each.event)) is not None
+    }
+    for service, topic, acted in (
+        (RISK, ORDERS, decided),
+        (COMPLIANCE, RISK_DECISIONS, _judged_places(history)),
+    ):
+        first = _first_by_key(list(history.letters(service, topic)), history)
+        for record in history.topic(topic) if first else ():
+            key = record.key
+            if key in first and record.offset > first[key] and record.offset in acted:
+                origin = Origin(topic, history.partition, record.offset)
+                found.violate(
+                    I7, f"{service} has not held a record behind the dead letter of its key", origin
+                )
+
+
+def _judged_places(history: Slice) -> set[int]:
+    judged = {order_id_of(each.event) for each in history.compliance}
+    return {
+        each.offset
+        for each in history.risk
+        if isinstance(each.event, OrderRiskApproved) and each.event.order.order_id in judged
+    }
+
+
+def _first_by_key(letters: list[DeadLetter], history: Slice) -> dict[bytes, int]:
+    """The first dead letter of each key that quarantines it.
+
+    At the edge, what nobody can understand is buried alone; one that others wait behind did quarantine.
+    """
+    waited_for = {letter.behind for letter in letters if letter.behind is not None}
+    sound = _sound_offsets(history.orders)
+    first: dict[bytes, int] = {}
+    for letter in letters:
+        at_edge = letter.origin.topic == ORDERS and letter.origin.offset not in sound
+        if letter.key is None or letter.behind is not None or (at_edge and letter.origin not in waited_for):
+            continue
+        first[letter.key] = min(letter.origin.offset, first.get(letter.key, letter.origin.offset))
+    return first
+
+
+def _sound_offsets(orders: Iterable[Logged[Order]]) -> set[int]:
+    return {record.offset for record in orders if record.event is not None and record.sound}
+
+
+def check_market_conditions(history: Slice, traces: Traces, shared: Shared) -> Findings:
+    """Every approval rests on a tick that was seen, young enough, and on limits without the kill switch."""
+    found = Findings()
+    for decision in history.risk:
+        approval = decision.event
+        if not isinstance(approval, OrderRiskApproved):
+            continue
+        order_id, version = approval.order.order_id, approval.limits_version
+        limits = shared.limits.find(approval.order.account_id, version)
+        if limits is not None:
+            for message in _switch_and_age(approval, limits):
+                found.violate(I7, message, order_id)
+        trace = traces.get(order_id)
+        if trace is not None and trace.received is not None:
+            _check_price(approval, trace.received.timestamp_ms, shared, found)
+    return found
+
+
+def _switch_and_age(approval: OrderRiskApproved, limits: Limits) -> Iterator[str]:
+    if limits.kill_switch:
+        yield "an order was approved while the kill switch was on"
+    if approval.price_age_ms > limits.price_age_ms_max:
+        yield "an order was approved on a stale price"
+
+
+def _check_price(approval: OrderRiskApproved, received_at_ms: int, shared: Shared, found: Findings) -> None:
+    symbol, sequence = approval.order.symbol, approval.reference_tick_sequence
+    ticks = shared.market.find(symbol, sequence)
+    if not ticks and not shared.market_is_whole:
+        found.skip(I7, "the tick of an approval is gone from the log", f"{symbol}:{sequence}")
+    elif not ticks:
+        found.violate(I7, "an approval names a tick that is not in the log", approval.order.order_id)
+    elif approval.reference_price_ticks not in {price_ticks for price_ticks, _ in ticks}:
+        found.violate(I7, "the reference price of an approval is not its tick's", approval.order.order_id)
+    elif approval.price_age_ms not in {max(0, received_at_ms - observed) for _, observed in ticks}:
+        found.violate(I7, "the price age of an approval is not that of its tick", approval.order.order_id)

@@ -1,0 +1,160 @@
+"""I3: position = sum of executions, and what is reserved = what is open, by account and symbol."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from checker.findings import Findings
+from checker.history import RISK, Slice, Trace, Traces
+from checker.records import COMPLIANCE_DECISIONS, EXECUTIONS, Order
+from models.values import Side
+
+I3 = "I3"
+
+T = TypeVar("T")
+
+
+class Holding(msgspec.Struct):
+    """Lots of one symbol in the changelog of `positions`."""
+
+    position_lots: int = 0
+    open_buy_lots: int = 0
+    open_sell_lots: int = 0
+    reference_price_ticks: int = 0
+
+    @property
+    def lots(self) -> tuple[int, int, int]:
+        return self.position_lots, self.open_buy_lots, self.open_sell_lots
+
+
+class Books(msgspec.Struct):
+    """A value of the changelog of `positions`."""
+
+    last_sequence: int | None = None
+    open_orders: int = 0
+    holdings: dict[str, Holding] = {}
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """A value of the changelog of `reservations`."""
+
+    order_id: str
+    symbol: str
+    side: Side
+    price_ticks: int
+    open_lots: int
+
+
+NO_BOOKS = Books()
+NOTHING = Holding()
+
+
+def check_positions(history: Slice, traces: Traces) -> Findings:
+    """Compare risk's books, as its changelogs have them, with what the log makes of the orders.
+
+    Only a quiet history has the changelogs and the events at one cut; accounts of which risk has a decision
+    or execution as a dead letter are left out.
+    """
+    found = Findings()
+    if not history.quiet:
+        found.skip(I3, "books are compared with the log only when all is quiet", history.partition)
+        return found
+    blind = {letter.key for letter in history.letters(RISK, COMPLIANCE_DECISIONS, EXECUTIONS)}
+    for key in blind:
+        found.skip(I3, "risk has a dead letter about this account", (key or b"?").decode(errors="replace"))
+    blind_ids = {(key or b"").decode(errors="replace") for key in blind}
+    expected, reservations = _expected(history, traces)
+    _compare_books(history.positions, expected, blind_ids, found)
+    _compare_reservations(history.reservations, reservations, blind_ids, found)
+    return found
+
+
+def _expected(history: Slice, traces: Traces) -> tuple[dict[str, Books], dict[str, Reservation]]:
+    books: dict[str, Books] = {}
+    reservations: dict[str, Reservation] = {}
+    for trace in traces:
+        order = trace.order
+        if order is None or not trace.approvals:
+            continue
+        account = books.setdefault(order.account_id, Books(holdings={}))
+        filled_lots, open_lots = trace.filled_lots, _open_lots(trace, order)
+        _add(account.holdings.setdefault(order.symbol, Holding()), order.side, filled_lots, open_lots)
+        if open_lots:
+            account.open_orders += 1
+            reservations[f"{order.account_id}/{order.order_id}"] = Reservation(
+                order.order_id, order.symbol, order.side, order.price_ticks, open_lots
+            )
+    for decision in history.risk:
+        if decision.event is not None:
+            order = decision.event.order
+            account = books.setdefault(order.account_id, Books(holdings={}))
+            account.last_sequence = max(order.sequence, account.last_sequence or order.sequence)
+    return books, reservations
+
+
+def _open_lots(trace: Trace, order: Order) -> int:
+    return 0 if trace.ended else order.quantity_lots - trace.filled_lots
+
+
+def _add(holding: Holding, side: Side, filled_lots: int, open_lots: int) -> None:
+    if side is Side.BUY:
+        holding.position_lots += filled_lots
+        holding.open_buy_lots += open_lots
+    else:
+        holding.position_lots -= filled_lots
+        holding.open_sell_lots += open_lots
+
+
+def _compare_books(
+    changelog: Mapping[bytes, bytes], expected: Mapping[str, Books], blind: set[str], found: Findings
+) -> None:
+    actual = {key.decode(): _read(value, Books) for key, value in changelog.items()}
+    for account_id in sorted((actual.keys() | expected.keys()) - blind):
+        theirs, ours = actual.get(account_id, NO_BOOKS), expected.get(account_id, NO_BOOKS)
+        if theirs is None:
+            found.violate(I3, "a value of positions that nobody can read", account_id)
+            continue
+        if theirs.open_orders != ours.open_orders:
+            found.violate(I3, "open_orders are not the orders that are open", account_id)
+        if theirs.last_sequence != ours.last_sequence:
+            found.violate(I3, "last_sequence is not that of the account's last order", account_id)
+        for symbol in theirs.holdings.keys() | ours.holdings.keys():
+            _compare_holding(
+                theirs.holdings.get(symbol, NOTHING),
+                ours.holdings.get(symbol, NOTHING),
+                f"{account_id} {symbol}",
+                found,
+            )
+
+
+def _compare_holding(theirs: Holding, ours: Holding, identity: str, found: Findings) -> None:
+    if theirs.position_lots != ours.position_lots:
+        message = "a position is not the sum of its executions"
+        found.violate(I3, message, f"{identity}: {theirs.position_lots}, not {ours.position_lots}")
+    if theirs.lots[1:] != ours.lots[1:]:
+        message = "open lots (buy, sell) are not those of the orders that are open"
+        found.violate(I3, message, f"{identity}: {theirs.lots[1:]}, not {ours.lots[1:]}")
+
+
+def _compare_reservations(
+    changelog: Mapping[bytes, bytes], expected: Mapping[str, Reservation], blind: set[str], found: Findings
+) -> None:
+    actual = {key.decode(): _read(value, Reservation) for key, value in changelog.items()}
+    for key in sorted(actual.keys() | expected.keys()):
+        if key.partition("/")[0] in blind:
+            continue
+        theirs, ours = actual.get(key), expected.get(key)
+        if key not in actual:
+            found.violate(I3, "an open order has no reservation", key)
+        elif ours is None:
+            found.violate(I3, "a reservation without an open order", key)
+        elif theirs != ours:
+            found.violate(I3, "a reservation is not what is open of its order", key)
+
+
+def _read(value: bytes, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except ValueError:
+        return None

@@ -1,0 +1,135 @@
+"""The venue's SQLite ledger, read only; its layout is told in `venue/ledger.py`.
+
+Orders are read up to the bound taken when the ledger was opened, before the log is read; reports and trades
+as they are now: so an order always has its cause in the log, and an execution its report in the ledger.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from checker.errors import CheckerError
+from checker.records import (
+    OrderAcknowledged,
+    OrderCancelled,
+    OrderExpired,
+    Report,
+    TradeExecuted,
+    VenueRejected,
+)
+
+
+class LedgerOrder(NamedTuple):
+    """A row of `orders`. `status` is 'open', 'filled', 'cancelled', 'expired' or 'rejected'."""
+
+    client_order_id: str
+    account_id: str
+    symbol: str
+    side: str
+    quantity_lots: int
+    price_ticks: int
+    time_in_force: str
+    filled_lots: int
+    status: str
+    receipts: int
+
+    @property
+    def terms(self) -> tuple[str, str, str, int, int, str]:
+        return self[1:7]
+
+
+class LedgerReport(NamedTuple):
+    """A row of `reports`; `event` is None when its body can't be read."""
+
+    venue_sequence: int
+    event: Report | None
+
+
+class LedgerTrade(NamedTuple):
+    trade_id: str
+    client_order_id: str
+    quantity_lots: int
+    price_ticks: int
+    venue_sequence: int
+
+
+@dataclass
+class SessionLedger:
+    """One session of the ledger; each part is gone through once, reports in the order of their sequence."""
+
+    orders: Iterable[LedgerOrder] = ()
+    reports: Iterable[LedgerReport] = ()
+    trades: Iterable[LedgerTrade] = ()
+
+
+_DECODERS = {
+    struct.__name__: msgspec.json.Decoder(struct)
+    for struct in (OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected)
+}
+
+_ORDERS = """
+SELECT client_order_id, account_id, symbol, side, quantity_lots, price_ticks, time_in_force, filled_lots,
+       status, receipts
+FROM orders WHERE session = ? AND arrival <= ?
+"""
+_REPORTS = "SELECT venue_sequence, type, body FROM reports WHERE session = ? ORDER BY venue_sequence"
+_TRADES = """
+SELECT trade_id, client_order_id, quantity_lots, price_ticks, venue_sequence FROM trades WHERE session = ?
+"""
+
+
+class LedgerFile:
+    """The ledger at `path`; raises CheckerError when there is none that can be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            (self._arrival_max,) = self._db.execute("SELECT coalesce(max(arrival), 0) FROM orders").fetchone()
+        except sqlite3.Error as error:
+            told = f"{path} can't be read as the venue's ledger: {error}; run the pipeline or name another"
+            raise CheckerError(told) from error
+
+    def __enter__(self) -> "LedgerFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def session(self, number: int) -> SessionLedger:
+        return SessionLedger(
+            orders=map(LedgerOrder._make, self._db.execute(_ORDERS, (number, self._arrival_max))),
+            reports=self._reports(number),
+            trades=map(LedgerTrade._make, self._db.execute(_TRADES, (number,))),
+        )
+
+    def sessions(self) -> set[int]:
+        """The sessions that have orders or reports."""
+        rows = self._db.execute("SELECT session FROM orders UNION SELECT session FROM reports")
+        return {number for (number,) in rows}
+
+    def _reports(self, session: int) -> Iterator[LedgerReport]:
+        for sequence, type_name, body in self._db.execute(_REPORTS, (session,)):
+            yield LedgerReport(sequence, read_body(type_name, body))
+
+
+def read_body(type_name: str, body: str) -> Report | None:
+    """Read `{"type": ..., ...event fields}`; None when it is not that."""
+    decoder = _DECODERS.get(type_name)
+    if decoder is None:
+        return None
+    tag = f'{{"type":"{type_name}",'
+    try:
+        if body.startswith(tag):  # as the venue writes it: spares a second reading
+            return decoder.decode("{" + body[len(tag) :])
+        fields = msgspec.json.decode(body, type=dict[str, Any])
+        return msgspec.convert(fields, decoder.type) if fields.pop("type", None) == type_name else None
+    except ValueError:
+        return None

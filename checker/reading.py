@@ -1,0 +1,175 @@
+"""Turns raw records into the typed history: one `take` for each topic, which appends what it reads."""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import TypeVar
+
+import msgspec
+
+from checker.findings import Findings
+from checker.history import Shared, Slice
+from checker.records import (
+    COMPLIANCE_DECISIONS,
+    EXECUTIONS,
+    MARKET_DATA,
+    ORDERS,
+    POSITIONS_CHANGELOG,
+    PRICES,
+    RESERVATIONS_CHANGELOG,
+    RISK_DECISIONS,
+    RISK_LIMITS,
+    ComplianceDecision,
+    DeadLetter,
+    Event,
+    Limits,
+    Logged,
+    OrderAcknowledged,
+    OrderCancelled,
+    OrderComplianceApproved,
+    OrderComplianceRejected,
+    OrderExpired,
+    OrderRiskApproved,
+    OrderRiskRejected,
+    Origin,
+    PriceUpdated,
+    Raw,
+    Report,
+    RiskDecision,
+    TickReceived,
+    TradeExecuted,
+    VenueRejected,
+    Wire,
+    read_order,
+)
+
+E = TypeVar("E", bound=Event)
+Take = Callable[[Sequence[Raw]], None]
+
+PREFIX = "dead-letter-"
+I5 = "I5"
+
+RISK_WIRE: Wire[RiskDecision] = Wire(OrderRiskApproved, OrderRiskRejected)
+COMPLIANCE_WIRE: Wire[ComplianceDecision] = Wire(OrderComplianceApproved, OrderComplianceRejected)
+REPORTS_WIRE: Wire[Report] = Wire(
+    OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected
+)
+LIMITS_WIRE: Wire[Limits] = Wire(names={"SetRiskLimits": Limits})
+TICKS_WIRE: Wire[TickReceived] = Wire(TickReceived)
+PRICES_WIRE: Wire[PriceUpdated] = Wire(PriceUpdated)
+
+
+def slice_takes(history: Slice) -> dict[str, Take]:
+    """How to take in the topics of one partition, by topic."""
+    return {
+        ORDERS: _orders_into(history.orders),
+        RISK_DECISIONS: _events_into(history.risk, RISK_WIRE),
+        COMPLIANCE_DECISIONS: _events_into(history.compliance, COMPLIANCE_WIRE),
+        EXECUTIONS: _events_into(history.executions, REPORTS_WIRE),
+        POSITIONS_CHANGELOG: changelog_into(history.positions),
+        RESERVATIONS_CHANGELOG: changelog_into(history.reservations),
+    }
+
+
+def shared_takes(shared: Shared) -> dict[str, Take]:
+    """How to take in what all partitions have in common, by topic."""
+
+    def limits(records: Sequence[Raw]) -> None:
+        for record in records:
+            command = LIMITS_WIRE.read(record.value, record.headers)
+            if command is not None and command.account_id.encode() == record.key:
+                shared.limits.add(command)
+
+    def ticks(records: Sequence[Raw]) -> None:
+        for record in records:
+            tick = TICKS_WIRE.read(record.value, record.headers)
+            if tick is not None:
+                shared.market.add(tick.symbol, tick.sequence, tick.price_ticks, tick.observed_at_ms)
+
+    def prices(records: Sequence[Raw]) -> None:
+        for record in records:
+            price = PRICES_WIRE.read(record.value, record.headers)
+            if price is not None:
+                shared.market.add(price.symbol, price.tick_sequence, price.price_ticks, price.observed_at_ms)
+
+    return {RISK_LIMITS: limits, MARKET_DATA: ticks, PRICES: prices}
+
+
+def _orders_into(orders: list[Logged[Event]] | list[Logged[E]]) -> Take:
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            order, strict = read_order(record.key, record.value, record.headers)
+            orders.append(Logged(record.offset, record.timestamp, record.key, order, strict))  # type: ignore[arg-type]
+
+    return take
+
+
+def _events_into(events: list[Logged[E]], wire: Wire[E]) -> Take:
+    def take(records: Sequence[Raw]) -> None:
+        read, append = wire.read, events.append
+        for record in records:
+            event = read(record.value, record.headers)
+            append(Logged(record.offset, record.timestamp, record.key, event))
+
+    return take
+
+
+def changelog_into(values: dict[bytes, bytes]) -> Take:
+    """Keep the last value of each key; a tombstone removes it."""
+
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            if record.key is None:
+                continue
+            if record.value is None:
+                values.pop(record.key, None)
+            else:
+                values[record.key] = record.value
+
+    return take
+
+
+def letters_into(letters: list[DeadLetter], found: Findings) -> Take:
+    """Take in dead letters; one that does not tell its origin is a violation at once."""
+
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            letter = read_letter(record)
+            if letter is None:
+                place = Origin(record.topic, record.partition, record.offset)
+                found.violate(I5, "a dead letter does not tell where it comes from", place)
+            else:
+                letters.append(letter)
+
+    return take
+
+
+def originals_into(originals: dict[Origin, bytes], wanted: set[int], take: Take | None) -> Take:
+    """Note the digests of the records at the wanted offsets, then hand all of them on to `take`."""
+
+    def noting(records: Sequence[Raw]) -> None:
+        for record in records:
+            if record.offset in wanted:
+                origin = Origin(record.topic, record.partition, record.offset)
+                originals[origin] = digest_of(record)
+        if take is not None:
+            take(records)
+
+    return noting
+
+
+def read_letter(record: Raw) -> DeadLetter | None:
+    """Read a dead letter's headers; None when they do not tell its origin."""
+    why = {name.removeprefix(PREFIX): text for name, text in record.headers if name.startswith(PREFIX)}
+    try:
+        origin = Origin(why["topic"].decode(), int(why["partition"]), int(why["offset"]))
+        behind = Origin.parse(why["held-behind"].decode()) if "held-behind" in why else None
+        service = why["service"].decode()
+    except (KeyError, ValueError):
+        return None
+    return DeadLetter(record.offset, service, origin, behind, record.key, digest_of(record))
+
+
+def digest_of(record: Raw) -> bytes:
+    """A digest of key, value and headers, those of dead letters left out."""
+    headers = [pair for pair in record.headers if not pair[0].startswith(PREFIX)]
+    return sha256(msgspec.msgpack.encode((record.key, record.value, headers))).digest()

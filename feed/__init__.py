@@ -1,0 +1,1 @@
+"""The outside world: replays real trades and lets deterministic trading accounts react with orders."""

@@ -1,0 +1,6 @@
+"""The newest tick of each symbol. Single writer: marketdata."""
+
+from app.domain.marketdata import LastPrice
+from app.marketdata import app
+
+LAST_PRICES = app.Table("last_prices", value_type=LastPrice, help="newest tick by symbol")

@@ -1,0 +1,6 @@
+"""What each account holds and has open, by symbol. Single writer: risk."""
+
+from app.domain.risk import AccountRisk
+from app.risk import app
+
+POSITIONS = app.Table("positions", value_type=AccountRisk, help="positions and open lots by account")

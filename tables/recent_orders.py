@@ -1,0 +1,8 @@
+"""What each account has sent lately and has open. Single writer: compliance."""
+
+from app.compliance import app
+from app.domain.compliance import ComplianceAccount
+
+RECENT_ORDERS = app.Table(
+    "recent_orders", value_type=ComplianceAccount, help="recent and open orders by account"
+)

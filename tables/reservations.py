@@ -1,0 +1,6 @@
+"""What each approved order still reserves, by account/order. Single writer: risk."""
+
+from app.domain.risk import Reservation
+from app.risk import app
+
+RESERVATIONS = app.Table("reservations", value_type=Reservation, help="open lots by account/order")

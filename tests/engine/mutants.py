@@ -1,0 +1,535 @@
+"""The rules, broken one by one: what the engine would be if somebody got it wrong.
+
+A mutant replaces something of the engine from outside, which knows nothing of it. It names the scenario of
+`tests/engine/scenarios.py` that catches it, and what that scenario then says.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from app.engine import cluster as cluster_module
+from app.engine import dead_letter as dead_letter_module
+from app.engine import restore as restore_module
+from app.engine import task as task_module
+from app.engine.cluster import Cluster
+from app.engine.dead_letter import QUARANTINE, DeadLetters
+from app.engine.errors import Fenced, Transient
+from app.engine.store import TaskStore
+from app.engine.task import Task
+from app.engine.transaction import Outbox, Producer
+from app.engine.work import UnitOfWork
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A breakage of one rule. `shows` is part of what the scenario finds wrong."""
+
+    name: str
+    rule: int
+    scenario: str
+    shows: str
+    patch: Callable[[pytest.MonkeyPatch], None]
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            self.patch(patch)
+            yield
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(rule: int, scenario: str, shows: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
+    def remember(function: Callable[[pytest.MonkeyPatch], None]) -> None:
+        name = function.__name__
+        MUTANTS[name] = Mutant(name, rule, scenario, shows, function)
+
+    return remember
+
+
+# -- rule 1: fence, then offsets, then tables, then the first fetch
+
+
+@mutant(1, "take_over", shows="2 totals for")
+def offsets_before_fencing(patch: pytest.MonkeyPatch) -> None:
+    begin, offsets = Producer.begin, Task._committed_positions
+
+    async def begin_later(producer: Producer) -> None:
+        pass
+
+    async def offsets_first(task: Task) -> Any:
+        found = await offsets(task)
+        await begin(task._producer)
+        return found
+
+    patch.setattr(Producer, "begin", begin_later)
+    patch.setattr(Task, "_committed_positions", offsets_first)
+
+
+@mutant(1, "take_over", shows="follows count")
+def restore_before_fencing(patch: pytest.MonkeyPatch) -> None:
+    begin, offsets, restore = Producer.begin, Task._committed_positions, vars(task_module)["restore"]
+    tasks: dict[object, Task] = {}
+
+    async def begin_later(producer: Producer) -> None:
+        pass
+
+    async def offsets_later(task: Task) -> Any:
+        tasks[task._lane] = task
+        return {}
+
+    async def restore_first(store: Any, cluster: Any, changelogs: Any, lane: object) -> int:
+        count: int = await restore(store, cluster, changelogs, lane)
+        task = tasks[lane]
+        await begin(task._producer)
+        task.positions = await offsets(task)
+        return count
+
+    patch.setattr(Producer, "begin", begin_later)
+    patch.setattr(Task, "_committed_positions", offsets_later)
+    patch.setattr(task_module, "restore", restore_first)
+
+
+@mutant(1, "take_over", shows="follows count")
+def processing_before_restore(patch: pytest.MonkeyPatch) -> None:
+    async def restore_never(*_: Any) -> int:
+        return 0
+
+    patch.setattr(task_module, "restore", restore_never)
+
+
+# -- rule 2: read_committed everywhere
+
+
+def _read_uncommitted(patch: pytest.MonkeyPatch, wanted: Callable[[object], bool]) -> None:
+    fetch = Cluster.fetch
+
+    async def fetch_all(cluster: Cluster, node: int, positions: Any, *, lane: object, **more: Any) -> Any:
+        if not wanted(lane):
+            return await fetch(cluster, node, positions, lane=lane, **more)
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(cluster_module, "READ_COMMITTED", 0)
+            coroutine = fetch(cluster, node, positions, lane=lane, **more)
+            return await _first_step_under(inner, coroutine)
+
+    patch.setattr(Cluster, "fetch", fetch_all)
+
+
+async def _first_step_under(patch: pytest.MonkeyPatch, coroutine: Any) -> Any:
+    """Await `coroutine`; what is patched holds only until it first waits."""
+
+    class Awaiting:
+        def __await__(self) -> Any:
+            iterator = coroutine.__await__()
+            try:
+                first = next(iterator)
+            except StopIteration as over:
+                return over.value
+            finally:
+                patch.undo()
+            yield first
+            return (yield from iterator)
+
+    return await Awaiting()
+
+
+@mutant(2, "read_committed", shows="which nobody sent")
+def inputs_read_uncommitted(patch: pytest.MonkeyPatch) -> None:
+    _read_uncommitted(patch, lambda lane: isinstance(lane, tuple) and lane[1] == "fetch")
+
+
+@mutant(2, "restore_after_abort", shows="follows count")
+def restore_reads_uncommitted(patch: pytest.MonkeyPatch) -> None:
+    _read_uncommitted(patch, lambda lane: isinstance(lane, str))
+
+
+@mutant(2, "standby", shows="tables/0 sums")
+def standby_reads_uncommitted(patch: pytest.MonkeyPatch) -> None:
+    _read_uncommitted(patch, lambda lane: isinstance(lane, tuple) and lane[1] == "standby")
+
+
+# -- rule 3: the store never holds what Kafka has not committed; data and offset are one write
+
+
+@mutant(3, "killed_before_commit", shows="tables/0 sums")
+def store_before_commit(patch: pytest.MonkeyPatch) -> None:
+    apply, commit = Task._apply, Producer.commit
+    held: dict[int, Any] = {}
+    transaction = Task._commit_transaction
+
+    async def commit_transaction(task: Task, outbox: Any, offsets: Any) -> Any:
+        held[id(task._producer)] = task
+        return await transaction(task, outbox, offsets)
+
+    send = Producer.send
+
+    async def send_and_remember(producer: Producer, outbox: Any) -> Any:
+        ends = await send(producer, outbox)
+        held[id(producer)]._ends = ends
+        return ends
+
+    encode = Task._encode_changes
+
+    def encode_and_remember(task: Task, work: UnitOfWork) -> Any:
+        changes = encode(task, work)
+        task._early = (work, changes)  # type: ignore[attr-defined]
+        return changes
+
+    async def commit_after_apply(producer: Producer) -> None:
+        task = held[id(producer)]
+        if early := vars(task).pop("_early", None):
+            work, changes = early
+            apply(task, work, changes, task._ends)
+        await commit(producer)
+
+    patch.setattr(Task, "_commit_transaction", commit_transaction)
+    patch.setattr(Task, "_encode_changes", encode_and_remember)
+    patch.setattr(Producer, "send", send_and_remember)
+    patch.setattr(Producer, "commit", commit_after_apply)
+
+
+@mutant(3, "killed_in_store_write", shows="tables/0 sums")
+def offset_after_data(patch: pytest.MonkeyPatch) -> None:
+    apply = TaskStore.apply
+
+    def twice(store: TaskStore, changes: Any, offsets: Any) -> None:
+        apply(store, changes, {})
+        apply(store, {}, offsets)
+
+    patch.setattr(TaskStore, "apply", twice)
+
+
+@mutant(3, "killed_in_store_write", shows="tables/0 sums")
+def offset_before_data(patch: pytest.MonkeyPatch) -> None:
+    apply = TaskStore.apply
+
+    def twice(store: TaskStore, changes: Any, offsets: Any) -> None:
+        apply(store, {}, offsets)
+        apply(store, changes, {})
+
+    patch.setattr(TaskStore, "apply", twice)
+
+
+# -- rule 4: restore ends at the last stable offset, markers count as read
+
+
+@mutant(4, "restore_ends", shows="not restored")
+def restore_waits_for_a_record_behind_the_marker(patch: pytest.MonkeyPatch) -> None:
+    records = cluster_module.committed_records
+
+    def without_markers(data: bytes, aborted: Any, position: int) -> Any:
+        found, _ = records(data, aborted, position)
+        return found, found[-1].offset + 1 if found else position
+
+    patch.setattr(cluster_module, "committed_records", without_markers)
+
+
+@mutant(4, "restore_ends", shows="not restored")
+def restore_waits_for_the_high_watermark(patch: pytest.MonkeyPatch) -> None:
+    bounds, offsets = restore_module._bounds, Cluster.offsets
+
+    async def uncommitted_offsets(cluster: Cluster, tps: Any, which: int, isolation: int = 0) -> Any:
+        return await offsets(cluster, tps, which, 0)
+
+    async def uncommitted_bounds(*args: Any) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Cluster, "offsets", uncommitted_offsets)
+            return await bounds(*args)
+
+    patch.setattr(restore_module, "_bounds", uncommitted_bounds)
+
+
+# -- rule 5: fenced means stop; any other failure: abort, drop, again
+
+
+@mutant(5, "zombie", shows="2 totals for")
+def fenced_goes_on(patch: pytest.MonkeyPatch) -> None:
+    async def commit_anyway(work: UnitOfWork) -> Exception | None:
+        try:
+            await work.task.commit(work)
+        except Fenced as error:
+            await work.task._producer.begin()
+            return Transient(str(error))
+        return None
+
+    patch.setattr(UnitOfWork, "_commit", commit_anyway)
+
+
+@mutant(5, "zombie", shows="tables/0 sums")
+def fenced_writes_its_store(patch: pytest.MonkeyPatch) -> None:
+    transaction = Task._commit_transaction
+    send = Producer.send
+
+    async def send_and_remember(producer: Producer, outbox: Any) -> Any:
+        producer._ends = await send(producer, outbox)  # type: ignore[attr-defined]
+        return producer._ends  # type: ignore[attr-defined]
+
+    async def never_mind(task: Task, outbox: Any, offsets: Any) -> Any:
+        try:
+            return await transaction(task, outbox, offsets)
+        except Fenced:
+            return task._producer._ends  # type: ignore[attr-defined]
+
+    patch.setattr(Producer, "send", send_and_remember)
+    patch.setattr(Task, "_commit_transaction", never_mind)
+
+
+@mutant(5, "refused_transaction", shows="2 totals for")
+def failure_without_abort(patch: pytest.MonkeyPatch) -> None:
+    async def abort(task: Task) -> None:
+        pass
+
+    patch.setattr(Task, "abort", abort)
+
+
+@mutant(5, "refused_transaction", shows="follows count")
+def failure_keeps_the_overlay(patch: pytest.MonkeyPatch) -> None:
+    encode = Task._encode_changes
+
+    def encode_and_keep(task: Task, work: UnitOfWork) -> Any:
+        for name, view in work.views.items():
+            task.tables[name].committed(view.changes)
+        return encode(task, work)
+
+    patch.setattr(Task, "_encode_changes", encode_and_keep)
+
+
+@mutant(5, "refused_transaction", shows="no total for")
+def failure_goes_on_behind_it(patch: pytest.MonkeyPatch) -> None:
+    attempt = Task._attempt
+
+    async def attempt_once(task: Task, part: Any, *how: Any) -> Any:
+        if await attempt(task, part, *how) is not None:
+            task.positions.update(part.end)
+
+    patch.setattr(Task, "_attempt", attempt_once)
+
+
+@mutant(5, "late_request", shows="2 totals for")
+def late_requests_count_for_the_next_transaction(patch: pytest.MonkeyPatch) -> None:
+    add = Producer.add
+
+    async def add_at_once(producer: Producer, *args: Any) -> None:
+        producer._unanswered = False
+        await add(producer, *args)
+
+    patch.setattr(Producer, "add", add_at_once)
+
+
+# -- rule 6: exceptions never acknowledge; dead letters in the same transaction; only their keys wait
+
+
+@mutant(6, "killed_before_commit", shows="no total for")
+def offsets_in_front_of_the_transaction(patch: pytest.MonkeyPatch) -> None:
+    transaction = Task._commit_transaction
+
+    async def commit_offsets_first(task: Task, outbox: Any, offsets: Any) -> Any:
+        await task._producer.commit_offsets(offsets, -1, "")
+        return await transaction(task, outbox, {})
+
+    patch.setattr(Task, "_commit_transaction", commit_offsets_first)
+
+
+@mutant(6, "killed_after_commit", shows="2 totals for")
+def offsets_behind_the_transaction(patch: pytest.MonkeyPatch) -> None:
+    transaction = Task._commit_transaction
+
+    async def commit_offsets_later(task: Task, outbox: Any, offsets: Any) -> Any:
+        ends = await transaction(task, outbox, {})
+        await task._producer.commit_offsets(offsets, -1, "")
+        return ends
+
+    patch.setattr(Task, "_commit_transaction", commit_offsets_later)
+
+
+@mutant(6, "dead_letters", shows="no dead letter of")
+def exception_acknowledges(patch: pytest.MonkeyPatch) -> None:
+    attempt = Task._attempt
+
+    async def attempt_once(task: Task, part: Any, *how: Any) -> Any:
+        error = await attempt(task, part, *how)
+        if error is None or len(part.items) > 1:
+            return error
+        await task._commit_transaction(Outbox(True), part.end)
+        task.positions.update(part.end)
+        return None
+
+    patch.setattr(Task, "_attempt", attempt_once)
+
+
+@mutant(6, "dead_letters", shows="2 dead letters of")
+def dead_letter_outside_the_transaction(patch: pytest.MonkeyPatch) -> None:
+    append, transaction = DeadLetters._append, Task._commit_transaction
+
+    def append_aside(self: DeadLetters, work: UnitOfWork, *args: Any) -> None:
+        outbox, work.outbox = work.outbox, vars(work.task).setdefault("_aside", Outbox(False))
+        append(self, work, *args)
+        work.outbox = outbox
+
+    async def send_aside(task: Task, outbox: Any, offsets: Any) -> Any:
+        if aside := vars(task).pop("_aside", None):
+            plain = Producer(task._cluster, None, task.app_id, 10_000, task._lane)
+            await plain.send(aside)
+        return await transaction(task, outbox, offsets)
+
+    patch.setattr(DeadLetters, "_append", append_aside)
+    patch.setattr(Task, "_commit_transaction", send_aside)
+
+
+@mutant(6, "dead_letters", shows="is not what came")
+def dead_letter_is_rewritten(patch: pytest.MonkeyPatch) -> None:
+    append = DeadLetters._append
+
+    def append_as_text(self: DeadLetters, work: UnitOfWork, spec: Any, raw: Any, why: Any) -> None:
+        value = raw.value.decode("utf-8", "replace").encode()
+        append(self, work, spec, _Changed(raw, value=value), why)
+
+    patch.setattr(DeadLetters, "_append", append_as_text)
+
+
+@mutant(6, "dead_letters", shows="has lost headers")
+def dead_letter_has_one_header_a_name(patch: pytest.MonkeyPatch) -> None:
+    append = DeadLetters._append
+
+    def append_unique(self: DeadLetters, work: UnitOfWork, spec: Any, raw: Any, why: Any) -> None:
+        append(self, work, spec, _Changed(raw, headers=tuple(dict(raw.headers).items())), why)
+
+    patch.setattr(DeadLetters, "_append", append_unique)
+
+
+class _Changed:
+    """A record with some of it replaced."""
+
+    def __init__(self, raw: Any, **changes: Any) -> None:
+        for name in ("key", "value", "headers", "timestamp", "offset"):
+            setattr(self, name, changes.get(name, getattr(raw, name)))
+
+
+@mutant(6, "dead_letters", shows="no dead letter of")
+def no_quarantine(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(DeadLetters, "holds", lambda *_: False)
+
+
+@mutant(6, "dead_letters", shows="no dead letter of")
+def quarantine_in_memory_only(patch: pytest.MonkeyPatch) -> None:
+    encode = Task._encode_changes
+
+    def encode_without(task: Task, work: UnitOfWork) -> Any:
+        view = work.views.pop(QUARANTINE, None)
+        if view is not None:
+            task.tables[QUARANTINE].committed(view.changes)
+            task.dead_letters.held_keys += len(view.changes)
+        return encode(task, work)
+
+    patch.setattr(Task, "_encode_changes", encode_without)
+
+
+@mutant(6, "dead_letters", shows="no total for")
+def quarantine_holds_every_key(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dead_letter_module, "_name", lambda key: "")
+
+
+@mutant(6, "dead_letters", shows="a dead letter of")
+def transient_counts_as_failure(patch: pytest.MonkeyPatch) -> None:
+    class Nothing(Exception):
+        pass
+
+    patch.setattr(task_module, "Transient", Nothing)
+
+
+@mutant(6, "dead_letters", shows="says attempts")
+def poison_is_tried_again(patch: pytest.MonkeyPatch) -> None:
+    class Nothing(Exception):
+        pass
+
+    patch.setattr(task_module, "Poison", Nothing)
+
+
+# -- rule 7: the outside is told after the commit
+
+
+@mutant(7, "told_the_world", shows="was told before it was committed")
+def told_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(UnitOfWork, "after_commit", lambda work, callback: callback())
+
+
+# -- rule 8: ids derive from inputs
+
+
+@mutant(8, "same_ids_again", shows="has the event ids")
+def random_ids(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(UnitOfWork, "_next_event_id", lambda work: str(uuid4()))
+
+
+@mutant(8, "same_ids_again", shows="has the event ids")
+def ids_from_the_place_in_the_batch(patch: pytest.MonkeyPatch) -> None:
+    def place(work: UnitOfWork) -> str:
+        assert work.batch is not None
+        return f"{min(work.batch.chunk.begin.values())}:{work.batch.index}"
+
+    patch.setattr(UnitOfWork, "_next_event_id", place)
+
+
+# -- rule 9: bounded everything
+
+
+@mutant(9, "flood", shows="records are held")
+def unbounded_inbox(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Task, "_is_full", lambda task: False)
+
+
+@mutant(9, "flood", shows="a batch has")
+def unbounded_batch(patch: pytest.MonkeyPatch) -> None:
+    take = Task._take
+
+    def take_all(task: Task) -> Any:
+        settings = task.settings
+        task.settings = replace(settings, batch_records_max=1_000_000)
+        try:
+            return take(task)
+        finally:
+            task.settings = settings
+
+    patch.setattr(Task, "_take", take_all)
+
+
+# -- rule 10: a fetch belongs to one assignment; a batch begins where the last one ended
+
+
+def _no_begin_check(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Task, "_require_continuity", lambda task, chunk: None)
+
+
+def _inbox_of_the_task_before(patch: pytest.MonkeyPatch) -> None:
+    inboxes: dict[Any, Any] = {}
+    take_over = Task._take_over
+
+    async def take_over_with_inbox(task: Task) -> None:
+        await take_over(task)
+        task._inbox = inboxes.setdefault(task._path, task._inbox)
+        if any(task._inbox.values()):
+            task._arrived.set()
+
+    patch.setattr(Task, "_take_over", take_over_with_inbox)
+
+
+@mutant(10, "back_and_forth", shows="goes on at")
+def fetch_of_an_old_assignment(patch: pytest.MonkeyPatch) -> None:
+    _inbox_of_the_task_before(patch)
+
+
+@mutant(10, "back_and_forth", shows="2 totals for")
+def fetch_of_an_old_assignment_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    _inbox_of_the_task_before(patch)
+    _no_begin_check(patch)
+
+
+@mutant(10, "skipped_records", shows="no total for")
+def no_check_where_a_batch_begins(patch: pytest.MonkeyPatch) -> None:
+    _no_begin_check(patch)

@@ -1,0 +1,150 @@
+"""Batches: what a task takes in at once, how it is parted around a failure, how long it waits in between."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.engine import Task
+from app.engine.cluster import TP, Cluster, Fetched
+from app.engine.task import BACKOFF_S_MAX, BACKOFF_S_MIN
+from app.engine.work import Chunk
+from tests.engine.service import Options, make_app, topics
+
+OPTIONS = Options(bootstrap="127.0.0.1:1", id="unit", directory="nowhere", batch_records_max=10)
+CORRECTIONS, NUMBERS, _, _ = topics(OPTIONS)
+SPECS = (CORRECTIONS, NUMBERS)
+APP = make_app(OPTIONS)
+
+
+def record(offset: int) -> Any:
+    return SimpleNamespace(offset=offset)
+
+
+def a_task(**more: Any) -> Task:
+    """A task that nobody runs."""
+    tables: Any = APP.tables
+    given: dict[str, Any] = {
+        "app_id": "unit",
+        "partition": 0,
+        "cluster": Cluster("127.0.0.1:1", "unit"),
+        "settings": APP.settings,
+        "inputs": SPECS,
+        "tables": list(tables.values()),
+        "partition_counts": {},
+        "directory": Path("nowhere"),
+        "deliver": None,
+        "membership": lambda: (-1, ""),
+    }
+    return Task(**{**given, **more})
+
+
+@st.composite
+def stretches(draw: st.DrawFn) -> tuple[int, list[int], int]:
+    """Where a stretch of a log begins, the offsets of the records in it, and where it ends."""
+    begin = draw(st.integers(0, 1000))
+    offsets = sorted(draw(st.sets(st.integers(begin, begin + 60), max_size=25)))
+    end = draw(st.integers(offsets[-1] + 1 if offsets else begin, begin + 64))
+    return begin, offsets, end
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> Chunk:
+    """A chunk of one or two topics, with gaps and markers anywhere."""
+    begin, end, items = {}, {}, []
+    for spec in SPECS[: draw(st.integers(1, 2))]:
+        tp = TP(spec.name, 0)
+        begin[tp], offsets, end[tp] = draw(stretches())
+        items += [(spec, record(each)) for each in offsets]
+    return Chunk(items, begin, end)
+
+
+@given(chunks().filter(lambda chunk: len(chunk.items) > 1), st.data())
+def test_the_parts_of_a_chunk_are_the_chunk(chunk: Chunk, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, len(chunk.items) - 1))
+    parts = chunk.split(index, 0)
+    assert [each for part in parts for each in part.items] == chunk.items
+    assert any(part.items == [chunk.items[index]] for part in parts)
+    assert all(part.items for part in parts)
+    at = dict(chunk.begin)
+    for part in parts:
+        assert set(part.begin) == set(part.end)
+        for tp, begin in part.begin.items():
+            assert begin == at[tp]
+            at[tp] = part.end[tp]
+        for spec, raw in part.items:
+            tp = TP(spec.name, 0)
+            assert part.begin[tp] <= raw.offset < part.end[tp]
+    assert at == chunk.end
+
+
+@given(st.lists(st.tuples(st.sampled_from(SPECS), st.lists(st.integers(0, 3), max_size=15)), max_size=8))
+def test_what_a_task_takes_is_what_was_fetched_in_order_and_in_bounds(
+    fetches: list[tuple[Any, list[int]]],
+) -> None:
+    task = a_task()
+    at = dict.fromkeys((TP(spec.name, 0) for spec in SPECS), 100)
+    begins, expected = dict(at), {tp: list[int]() for tp in at}
+    for spec, gaps in fetches:
+        tp, records = TP(spec.name, 0), []
+        position = at[tp]
+        for gap in gaps:
+            records.append(record(at[tp] + gap))
+            at[tp] += gap + 1
+        at[tp] += 1  # a marker
+        expected[tp] += [each.offset for each in records]
+        task._inbox[tp].append(Fetched(tp, position, at[tp], at[tp], records))
+    taken: dict[TP, list[int]] = {tp: [] for tp in at}
+    while any(task._inbox.values()):
+        chunk = task._take()
+        assert chunk.end
+        assert len(chunk.items) <= APP.settings.batch_records_max
+        order = [SPECS.index(spec) for spec, _ in chunk.items]
+        assert order == sorted(order), "corrections come first"
+        for tp, begin in chunk.begin.items():
+            assert begin == begins[tp]
+            begins[tp] = chunk.end[tp]
+        for spec, raw in chunk.items:
+            taken[TP(spec.name, 0)].append(raw.offset)
+    assert taken == expected
+    assert begins == at
+
+
+def test_a_task_takes_the_urgent_topic_first() -> None:
+    task = a_task()
+    for spec in reversed(SPECS):
+        tp = TP(spec.name, 0)
+        task._inbox[tp].append(Fetched(tp, 0, 8, 8, [record(each) for each in range(8)]))
+    first, second = task._take(), task._take()
+    assert [spec for spec, _ in first.items] == [CORRECTIONS] * 8 + [NUMBERS] * 2
+    assert [spec for spec, _ in second.items] == [NUMBERS] * 6
+    assert second.begin == {TP(NUMBERS.name, 0): 2}
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3, 7, 8, 20, 1000])
+async def test_pauses_grow_and_are_bounded(attempt: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+
+    async def wait_for(coroutine: Any, timeout: float) -> None:
+        coroutine.close()
+        paused.append(timeout)
+
+    monkeypatch.setattr(asyncio, "wait_for", wait_for)
+    task = a_task()
+    for _ in range(20):
+        await task._back_off(attempt, ValueError())
+    longest = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(attempt - 1, 60))
+    assert all(longest / 2 <= each <= longest for each in paused)
+    assert len(set(paused)) > 1, "no jitter: all tasks try again at once"
+
+
+async def test_a_pause_ends_when_the_task_is_told_to_stop() -> None:
+    task = a_task()
+    pausing = asyncio.create_task(task._back_off(1000, ValueError()))
+    await asyncio.sleep(0)
+    task.stop()
+    await asyncio.wait_for(pausing, 2)

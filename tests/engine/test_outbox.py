@@ -1,0 +1,127 @@
+"""The outbox: records become batches that a broker takes, with sequences that never skip or repeat."""
+
+from typing import Any
+
+import pytest
+from aiokafka.record.memory_records import MemoryRecords
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.engine import transaction
+from app.engine.cluster import TP, Cluster
+from app.engine.transaction import Outbox, Producer
+
+A, B = TP("a", 0), TP("b", 3)
+Sent = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int]
+
+
+def a_producer(transactional: bool = True) -> Producer:
+    producer = Producer(Cluster("127.0.0.1:1", "unit"), "unit-0" if transactional else None, "unit", 1000, "")
+    producer._producer_id, producer._epoch = 77, 5
+    return producer
+
+
+def unpacked(data: bytes) -> tuple[Any, list[Sent]]:
+    """A batch's header, and the records in it."""
+    batches = MemoryRecords(data)
+    batch: Any = batches.next_batch()
+    assert batch.validate_crc()
+    records = [(each.key, each.value, list(each.headers), each.timestamp) for each in batch]
+    assert not batches.has_next()
+    return batch, records
+
+
+def sent(outbox: Outbox, producer: Producer) -> dict[TP, list[tuple[Any, list[Sent]]]]:
+    """All that would go out, by partition; checks the counts on the way."""
+    found: dict[TP, list[tuple[Any, list[Sent]]]] = {}
+    for batches, counts in outbox.rounds(producer):
+        assert set(batches) == set(counts)
+        for tp, data in batches.items():
+            header, records = unpacked(data)
+            assert len(records) == counts[tp]
+            found.setdefault(tp, []).append((header, records))
+    return found
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([A, B]), st.none() | st.binary(max_size=5), st.none() | st.binary(max_size=900)
+        ),
+        max_size=60,
+    )
+)
+def test_everything_goes_out_once_in_order_with_consecutive_sequences(rows: list[Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transaction, "BATCH_BYTES_MAX", 2_000)
+        outbox, producer = Outbox(transactional=True), a_producer()
+        for number, (tp, key, value) in enumerate(rows):
+            outbox.append(tp, key, value, [("n", b"%d" % number)], 1000 + number)
+        assert set(outbox.partitions) == {tp for tp, _, _ in rows}
+        found = sent(outbox, producer)
+    for tp in (A, B):
+        wanted = [
+            (key, value, [("n", b"%d" % number)], 1000 + number)
+            for number, (at, key, value) in enumerate(rows)
+            if at == tp
+        ]
+        assert [each for _, records in found.get(tp, []) for each in records] == wanted
+        sequence = 0
+        for header, records in found.get(tp, []):
+            assert (header.producer_id, header.producer_epoch, header.base_sequence) == (77, 5, sequence)
+            assert header.is_transactional
+            sequence += len(records)
+
+
+def test_a_partition_that_overflows_goes_out_in_several_rounds_and_the_others_in_the_first() -> None:
+    outbox = Outbox(transactional=True)
+    for number in range(4):
+        outbox.append(A, b"k", bytes(500_000), [], number)
+    outbox.append(B, b"k", b"v", [], 0)
+    rounds = list(outbox.rounds(a_producer()))
+    assert [sorted(counts.items()) for _, counts in rounds] == [
+        [(A, 1), (B, 1)],
+        [(A, 1)],
+        [(A, 1)],
+        [(A, 1)],
+    ]
+
+
+def test_a_record_of_5_mb_goes_out_in_a_batch_of_its_own() -> None:
+    outbox = Outbox(transactional=True)
+    large = bytes(5 * 1024 * 1024)
+    for value in (b"before", large, b"behind"):
+        outbox.append(A, b"k", value, [], 0)
+    found = sent(outbox, a_producer())[A]
+    assert [[value for _, value, _, _ in records] for _, records in found] == [
+        [b"before"],
+        [large],
+        [b"behind"],
+    ]
+
+
+def test_sequences_go_on_across_units_of_work_and_wrap_as_kafkas_do() -> None:
+    producer = a_producer()
+    producer._sequences[A] = 2**31 - 2
+    bases = []
+    for _ in range(3):
+        outbox = Outbox(transactional=True)
+        for _ in range(3):
+            outbox.append(A, b"k", b"v", [], 0)
+        bases += [header.base_sequence for header, _ in sent(outbox, producer)[A]]
+    assert bases == [2**31 - 2, 1, 4]
+
+
+def test_at_least_once_a_batch_belongs_to_no_producer() -> None:
+    outbox = Outbox(transactional=False)
+    outbox.append(A, b"k", b"v", [], 0)
+    ((header, _),) = sent(outbox, a_producer(transactional=False))[A]
+    assert (header.producer_id, header.producer_epoch, header.base_sequence) == (-1, -1, -1)
+    assert not header.is_transactional
+
+
+def test_an_empty_outbox_has_nothing_to_send() -> None:
+    outbox = Outbox(transactional=True)
+    assert outbox.partitions == []
+    assert list(outbox.rounds(a_producer())) == []

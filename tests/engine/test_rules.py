@@ -1,0 +1,25 @@
+"""Each rule holds in the scenario made for it, and the scenario notices when somebody breaks the rule."""
+
+import pytest
+
+from tests.engine.mutants import MUTANTS, Mutant
+from tests.engine.scenarios import SCENARIOS
+from tests.engine.waiting import PATIENCE_S
+from tests.engine.world import World
+
+IN_VAIN_S = 3.0
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_the_rules_hold(name: str, world: World) -> None:
+    assert await SCENARIOS[name](world, PATIENCE_S) == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: f"{mutant.rule}-{mutant.name}")
+async def test_a_broken_rule_is_noticed(mutant: Mutant, world: World) -> None:
+    with mutant.alive():
+        try:
+            findings = await SCENARIOS[mutant.scenario](world, IN_VAIN_S)
+        except (AssertionError, TimeoutError) as error:
+            findings = [str(error)]
+    assert any(mutant.shows in each for each in findings), findings

@@ -1,0 +1,139 @@
+"""The start of a task: what belongs together stays together, or the task does not start."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.engine import unit_of_work
+from app.engine.cluster import TP, Cluster
+from app.engine.errors import ChangelogMismatch, OffsetsLost, StoreFailed
+from app.engine.store import TaskStore
+from tests.engine.conftest import MakeWorld
+from tests.engine.service import Number
+from tests.engine.waiting import until
+from tests.engine.workers import BareWorker
+from tests.engine.world import World
+
+
+async def test_the_first_take_over_commits_where_it_begins(world: World) -> None:
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await worker.ready()
+        tps = [TP(world.numbers.name, 0), TP(world.corrections.name, 0)]
+
+        async def committed() -> bool:
+            found = await worker._cluster.committed(world.options.id, tps)
+            return found == dict.fromkeys(tps, 0)
+
+        await until(committed)
+
+
+async def test_a_task_whose_companion_wrote_before_any_input_starts_again(make_world: MakeWorld) -> None:
+    world = await make_world(ticks=3)
+    world.expect_ticks()
+    for _ in range(2):
+        async with BareWorker(world.options, "only") as worker:
+            await worker.own()
+            await worker.ready()
+            companion = worker.app.task_companions[0]
+            await companion(worker.tasks[0])
+            await worker.stop()
+    assert await world.faults(directories=[Path(world.options.directory) / "only"]) == []
+
+
+async def test_batches_without_effect_are_committed_with_the_next_and_when_nothing_comes(
+    world: World,
+) -> None:
+    ignored = [Number(f"ignored-{each}", "key-1", 1, then="ignore") for each in range(30)]
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        for number in ignored[:10]:
+            await world.send(number)
+        await world.all_processed()
+        for number in ignored[10:]:
+            await world.send(number, *world.more(1))
+        await world.all_processed()
+        await world.send(Number("last", "key-1", 1, then="ignore"))
+        await until(lambda: worker.tasks[0].positions[TP(world.numbers.name, 0)] == 51)
+        await worker.stop()
+    await world.all_processed()
+    dead = [each.number.id for each in world.written if each.number.then]
+    assert await world.faults(directories=[Path(world.options.directory) / "only"], dead=dead) == []
+
+
+async def test_tables_without_offsets_do_not_start_from_the_beginning(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.send(*world.more(10))
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await world.all_processed()
+        await worker.stop()
+
+    async def expired(cluster: Cluster, group: str, tps: Any) -> Any:
+        return dict.fromkeys(tps)
+
+    monkeypatch.setattr(Cluster, "committed", expired)
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        with pytest.raises(OffsetsLost, match="offsets have expired or were deleted"):
+            await worker.ended()
+    assert await world.faults() == []
+
+
+async def test_a_table_ahead_of_its_changelog_does_not_start(world: World) -> None:
+    path = Path(world.options.directory) / "only" / "tables" / "0"
+    store = TaskStore(path)
+    store.apply({}, {"sums": 1000})
+    store.close()
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        with pytest.raises(ChangelogMismatch, match="ends at 0 but"):
+            await worker.ended()
+
+
+async def test_a_store_that_cannot_be_written_stops_the_task_and_nothing_is_done_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, full = TaskStore.apply, False
+
+    def sometimes(*args: Any) -> None:
+        if full:
+            raise OSError("No space left on device")
+        apply(*args)
+
+    monkeypatch.setattr(TaskStore, "apply", sometimes)
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await world.send(*world.more(10))
+        await world.all_processed()
+        full = True
+        await world.send(*world.more(10))
+        with pytest.raises(StoreFailed, match="No space left"):
+            await worker.ended()
+    full = False
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await world.send(*world.more(10))
+        await world.all_processed()
+        await worker.stop()
+    assert await world.faults(directories=[Path(world.options.directory) / "only"]) == []
+
+
+async def test_an_agent_that_leaves_records_unread_acknowledges_none(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.send(*world.more(10))
+    async with BareWorker(world.options, "only") as worker:
+
+        async def lazy(batches: Any) -> None:
+            async for batch in batches:
+                async with unit_of_work(batch) as work:
+                    next(iter(work.records()))
+
+        worker.app.service_agent.fun = lazy
+        await worker.own()
+        await until(lambda: "left records of its batch unread" in caplog.text)
+        await worker.vanish()
+    assert await world.totals_out() == []

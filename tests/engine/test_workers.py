@@ -1,0 +1,280 @@
+"""Whole workers in processes of their own: killed at every step, frozen, joined and left by others."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.broker import Broker
+from app.engine.store import TaskStore
+from tests.engine.conftest import MakeWorld
+from tests.engine.service import Options
+from tests.engine.steps import Step
+from tests.engine.waiting import until
+from tests.engine.workers import WorkerProcess
+from tests.engine.world import World
+
+QUICKLY_S = 0.6
+
+
+@contextmanager
+def workers() -> Iterator[Any]:
+    """Start worker processes; what is left of them at the end is killed."""
+    started: list[WorkerProcess] = []
+
+    def start(world: World, name: str, **more: Any) -> WorkerProcess:
+        started.append(WorkerProcess(world.options, name, **more))
+        return started[-1]
+
+    try:
+        yield start
+    except BaseException:
+        for each in started:
+            print(f"--- {each.log}, exit code {each.exit_code}\n{each.said()[-4000:]}")
+        raise
+    finally:
+        for each in started:
+            each.kill()
+
+
+@asynccontextmanager
+async def load(world: World, count: int = 10) -> AsyncIterator[None]:
+    """Numbers keep coming in."""
+    over = asyncio.Event()
+
+    async def send() -> None:
+        while not over.is_set():
+            await world.send(*world.more(count, keys=23))
+            await asyncio.sleep(0.03)
+
+    sending = asyncio.create_task(send())
+    try:
+        yield
+        over.set()
+        await sending
+    finally:
+        sending.cancel()
+
+
+async def committed_more(world: World, count: int) -> None:
+    """Wait until the group has committed `count` more inputs than it has now."""
+
+    async def done() -> int:
+        return sum(at for at, _ in (await world.progress()).values())
+
+    goal = await done() + count
+
+    async def reached() -> bool:
+        return await done() >= goal
+
+    await until(reached)
+
+
+async def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=2, session_timeout_s=QUICKLY_S)
+    starting = [(step, 1) for step in list(Step)[: list(Step).index(Step.BEFORE_ADD)]]
+    working = [(step, 2) for step in list(Step)[list(Step).index(Step.BEFORE_ADD) :]]
+    with workers() as start:
+        await world.send(*world.more(40))
+        first = start(world, "a")
+        await world.all_processed()
+        first.kill()
+        for number, at in enumerate([*working, *starting]):
+            await world.send(*world.more(40))
+            process = start(world, "ab"[number % 2], kill_at=[(*at, "kill")])
+            assert await process.ended() == -signal.SIGKILL, f"{at} was never reached:\n{process.said()}"
+        last = start(world, "a")
+        await world.all_processed()
+        last.signal(signal.SIGTERM)
+        assert await last.ended() == 0
+    assert await world.faults(directories=directories(world, "a", "b")) == []
+
+
+async def test_workers_that_come_and_go_under_load_lose_and_double_nothing(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=4)
+    with workers() as start:
+        first = start(world, "a")
+        async with load(world):
+            for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+                second = start(world, "b")
+                await until(lambda: "is ours" in second.said())  # noqa: B023
+                await committed_more(world, 200)
+                second.signal(end)
+                await second.ended()
+                await committed_more(world, 100)
+            third = start(world, "c")
+            await until(lambda: "is ours" in third.said())
+            first.signal(signal.SIGTERM)
+            assert await first.ended() == 0
+            await committed_more(world, 100)
+        await world.all_processed()
+        third.signal(signal.SIGTERM)
+        assert await third.ended() == 0
+    assert await world.faults(directories=directories(world, "a", "b", "c")) == []
+
+
+async def test_a_worker_frozen_in_its_commit_is_fenced_and_joins_again(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=2)
+    with workers() as start:
+        async with load(world):
+            frozen = start(world, "frozen", kill_at=[(Step.BEFORE_COMMIT, 5, "freeze")])
+            await frozen.frozen()
+            awake = start(world, "awake")
+            await until(lambda: awake.said().count("is ours") >= 2)
+            await committed_more(world, 200)
+            frozen.signal(signal.SIGCONT)
+            await until(lambda: "is fenced" in frozen.said())
+            await until(lambda: "is ours" in frozen.said().split("is fenced")[-1])
+            await committed_more(world, 200)
+            awake.kill()
+            await committed_more(world, 100)
+        await world.all_processed()
+        frozen.signal(signal.SIGTERM)
+        assert await frozen.ended() == 0
+    assert await world.faults(directories=directories(world, "frozen", "awake")) == []
+
+
+async def test_at_least_once_nothing_is_lost_when_workers_are_killed(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=2, exactly_once=False, session_timeout_s=QUICKLY_S)
+    with workers() as start:
+        for step in (Step.BEFORE_PRODUCE, Step.AFTER_PRODUCE, Step.AFTER_APPLY, Step.IN_RESTORE):
+            await world.send(*world.more(40))
+            number = 1 if step is Step.IN_RESTORE else 3
+            process = start(world, step.name, kill_at=[(step, number, "kill")])
+            await world.send(*world.more(40))
+            while process.exit_code is None:
+                await world.send(*world.more(5))
+                await asyncio.sleep(0.02)
+        second = start(world, "second")
+        async with load(world):
+            last = start(world, "last")
+            await until(lambda: "is ours" in last.said())
+            await committed_more(world, 100)
+            second.kill()
+            await committed_more(world, 100)
+        await world.all_processed()
+    assert await world.faults(exactly_once=False) == []
+
+
+async def test_an_agent_that_fails_outside_its_unit_of_work_starts_again(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=2, stumbles=4)
+    with workers() as start:
+        process = start(world, "a")
+        async with load(world, count=2):
+            await committed_more(world, 100)
+        await world.all_processed()
+        assert process.said().count("stumbles outside its unit of work") >= 8
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+    assert await world.faults(directories=directories(world, "a")) == []
+
+
+async def test_a_companion_works_between_the_batches(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=2, ticks=40)
+    world.expect_ticks()
+    with workers() as start:
+        async with load(world):
+            first = start(world, "a", kill_at=[(Step.BEFORE_COMMIT, 40, "kill")])
+            assert await first.ended() == -signal.SIGKILL
+            start(world, "b")
+            await committed_more(world, 300)
+        await world.all_processed()
+
+        async def ticked() -> bool:
+            table = await world.table()
+            return all(key in table and table[key].count == 40 for key in ("tick-0", "tick-1"))
+
+        await until(ticked)
+    assert await world.faults(directories=directories(world, "b")) == []
+
+
+async def test_a_mutant_is_as_wrong_in_a_worker_of_its_own(make_world: MakeWorld) -> None:
+    world = await make_world()
+    await world.send(*world.more(40))
+    with workers() as start:
+        dies = [(Step.BEFORE_COMMIT, 2, "kill")]
+        process = start(world, "a", kill_at=dies, mutant="store_before_commit")
+        assert await process.ended() == -signal.SIGKILL
+    assert any("tables/0 sums" in each for each in await world.wrong_stores(*directories(world, "a")))
+
+
+async def test_a_table_ahead_of_its_changelog_stops_the_worker(make_world: MakeWorld) -> None:
+    world = await make_world()
+    path = Path(world.options.directory) / "a" / "v1" / "tables" / "0"
+    store = TaskStore(path)
+    store.apply({}, {"sums": 1000})
+    store.close()
+    with workers() as start:
+        process = start(world, "a")
+        assert await process.ended() not in (0, None)
+        assert "ends at 0 but" in process.said()
+
+
+async def test_faust_runs_the_service_and_a_signal_ends_it(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = await make_world(partitions=2)
+    await world.send(*world.more(50))
+    options = msgspec.structs.replace(world.options, directory=str(tmp_path / "a"))
+    command = [sys.executable, "-m", "faust", "-A", "tests.engine.worker", "worker", "-l", "info"]
+    environment = {**os.environ, "TEST_SERVICE": msgspec.json.encode(options).decode()}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220  (one that lives on)
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        await world.all_processed()
+        process.send_signal(signal.SIGTERM)
+        await until(lambda: process.poll() is not None)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert await world.faults(directories=directories(world, "a")) == []
+
+
+async def test_a_broker_killed_under_load_costs_nothing_and_a_worker_ends_without_it(tmp_path: Path) -> None:
+    async with Broker(tmp_path / "kafka") as broker:
+        await broker.ready()
+        port = int(broker.bootstrap.rsplit(":", 1)[1])
+        options = Options(
+            bootstrap=broker.bootstrap,
+            id="sum",
+            directory=str(tmp_path),
+            partitions=2,
+            transaction_timeout_ms=1_000,  # shorter than the broker is away
+        )
+        async with World(options) as world:
+            with workers() as start:
+                process = start(world, "a")
+                async with load(world):
+                    await committed_more(world, 100)
+                await world.send_nowait(*world.more(500))
+                await kill(broker)
+                async with Broker(tmp_path / "kafka", port) as again:
+                    await again.ready()
+                    async with load(world):
+                        await committed_more(world, 100)
+                    await world.take_the_log_at_its_word()
+                    await world.all_processed()
+                    assert process.exit_code is None
+                    assert await world.faults() == []
+                    await kill(again)
+                    process.signal(signal.SIGTERM)
+                    await process.ended()
+
+
+async def kill(broker: Broker) -> None:
+    assert broker.pid is not None
+    os.kill(broker.pid, signal.SIGKILL)
+    await until(lambda: broker.crashed)
+    await broker.stop()
+
+
+def directories(world: World, *names: str) -> list[Path]:
+    return [Path(world.options.directory) / name for name in names]

@@ -1,0 +1,245 @@
+"""The feed against a real Kafka and a venue that comes and goes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.structs import OffsetAndMetadata
+
+from app.broker import Broker
+from app.errors import UserError
+from feed.main import MARKET_DATA, ORDERS, RESTRICTIONS, RISK_LIMITS, Feed, Options
+
+PARTITIONS = 3
+TOPICS = (MARKET_DATA, ORDERS, RISK_LIMITS, RESTRICTIONS)
+TOKEN = "a-token"
+
+
+@contextlib.asynccontextmanager
+async def an_admin(bootstrap: str) -> AsyncIterator[Any]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def make_topics(bootstrap: str) -> None:
+    """Empty topics, whatever other tests have left."""
+    large = {"max.message.bytes": str(8 << 20)}
+    async with an_admin(bootstrap) as admin:
+        with contextlib.suppress(UnknownTopicOrPartitionError):
+            await admin.delete_topics(list(TOPICS))
+        await gone(admin, *TOPICS)
+        await admin.create_topics([NewTopic(each, PARTITIONS, 1, topic_configs=large) for each in TOPICS])
+        await there(admin, *TOPICS)
+
+
+async def gone(admin: Any, *topics: str) -> None:
+    """A deleted topic takes a moment to be gone."""
+    while True:
+        if not set(topics) & set(await admin.list_topics()):
+            return
+        await asyncio.sleep(0.05)
+
+
+async def there(admin: Any, *topics: str) -> None:
+    """A new topic takes a moment, too, until the broker tells others of it."""
+    while True:
+        if set(topics) <= set(await admin.list_topics()):
+            return
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def trades(tmp_path: Path) -> Path:
+    path = tmp_path / "trades.csv"
+    lines = [f"{1385337600 + number},{800 + number % 7}.50,0.5" for number in range(1_000)]
+    path.write_text("timestamp,price,amount\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def a_feed(bootstrap: str, trades: Path, **changed: Any) -> Feed:
+    options = {
+        "bootstrap": bootstrap,
+        "venue_url": None,
+        "venue_token": TOKEN,
+        "market_data": trades,
+        "orders": 1_000,
+        "speed": None,
+        "orders_per_tick": 2.0,
+        "outstanding_max": 0,
+    }
+    return Feed(Options(**(options | changed)))
+
+
+async def read(bootstrap: str, topic: str) -> list[Any]:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        records: list[Any] = []
+        ends = await consumer.end_offsets(consumer.assignment())
+        while len(records) < sum(ends.values()):
+            for some in (await consumer.getmany(timeout_ms=500)).values():
+                records.extend(some)
+        return records
+    finally:
+        await consumer.stop()
+
+
+async def test_as_many_records_as_asked_for_are_on_orders_and_a_second_run_goes_on(
+    bootstrap: str, trades: Path
+) -> None:
+    await make_topics(bootstrap)
+    summary = await a_feed(bootstrap, trades).run()
+    assert (summary.orders_sent, summary.ticks_sent, summary.last_tick) == (1_000, 500, 500)
+    assert summary.garbage_sent > 5
+    assert summary.refused == 0
+    assert len(await read(bootstrap, ORDERS)) == 1_000
+    limits = await read(bootstrap, RISK_LIMITS)
+
+    again = await a_feed(bootstrap, trades, resume=True, orders=200).run()
+    assert again.last_tick == 600
+    ticks = await read(bootstrap, MARKET_DATA)
+    assert [record.headers[2][1] for record in ticks] == [b"BTC-USD:%d" % each for each in range(1, 601)]
+    ids = [dict(each.headers).get("event-id") for each in await read(bootstrap, ORDERS)]
+    assert len(ids) == 1_200
+    assert len(await read(bootstrap, RISK_LIMITS)) == len(limits)
+
+
+async def test_without_resume_topics_that_hold_ticks_are_refused(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    await a_feed(bootstrap, trades, orders=10).run()
+    with pytest.raises(UserError, match="--resume"):
+        await a_feed(bootstrap, trades, orders=10).run()
+
+
+async def test_a_record_the_broker_refuses_harms_no_other(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    async with an_admin(bootstrap) as admin:
+        await admin.delete_topics([ORDERS])
+        await gone(admin, ORDERS)
+        await admin.create_topics([NewTopic(ORDERS, 1, 1, topic_configs={"max.message.bytes": "1000000"})])
+        await there(admin, ORDERS)
+    summary = await a_feed(bootstrap, trades).run()
+    assert (summary.refused, summary.orders_sent) == (1, 1_000)
+    assert len(await read(bootstrap, ORDERS)) == 1_000
+
+
+async def test_orders_wait_while_risk_is_behind(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    await commit(bootstrap, "marketdata", MARKET_DATA, 1 << 30)
+    await commit(bootstrap, "risk", RISK_LIMITS, 1 << 30)
+    await commit(bootstrap, "risk", ORDERS, 0)
+    feed = a_feed(bootstrap, trades, orders=2_000, outstanding_max=500)
+    running = asyncio.create_task(feed.run())
+    await asyncio.sleep(3)
+    assert 500 < feed.summary.orders_sent <= 500 + 200
+    assert not running.done()
+    await commit(bootstrap, "risk", ORDERS, 1 << 30)
+    assert (await asyncio.wait_for(running, 30)).orders_sent == 2_000
+
+
+async def commit(bootstrap: str, group: str, topic: str, offset: int) -> None:
+    """Stand in for a service that has come so far in every partition."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, each) for each in range(PARTITIONS)]
+        consumer.assign(partitions)
+        await consumer.commit({each: OffsetAndMetadata(offset, "") for each in partitions})
+    finally:
+        await consumer.stop()
+
+
+class AVenue:
+    """A venue that fails some calls, then listens."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.sequences: list[int] = []
+
+    async def market(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return web.Response(status=401)
+        if self.failures > 0:
+            self.failures -= 1
+            return web.Response(status=503)
+        self.sequences += [tick["sequence"] for tick in (await request.json())["ticks"]]
+        return web.Response()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        app = web.Application(client_max_size=1 << 24)
+        app.router.add_post("/market", self.market)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+async def test_the_venue_gets_every_tick_though_it_fails_at_first(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    venue = AVenue(failures=3)
+    async with venue.serving() as url:
+        summary = await a_feed(bootstrap, trades, venue_url=url).run()
+    assert venue.sequences == list(range(1, summary.ticks_sent + 1))
+    assert summary.venue_ticks_dropped == 0
+
+
+async def test_a_venue_that_refuses_the_token_ends_the_feed_with_a_line(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    async with AVenue().serving() as url:
+        with pytest.raises(UserError, match="VENUE_TOKEN"):
+            await a_feed(bootstrap, trades, venue_url=url, venue_token="another", orders=None).run()
+
+
+async def test_stop_ends_an_endless_feed_soon(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    feed = a_feed(bootstrap, trades, orders=None, speed=50.0)
+    running = asyncio.create_task(feed.run())
+    await asyncio.sleep(2)
+    feed.stop()
+    summary = await asyncio.wait_for(running, 5)
+    assert 10 < summary.ticks_sent < 200
+    assert len(await read(bootstrap, ORDERS)) == summary.orders_sent
+
+
+async def test_a_killed_broker_that_comes_back_has_every_record_once(tmp_path: Path, trades: Path) -> None:
+    async with Broker(tmp_path / "kafka") as broker:
+        await broker.ready()
+        bootstrap, pid = broker.bootstrap, broker.pid
+        await make_topics(bootstrap)
+        feed = a_feed(bootstrap, trades, orders=3_000, speed=300.0)
+        running = asyncio.create_task(feed.run())
+        await sent_at_least(feed, 300)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(2)
+    async with Broker(tmp_path / "kafka", port=int(bootstrap.rsplit(":")[-1])) as broker:
+        await broker.ready()
+        summary = await asyncio.wait_for(running, 60)
+        assert summary.orders_sent == 3_000
+        assert len(await read(bootstrap, ORDERS)) == 3_000
+        assert len(await read(bootstrap, MARKET_DATA)) == summary.ticks_sent
+
+
+async def sent_at_least(feed: Feed, orders: int) -> None:
+    while True:
+        if feed.summary.orders_sent >= orders:
+            return
+        await asyncio.sleep(0.02)

@@ -1,0 +1,89 @@
+"""The main job from outside: up, Ctrl-C, on from there, to the end, and what it reports."""
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.running import Running, kafka_pid, mentioning, processes, result
+from tests.integration.topics import remove_topics
+
+ORDERS = 1_000
+
+
+@pytest.mark.timeout(180)
+def test_a_second_run_goes_on_where_ctrl_c_stopped_the_first(tmp_path: Path) -> None:
+    data_dir, report = tmp_path / "data", tmp_path / "result.json"
+    where = ("--data-dir", str(data_dir), "--port", "0", "--workers", "compliance=2")
+
+    with Running("run", "--speed", "100", *where) as first:
+        first.until_said("5 workers ready")
+        first.until(lambda: re.search(r"orders [1-9].* approved [1-9]", first.said), "to trade", 60)
+        first.process.send_signal(signal.SIGINT)
+        assert first.wait(30) == 130
+    assert mentioning(data_dir) == []
+    assert not (data_dir / "processes.json").exists()
+
+    to_the_end = ("--orders", str(ORDERS), "--exit", "--json", str(report))
+    with Running("run", "--speed", "max", *to_the_end, *where) as second:
+        status = second.wait(120)
+    assert status == 0, second.said
+    assert mentioning(data_dir) == []
+
+    found = result(report)
+    assert found["violations"] == []
+    assert found["orders"] > ORDERS  # the first run's count too: it is one log
+    assert found["orders"] == found["terminal"] + found["dead_letters"] + found["held"]
+    assert found["in_flight"] == 0
+    assert found["bootstrap"].startswith("127.0.0.1:")
+    assert min(found["approved"], found["executed"], found["seconds"], found["orders_per_second"]) > 0
+    assert found["rejected"]["kill_switch_on"] > 0
+    assert found["latency_ms"].keys() == {"p50", "p99"}
+
+
+@pytest.mark.timeout(120)
+def test_the_death_of_kafka_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    with Running("run", "--data-dir", str(tmp_path), "--port", "0") as run:
+        run.until(lambda: "feed" in processes(tmp_path), "to feed", 60)
+        os.kill(kafka_pid(tmp_path), signal.SIGKILL)
+        assert run.wait(30) == 2
+    assert re.fullmatch(
+        r"error: Kafka's process on \S+ has ended, killed by SIGKILL; see .*\n", run.lines[-1]
+    )
+    assert "Traceback" not in run.said
+    assert mentioning(tmp_path) == []
+
+
+@pytest.mark.timeout(120)
+def test_the_members_of_a_killed_worker_leave_their_group_long_before_the_session_ends(
+    tmp_path: Path, bootstrap: str
+) -> None:
+    asyncio.run(remove_topics(bootstrap))
+    patient = {
+        "KAFKA_BOOTSTRAP": bootstrap,
+        "PIPELINE_SESSION_TIMEOUT_S": "60",
+        "VENUE_URL": "http://127.0.0.1:9",
+        "VENUE_TOKEN": "none",
+    }
+    with Running("up", "--workers", "risk=2", "--data-dir", str(tmp_path), environment=patient) as services:
+        services.until_said("5 workers ready")
+        log = tmp_path / "logs" / "risk-1.log"
+        seen = len(log.read_text())
+        os.kill(processes(tmp_path)["risk-2"], signal.SIGKILL)
+        services.until(lambda: "assigned partitions" in log.read_text()[seen:], "to give risk-1 the rest", 20)
+
+        services.process.send_signal(signal.SIGTERM)
+        assert services.wait(30) == 143
+    assert mentioning(tmp_path) == []
+
+
+def test_one_directory_is_for_one_run(tmp_path: Path, bootstrap: str) -> None:
+    elsewhere = {"KAFKA_BOOTSTRAP": bootstrap}
+    with Running("up", "--data-dir", str(tmp_path), environment=elsewhere) as first:
+        first.until(lambda: processes(tmp_path), "to start its processes", 20)
+        with Running("up", "--data-dir", str(tmp_path), environment=elsewhere) as second:
+            assert second.wait(20) == 2
+    assert f"error: data directory {tmp_path} is in use by pid {first.process.pid}" in second.said

@@ -1,0 +1,1060 @@
+"""The checker finds nothing in a legal history, and every planted violation in one that is not."""
+
+import ast
+import sqlite3
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+import checker.invariants
+import models.commands
+import models.events
+from checker import records
+from checker.errors import CheckerError
+from checker.findings import Findings
+from checker.history import trace
+from checker.invariants import check_positions, check_tables
+from checker.invariants.intake import sort_intake
+from checker.invariants.tables import LiveTable, Rebuilt, digest
+from checker.ledger import LedgerFile, LedgerReport, read_body
+from checker.live import parse_state
+from checker.reading import digest_of, letters_into, read_letter, slice_takes
+from checker.records import (
+    Event,
+    Logged,
+    Order,
+    OrderAcknowledged,
+    OrderComplianceRejected,
+    OrderRiskApproved,
+    OrderRiskRejected,
+    Origin,
+    TradeExecuted,
+    read_order,
+)
+from checker.report import Counts, Report, latencies_ms, percentiles
+from models.values import Side, TimeInForce
+from tests.histories import PRICE_TICKS, World
+
+
+def a_busy_world() -> World:
+    """Every kind of life once, all ended."""
+    world = World(partition=3)
+    world.traded()
+    world.traded("other", side=Side.SELL, quantity_lots=1)
+    world.refuse(world.receive())
+    barred = world.receive()
+    world.approve(barred)
+    world.bar(barred)
+    world.venue_refuse(world.cleared())
+    partly = world.cleared()
+    world.acknowledge(partly)
+    world.fill(partly, 3)
+    world.cancel(partly)
+    expired = world.cleared("other", time_in_force=TimeInForce.IOC)
+    world.acknowledge(expired)
+    world.expire(expired)
+    source = world.log_order(barred)
+    world.refuse(barred, "duplicate_order_id", source)
+    world.bury(world.log_garbage())
+    world.bury(world.log_garbage(None), key=None)
+    head = world.receive("poisoned")
+    origin = Origin("orders", 3, world.log.orders[-1].offset)
+    world.bury(origin, key=b"poisoned")
+    world.receive("poisoned")
+    world.bury(Origin("orders", 3, world.log.orders[-1].offset), behind=origin, key=b"poisoned")
+    assert head.account_id == "poisoned"
+    world.write_books()
+    return world
+
+
+def test_a_legal_history_has_no_violation() -> None:
+    findings = a_busy_world().findings()
+    assert findings.violations == []
+    assert findings.unverifiable == []
+
+
+class Planted(NamedTuple):
+    """A change to the busy world, and the invariant and words with which it must be caught."""
+
+    plant: Callable[[World], Any]
+    invariant: str
+    message: str
+
+
+def edit(records: list[Logged[Any]], index: int, **changes: Any) -> None:
+    """Change fields of the event of one record."""
+    event: Any = records[index].event
+    records[index] = replace(records[index], event=replace(event, **changes))
+
+
+def first(records: list[Logged[Any]], kind: type, **wanted: Any) -> int:
+    """The index of the first event of a type with these fields."""
+    return next(
+        index
+        for index, record in enumerate(records)
+        if isinstance(record.event, kind)
+        and all(getattr(record.event, name) == value for name, value in wanted.items())
+    )
+
+
+def again(records: list[Logged[Any]], index: int) -> None:
+    """Log a record a second time, at the end."""
+    records.append(replace(records[index], offset=records[-1].offset + 1))
+
+
+def drop(records: list[Any], index: int) -> None:
+    del records[index]
+
+
+def swap(records: list[Logged[Any]], one: int, other: int) -> None:
+    """Let two records change places: each takes the other's offset."""
+    a, b = records[one], records[other]
+    records[one] = replace(b, offset=a.offset)
+    records[other] = replace(a, offset=b.offset)
+
+
+def approve_unsent(world: World) -> None:
+    order = world.receive()
+    drop(world.log.orders, -1)
+    world.log.risk.append(
+        Logged(
+            world.log.risk[-1].offset + 1,
+            world.now_ms,
+            b"acc",
+            OrderRiskApproved(order, PRICE_TICKS, 1, 0, 1),
+        )
+    )
+
+
+def approve_a_repeat(world: World) -> None:
+    """What a risk service without deduplication does."""
+    index = first(world.log.risk, OrderRiskRejected, reason="duplicate_order_id")
+    order = world.log.risk[index].event.order  # type: ignore[union-attr]
+    approval = OrderRiskApproved(order, PRICE_TICKS, 1, 0, 1)
+    world.log.risk[index] = replace(world.log.risk[index], event=approval)
+
+
+def refuse_a_first_as_repeat(world: World) -> None:
+    index = first(world.log.risk, OrderRiskRejected, reason="position_limit")
+    edit(world.log.risk, index, reason="duplicate_order_id")
+
+
+def approve_on(world: World, **changes: Any) -> None:
+    edit(world.log.risk, first(world.log.risk, OrderRiskApproved), **changes)
+
+
+def refuse_the_repeat_otherwise(world: World) -> None:
+    edit(
+        world.log.risk,
+        first(world.log.risk, OrderRiskRejected, reason="duplicate_order_id"),
+        reason="no_price",
+    )
+
+
+def acknowledge_twice(world: World) -> None:
+    order = world.cleared()
+    world.acknowledge(order)
+    world.acknowledge(order)
+
+
+def end_unacknowledged(world: World) -> None:
+    world.expire(world.cleared())
+
+
+def refuse_after_a_fill(world: World) -> None:
+    order = world.cleared()
+    world.acknowledge(order)
+    world.fill(order, 3)
+    world.venue_refuse(order)
+
+
+def send_what_compliance_refused(world: World) -> None:
+    order = next(
+        each.event.order for each in world.log.compliance if isinstance(each.event, OrderComplianceRejected)
+    )
+    world.open_lots[order.order_id] = order.quantity_lots
+    world.acknowledge(order)
+
+
+def approve_an_old_sequence(world: World) -> None:
+    world.traded(order_id="acc-0", sequence=0)
+
+
+def clear_more(record: Logged[Any]) -> Logged[Any]:
+    order = replace(record.event.order, quantity_lots=11)  # type: ignore[union-attr]
+    return replace(record, event=records.OrderComplianceApproved(order))
+
+
+LIVES = {
+    "an order risk never decided": Planted(lambda w: w.receive(), "I1", "an order was never decided by risk"),
+    "an order compliance never decided": Planted(
+        lambda w: w.approve(w.receive()), "I1", "an approved order was never decided by compliance"
+    ),
+    "an order the venue never reported": Planted(
+        lambda w: w.cleared(), "I1", "an order that may go out was never reported by the venue"
+    ),
+    "an order without an end": Planted(
+        lambda w: w.acknowledge(w.cleared()), "I1", "an order has no terminal state"
+    ),
+    "a risk decision twice": Planted(
+        lambda w: again(w.log.risk, first(w.log.risk, OrderRiskApproved)),
+        "I1",
+        "decided an order more than once",
+    ),
+    "an order first approved, then refused on replay": Planted(
+        lambda w: w.refuse(w.log.orders[0].event, "duplicate_order_id"),  # type: ignore[arg-type]
+        "I1",
+        "risk has decided an order more than once",
+    ),
+    "an approval of an order nobody sent": Planted(approve_unsent, "I1", "an order that nobody has sent"),
+    "a repeat approved": Planted(approve_a_repeat, "I1", "risk has decided an order more than once"),
+    "a repeat without a refusal": Planted(
+        lambda w: drop(w.log.risk, first(w.log.risk, OrderRiskRejected, reason="duplicate_order_id")),
+        "I1",
+        "a repeated order does not have exactly one refusal",
+    ),
+    "a repeat refused for something else": Planted(
+        refuse_the_repeat_otherwise, "I1", "a repeated order was refused for another reason"
+    ),
+    "an old sequence approved": Planted(
+        approve_an_old_sequence, "I1", "a sequence that is not above the account's last was not refused"
+    ),
+    "an acknowledgement twice": Planted(acknowledge_twice, "I1", "an order was acknowledged more than once"),
+    "an end without acknowledgement": Planted(
+        end_unacknowledged, "I1", "an order ended at the venue before its acknowledgement"
+    ),
+    "a refusal after a fill": Planted(
+        refuse_after_a_fill, "I1", "the venue has refused an order after filling some of it"
+    ),
+    "a refusal of less than was ordered": Planted(
+        lambda w: edit(w.log.executions, first(w.log.executions, records.VenueRejected), rejected_lots=9),
+        "I1",
+        "the venue has refused another quantity than was ordered",
+    ),
+    "an execution of what compliance refused": Planted(
+        send_what_compliance_refused, "I1", "the venue reports an order that compliance has refused"
+    ),
+    "a first order refused as a repeat": Planted(refuse_a_first_as_repeat, "I1", "but its sequence is new"),
+    "a refusal that names no record": Planted(
+        lambda w: edit(w.log.risk, first(w.log.risk, OrderRiskRejected), source="orders/3/999"),
+        "I1",
+        "a refusal names a source that is no record of its order",
+    ),
+    "other terms approved than received": Planted(
+        lambda w: approve_on(w, order=replace(w.log.orders[0].event, quantity_lots=11)),  # type: ignore[type-var]
+        "I1",
+        "risk has decided on other terms",
+    ),
+    "other terms cleared than received": Planted(
+        lambda w: w.log.compliance.append(clear_more(w.log.compliance.pop())),
+        "I1",
+        "compliance has decided on other terms",
+    ),
+    "a compliance decision twice": Planted(
+        lambda w: again(w.log.compliance, 0), "I1", "compliance has decided an order more than once"
+    ),
+    "a compliance decision without risk's": Planted(
+        lambda w: drop(w.log.risk, 0), "I1", "compliance has decided an order that risk has not approved"
+    ),
+    "an execution without compliance": Planted(
+        lambda w: drop(w.log.compliance, 0), "I1", "an order that compliance has not approved"
+    ),
+    "a fill before the acknowledgement": Planted(
+        lambda w: swap(w.log.executions, 0, 1), "I1", "a fill before the acknowledgement"
+    ),
+    "a report after the end": Planted(
+        lambda w: again(w.log.executions, 2), "I1", "a report after the order's end"
+    ),
+    "leaves_lots that do not follow": Planted(
+        lambda w: edit(w.log.executions, 1, leaves_lots=8), "I1", "leaves_lots of a fill do not follow"
+    ),
+    "a fill worse than the limit": Planted(
+        lambda w: edit(w.log.executions, 1, price_ticks=PRICE_TICKS + 1), "I1", "a worse price than the limit"
+    ),
+    "an execution of another account": Planted(
+        lambda w: edit(w.log.executions, 1, account_id="other"), "I1", "another account, symbol or side"
+    ),
+    "an output under a wrong key": Planted(
+        lambda w: w.log.compliance.insert(0, replace(w.log.compliance.pop(0), key=b"other")),
+        "I1",
+        "does not have its account as key",
+    ),
+    "an output nobody can read": Planted(
+        lambda w: w.log.executions.append(Logged(10_000, 0, b"acc", None)), "I1", "nobody can read"
+    ),
+    "a cancel of more than was open": Planted(
+        lambda w: edit(w.log.executions, first(w.log.executions, records.OrderCancelled), cancelled_lots=8),
+        "I1",
+        "ended with another quantity than was open",
+    ),
+}
+
+
+def ledger_edit(world: World, **changes: Any) -> None:
+    order_id = next(iter(world.ledger_orders))
+    world.ledger_orders[order_id] = world.ledger_orders[order_id]._replace(**changes)
+
+
+def rename_an_order(world: World) -> None:
+    order_id = next(iter(world.ledger_orders))
+    row = world.ledger_orders.pop(order_id)
+    world.ledger_orders["nobody's"] = row._replace(client_order_id="nobody's")
+
+
+def report_twice(world: World) -> None:
+    again(world.log.executions, first(world.log.executions, TradeExecuted))
+
+
+VENUE = {
+    "an order sent twice": Planted(
+        lambda w: ledger_edit(w, receipts=2), "I2", "sent to the venue more than once"
+    ),
+    "an order nobody cleared": Planted(rename_an_order, "I2", "that compliance has not approved"),
+    "a cleared order that was never sent": Planted(rename_an_order, "I2", "is not in the venue's ledger"),
+    "an order sent on other terms": Planted(
+        lambda w: ledger_edit(w, price_ticks=1), "I2", "on other terms than approved"
+    ),
+    "more filled than ordered": Planted(lambda w: ledger_edit(w, filled_lots=11), "I2", "more was filled"),
+    "a report lost": Planted(
+        lambda w: drop(w.log.executions, 1), "I2", "report of the venue is not in executions"
+    ),
+    "a trade lost": Planted(
+        lambda w: drop(w.log.executions, 1), "I2", "a trade of the venue is not in executions"
+    ),
+    "a report taken twice": Planted(report_twice, "I2", "is in executions more than once"),
+    "a trade taken twice": Planted(report_twice, "I2", "a trade is in executions more than once"),
+    "an execution invented": Planted(
+        lambda w: drop(w.ledger_reports, -1), "I2", "an execution that the venue has never reported"
+    ),
+    "a trade invented": Planted(
+        lambda w: drop(w.ledger_trades, -1), "I2", "an executed trade that the venue does not have"
+    ),
+    "an execution changed": Planted(
+        lambda w: edit(w.log.executions, 1, venue_order_id="V-0"), "I2", "differs from the venue's report"
+    ),
+    "reports out of order": Planted(
+        lambda w: swap(w.log.executions, 0, 1), "I2", "not in the order of the venue's reports"
+    ),
+    "a trade changed": Planted(
+        lambda w: w.ledger_trades.append(w.ledger_trades.pop()._replace(price_ticks=1)),
+        "I2",
+        "an executed trade differs from the venue's",
+    ),
+    "a fill that the order's row lacks": Planted(
+        lambda w: ledger_edit(w, filled_lots=9),
+        "I2",
+        "the ledger's filled_lots are not those of the executions",
+    ),
+    "a gap in the ledger": Planted(
+        lambda w: drop(w.ledger_reports, 1), "I2", "reports of a session have a gap"
+    ),
+}
+
+
+def rewrite(values: dict[bytes, bytes], key: bytes, **changes: Any) -> None:
+    values[key] = msgspec.json.encode(msgspec.json.decode(values[key]) | changes)
+
+
+def forget_a_fill(world: World) -> None:
+    holding = {"position_lots": 0, "open_buy_lots": 0, "open_sell_lots": 0}
+    rewrite(world.log.positions, b"other", holdings={"BTC-USD": holding})
+
+
+def keep_a_reservation(world: World) -> None:
+    """What a risk service that does not release does."""
+    order = world.log.orders[0].event
+    assert order is not None
+    world.open_lots[order.order_id] = 2
+    world.write_books()
+
+
+def lose_a_reservation(world: World) -> None:
+    world.acknowledge(world.cleared())
+
+
+def leave_too_much_reserved(world: World) -> None:
+    world.acknowledge(order := world.cleared())
+    world.write_books()
+    rewrite(world.log.reservations, f"acc/{order.order_id}".encode(), open_lots=11)
+
+
+BOOKS = {
+    "an open order without reservation": Planted(
+        lose_a_reservation, "I3", "an open order has no reservation"
+    ),
+    "a reservation of more than is open": Planted(
+        leave_too_much_reserved, "I3", "a reservation is not what is open of its order"
+    ),
+    "a position that misses a fill": Planted(
+        forget_a_fill, "I3", "a position is not the sum of its executions"
+    ),
+    "a position counted without an account": Planted(
+        lambda w: w.log.positions.pop(b"acc"), "I3", "a position is not the sum of its executions"
+    ),
+    "a reservation not released": Planted(keep_a_reservation, "I3", "a reservation without an open order"),
+    "open orders not counted down": Planted(
+        lambda w: rewrite(w.log.positions, b"acc", open_orders=1), "I3", "open_orders are not the orders"
+    ),
+    "a last sequence lost": Planted(
+        lambda w: rewrite(w.log.positions, b"acc", last_sequence=1), "I3", "last_sequence is not that of"
+    ),
+    "open lots left over": Planted(
+        lambda w: rewrite(
+            w.log.positions, b"acc", holdings={"BTC-USD": {"position_lots": 13, "open_buy_lots": 7}}
+        ),
+        "I3",
+        "open lots (buy, sell) are not those",
+    ),
+    "books nobody can read": Planted(
+        lambda w: w.log.positions.update({b"acc": b"{"}), "I3", "a value of positions that nobody can read"
+    ),
+}
+
+
+def letter_edit(world: World, index: int, **changes: Any) -> None:
+    world.log.dead_letters[index] = replace(world.log.dead_letters[index], **changes)
+
+
+def decide_a_dead_letter(world: World) -> None:
+    order = next(each.event for each in world.log.orders if each.key == b"poisoned")
+    assert order is not None
+    world.approve(order)
+
+
+def decide_garbage(world: World) -> None:
+    origin = world.log_garbage()
+    order = world.log.orders[0].event
+    assert order is not None
+    world.refuse(order, "no_price", str(origin))
+
+
+def decide_the_unread(world: World) -> None:
+    order = world.log.orders[0].event
+    assert order is not None
+    world.refuse(order, source="orders/3/999")
+
+
+INTAKE = {
+    "a decision on a record that is not there": Planted(
+        decide_the_unread, "I5", "a decision or dead letter is of a record that does not exist"
+    ),
+    "a record that vanished": Planted(
+        lambda w: w.log_garbage(), "I5", "a record has neither been decided nor is it a dead letter"
+    ),
+    "an order that vanished": Planted(
+        lambda w: w.receive(), "I5", "a record has neither been decided nor is it a dead letter"
+    ),
+    "an order left on its way": Planted(
+        lambda w: w.approve(w.receive()), "I5", "a record is still in flight"
+    ),
+    "a dead letter that was decided": Planted(decide_a_dead_letter, "I5", "both decided and a dead letter"),
+    "garbage that was decided": Planted(decide_garbage, "I5", "nobody can understand was decided"),
+    "two dead letters of one record": Planted(
+        lambda w: w.log.dead_letters.append(w.log.dead_letters[0]), "I5", "two dead letters of one record"
+    ),
+    "a dead letter with other bytes": Planted(
+        lambda w: letter_edit(w, 0, digest=b"other"), "I5", "does not carry the bytes of its origin"
+    ),
+    "a dead letter of nothing": Planted(
+        lambda w: letter_edit(w, 0, origin=Origin("orders", 3, 999)),
+        "I5",
+        "origin of a dead letter does not exist",
+    ),
+    "a record held behind nothing": Planted(
+        lambda w: letter_edit(w, -1, behind=Origin("orders", 3, 999)),
+        "I5",
+        "behind something that is no dead letter",
+    ),
+    "a record held behind another key": Planted(
+        lambda w: letter_edit(w, -1, behind=w.log.dead_letters[0].origin), "I5", "that is not before it"
+    ),
+    "a record dead and held": Planted(
+        lambda w: w.bury(w.log.dead_letters[-1].origin, key=b"poisoned"), "I5", "both a dead letter and held"
+    ),
+    "a decision acted on though it is a dead letter": Planted(
+        lambda w: w.bury(Origin("risk-decisions", 3, w.log.risk[0].offset), service="compliance"),
+        "I5",
+        "compliance has acted on a record that is its dead letter",
+    ),
+}
+
+
+def overtake_quarantine(world: World) -> None:
+    """The record that was held is decided instead: it overtakes the dead letter before it."""
+    drop(world.log.dead_letters, -1)
+    order = world.log.orders[-1].event
+    assert order is not None
+    world.refuse(order)
+
+
+def switch_off(world: World) -> None:
+    world.limit(kill_switch=True)
+    world.traded()
+
+
+def stale(world: World) -> None:
+    world.limit(price_age_ms_max=5)
+    world.now_ms += 1_000
+    world.traded()
+
+
+ORDER = {
+    "risk decisions out of order": Planted(
+        lambda w: swap(w.log.risk, 0, 2), "I7", "risk has decided orders of an account out of order"
+    ),
+    "compliance decisions out of order": Planted(
+        lambda w: swap(w.log.compliance, 0, 2),
+        "I7",
+        "compliance has decided orders of an account out of order",
+    ),
+    "a dead letter overtaken": Planted(
+        overtake_quarantine, "I7", "risk has not held a record behind the dead letter of its key"
+    ),
+    "an approval with the kill switch on": Planted(switch_off, "I7", "while the kill switch was on"),
+    "an approval on a stale price": Planted(stale, "I7", "on a stale price"),
+    "an approval on an invented tick": Planted(
+        lambda w: approve_on(w, reference_tick_sequence=77), "I7", "names a tick that is not in the log"
+    ),
+    "an approval on another price": Planted(
+        lambda w: approve_on(w, reference_price_ticks=PRICE_TICKS + 1), "I7", "reference price of an approval"
+    ),
+    "an approval on a wrong age": Planted(
+        lambda w: approve_on(w, price_age_ms=50), "I7", "price age of an approval is not that of its tick"
+    ),
+}
+
+
+def over(**limits: Any) -> Callable[[World], Any]:
+    """An order of 10 lots under these limits, approved all the same."""
+
+    def plant(world: World) -> None:
+        world.limit("fresh", **limits)
+        world.traded("fresh")
+
+    return plant
+
+
+def beyond_the_position(world: World) -> None:
+    """Each order fits alone; the third does not with what is held and reserved."""
+    world.limit("fresh", position_lots_max=25)
+    world.traded("fresh")
+    world.approve(world.receive("fresh"))
+    world.approve(world.receive("fresh"))
+
+
+def beyond_the_exposure(world: World) -> None:
+    exposure = 20 * PRICE_TICKS * 1
+    world.limit("fresh", gross_exposure_micros_max=exposure)
+    for _ in range(3):
+        world.traded("fresh")
+
+
+def beyond_with_releases(world: World) -> None:
+    """The account trades both ways; then it goes far above any limit that it ever had."""
+    world.limit("fresh", position_lots_max=25)
+    world.traded("fresh")
+    world.traded("fresh", side=Side.SELL)
+    for _ in range(3):
+        world.traded("fresh")
+
+
+def older_limits(world: World) -> None:
+    world.traded("fresh")
+    world.limit("fresh")
+    world.traded("fresh")
+    world.traded("fresh")
+    edit(world.log.risk, -1, limits_version=1)
+
+
+LIMITS = {
+    "an order too large": Planted(over(order_quantity_lots_max=9), "I4", "above the size limit"),
+    "a notional too large": Planted(over(order_notional_micros_max=1), "I4", "above the notional limit"),
+    "nothing ordered": Planted(
+        lambda w: w.traded("fresh", quantity_lots=0), "I4", "without a positive quantity and price"
+    ),
+    "an unknown instrument": Planted(
+        lambda w: w.traded("fresh", symbol="DOGE-USD"), "I4", "in an unknown instrument was approved"
+    ),
+    "too many open orders": Planted(over(open_orders_max=0), "I4", "above the number of open orders"),
+    "a price outside the collar": Planted(
+        lambda w: (w.limit("fresh", price_collar_bps=10), w.traded("fresh", price_ticks=PRICE_TICKS + 91)),
+        "I4",
+        "outside the price collar",
+    ),
+    "a position beyond the limit": Planted(beyond_the_position, "I4", "above the position limit"),
+    "a position beyond the limit, with releases": Planted(
+        beyond_with_releases, "I4", "above the position limit"
+    ),
+    "an exposure beyond the limit": Planted(beyond_the_exposure, "I4", "above the gross exposure limit"),
+    "limits that were never set": Planted(
+        lambda w: approve_on(w, limits_version=2), "I4", "limits that were never set"
+    ),
+    "older limits than before": Planted(older_limits, "I4", "older limits than one before it"),
+}
+
+PLANTED = LIVES | VENUE | BOOKS | INTAKE | ORDER | LIMITS
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_checker_catches(name: str) -> None:
+    planted = PLANTED[name]
+    world = a_busy_world()
+    planted.plant(world)
+    caught = [(each.invariant, each.message) for each in world.violations()]
+    assert any(planted.invariant == one and planted.message in message for one, message in caught), caught
+
+
+def rules_in(source: str) -> Iterator[str]:
+    """The texts in a module of invariants: its string constants of four words or more, docstrings aside."""
+    tree = ast.parse(source)
+    docs = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, DOCUMENTED)}
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    for text in texts:
+        if isinstance(text, str) and text.count(" ") >= 3 and text not in docs | NOT_CHECKED:
+            yield text
+
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
+NOT_CHECKED = {
+    "books are compared with the log only when all is quiet",
+    "risk has a dead letter about this account",
+    "the limits that an approval names are gone from the compacted topic",
+    "the origin of a dead letter is in a compacted topic and gone",
+    "the tick of an approval is gone from the log",
+    "a table differs from its changelog, but is behind its end",
+    " may only have reduced, as far as risk could know",
+}
+"""What is noted as unverifiable."""
+
+
+def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
+    planted = [each.message for each in PLANTED.values()]
+    planted += ["differs from the one rebuilt", "ahead of what is committed"]  # TestTables
+    rules = [
+        rule
+        for path in Path(checker.invariants.__file__).parent.glob("*.py")
+        for rule in rules_in(path.read_text())
+    ]
+    assert len(rules) > 70
+    assert [rule for rule in rules if not any(each in rule or rule in each for each in planted)] == []
+
+
+def test_every_violation_names_its_ids() -> None:
+    world = a_busy_world()
+    lost = world.receive()
+    found = {(each.invariant, each.ids) for each in world.violations()}
+    assert ("I1", (lost.order_id,)) in found
+    assert ("I5", (f"orders/3/{world.log.orders[-1].offset}",)) in found
+
+
+class TestExposure:
+    """What I4 must not hold against risk."""
+
+    def test_a_release_in_the_same_millisecond_counts(self) -> None:
+        world = World()
+        world.limit(position_lots_max=10)
+        gone = world.cleared()
+        world.acknowledge(gone)
+        world.cancel(gone)
+        same_ms = world.log.executions[-1].timestamp_ms
+        world.now_ms = same_ms - 2
+        world.traded()
+        assert world.log.risk[-1].timestamp_ms == same_ms
+        assert world.findings().unverifiable == []
+        assert [each for each in world.violations() if each.invariant == "I4"] == []
+
+    def test_an_order_that_only_reduces_needs_no_limit(self) -> None:
+        world = World()
+        world.limit(position_lots_max=20)
+        world.traded()
+        world.limit(position_lots_max=5)
+        world.traded(side=Side.SELL, quantity_lots=4)
+        world.write_books()
+        assert world.violations() == []
+
+    def test_an_order_that_may_have_reduced_is_unverifiable(self) -> None:
+        """Risk saw the open buys that the log knows to be cancelled, so the sell changed nothing for it."""
+        world = World()
+        world.limit(position_lots_max=12)
+        world.traded(side=Side.SELL, quantity_lots=2)
+        buys = world.cleared(quantity_lots=12)
+        world.limit(position_lots_max=5)
+        world.acknowledge(buys)
+        world.cancel(buys)
+        world.traded(side=Side.SELL, quantity_lots=4)
+        world.write_books()
+        assert world.violations() == []
+        assert [each.invariant for each in world.findings().unverifiable] == ["I4"]
+
+    def test_limits_that_compaction_took_are_unverifiable(self) -> None:
+        world = World()
+        world.limit()
+        world.limit()
+        world.traded()
+        edit(world.log.risk, 0, limits_version=0)
+        world.write_books()
+        findings = world.findings()
+        assert findings.violations == []
+        assert [each.invariant for each in findings.unverifiable] == ["I4"]
+
+    def test_approvals_that_may_know_more_than_the_log_are_left_out(self) -> None:
+        world = a_busy_world()
+        moving(world)
+        world.log.risk_cut = world.log.risk[-1].offset + 1
+        beyond_the_position(world)
+        assert world.violations() == []
+
+
+def moving(world: World) -> None:
+    """The same history while things move."""
+    world.log.quiet = world.log.ended = False
+
+
+class TestRestingOrders:
+    """The services have taken in everything, but orders are still at the venue."""
+
+    def test_what_is_open_is_no_violation(self) -> None:
+        world = a_busy_world()
+        world.log.ended = False
+        world.acknowledge(world.cleared())
+        world.cleared()
+        world.write_books()
+        assert world.violations() == []
+
+    @pytest.mark.parametrize(
+        "name", [*BOOKS, "an order risk never decided", "an order compliance never decided"]
+    )
+    def test_what_the_services_owe_still_is(self, name: str) -> None:
+        world = a_busy_world()
+        world.log.ended = False
+        PLANTED[name].plant(world)
+        assert PLANTED[name].invariant in {each.invariant for each in world.violations()}
+
+
+class TestMovingHistory:
+    """A history that still moves misses effects, and may not show an effect without its cause."""
+
+    @pytest.mark.parametrize("topic", ["risk", "compliance", "executions"])
+    def test_missing_effects_are_in_flight(self, topic: str) -> None:
+        world = a_busy_world()
+        moving(world)
+        downstream = ["risk", "compliance", "executions"]
+        for name in downstream[downstream.index(topic) :]:
+            getattr(world.log, name)[2:] = []
+        if topic != "executions":
+            world.ledger_orders = {}
+        assert world.violations() == []
+
+    def test_a_hole_in_the_executions_is_a_violation(self) -> None:
+        world = a_busy_world()
+        moving(world)
+        del world.log.executions[3]
+        assert "I2" in {each.invariant for each in world.violations()}
+
+    def test_books_are_not_compared(self) -> None:
+        world = a_busy_world()
+        moving(world)
+        world.log.positions.clear()
+        findings = check_positions(world.log, trace(world.log))
+        assert findings.violations == []
+        assert [each.invariant for each in findings.unverifiable] == ["I3"]
+
+
+def test_an_order_behind_a_dead_decision_is_held_not_lost() -> None:
+    world = World()
+    order = world.receive()
+    world.approve(order)
+    world.bury(Origin("risk-decisions", 0, world.log.risk[0].offset), service="compliance")
+    world.write_books()
+    assert world.violations() == []
+    assert sort_intake(world.log, trace(world.log)).held == {world.log.orders[0].offset}
+
+
+def test_a_lenient_order_may_be_decided_or_dead() -> None:
+    world = World()
+    order = world.receive()
+    world.log.orders[0] = replace(world.log.orders[0], sound=False)
+    world.refuse(order)
+    world.receive()
+    world.log.orders[1] = replace(world.log.orders[1], sound=False)
+    world.bury(Origin("orders", 0, world.log.orders[1].offset))
+    world.traded()
+    world.write_books()
+    assert world.violations() == []
+
+
+class TestTables:
+    """I6."""
+
+    VALUES = {b"b": b"2", b"a": b"1"}  # noqa: RUF012
+
+    def live(self, offset: int = 10, **changed: Any) -> LiveTable:
+        count, hexdigest = digest(self.VALUES)
+        fields: dict[str, Any] = {"count": count, "sha256": hexdigest} | changed
+        return LiveTable("positions", 3, "risk-positions-changelog", offset, **fields)
+
+    def test_the_digest_is_over_sorted_length_prefixed_parts(self) -> None:
+        expected = b"".join(len(part).to_bytes(4, "big") + part for part in (b"a", b"1", b"b", b"2"))
+        assert digest(self.VALUES) == (2, sha256(expected).hexdigest())
+
+    def test_equal_tables_are_fine(self) -> None:
+        findings = check_tables([(self.live(), Rebuilt(self.VALUES, 10))])
+        assert (findings.violations, findings.unverifiable) == ([], [])
+
+    @pytest.mark.parametrize(
+        ("live", "message"),
+        [
+            ({"sha256": "00"}, "differs from the one rebuilt"),
+            ({"count": 1}, "differs from the one rebuilt"),
+            ({"offset": 11}, "ahead of what is committed"),
+        ],
+    )
+    def test_a_table_that_differs_is_a_violation(self, live: dict[str, Any], message: str) -> None:
+        findings = check_tables([(self.live(**live), Rebuilt(self.VALUES, 10))])
+        assert [message in each.message for each in findings.violations] == [True]
+
+    def test_a_marker_at_the_end_excuses_nothing(self) -> None:
+        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 11))])
+        assert len(findings.violations) == 1
+
+    def test_a_table_behind_its_changelog_is_unverifiable_when_it_differs(self) -> None:
+        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 12, is_behind=True))])
+        assert findings.violations == []
+        assert len(findings.unverifiable) == 1
+
+    def test_the_state_of_a_worker_is_read(self) -> None:
+        body = msgspec.json.encode({"tables": [msgspec.to_builtins(self.live()) | {"standby": True}]})
+        assert parse_state(body) == [self.live()]
+
+
+FATES = (
+    "trade",
+    "part",
+    "cancel",
+    "expire",
+    "venue refuses",
+    "bar",
+    "refuse",
+    "repeat",
+    "garbage",
+    "open",
+    "tick",
+)
+steps = st.tuples(
+    st.sampled_from(FATES), st.sampled_from(["a", "b"]), st.sampled_from(list(Side)), st.integers(1, 50)
+)
+
+
+def live(world: World, fate: str, account_id: str, side: Side, lots: int) -> None:
+    """Let one order meet its fate, or the market move."""
+    if fate == "tick":
+        world.tick(PRICE_TICKS + lots)
+        return
+    if fate == "garbage":
+        world.bury(world.log_garbage(account_id.encode()), key=account_id.encode())
+        return
+    order = world.receive(account_id, side=side, quantity_lots=lots)
+    if fate in ("refuse", "repeat"):
+        world.refuse(order)
+        if fate == "repeat":
+            world.refuse(order, "duplicate_order_id", world.log_order(order))
+        return
+    world.approve(order)
+    if fate == "bar":
+        world.bar(order)
+        return
+    world.clear(order)
+    if fate == "venue refuses":
+        world.venue_refuse(order)
+        return
+    world.acknowledge(order)
+    if fate in ("part", "open") and lots > 1:
+        world.fill(order, lots // 2)
+    ends = {"trade": world.fill, "cancel": world.cancel, "part": world.cancel, "expire": world.expire}
+    if fate in ends:
+        ends[fate](order)
+
+
+@given(st.lists(steps, max_size=30))
+def test_no_legal_history_has_a_violation(lives: list[tuple[str, str, Side, int]]) -> None:
+    world = World()
+    for step in lives:
+        live(world, *step)
+    resting = any(fate == "open" for fate, *_ in lives)
+    world.write_books()
+    found = {each.invariant for each in world.violations()}
+    assert found <= ({"I1", "I5"} if resting else set())  # an order that rests has not ended yet
+    world.log.ended = False
+    assert world.findings() == Findings()
+    moving(world)
+    assert world.violations() == []
+
+
+class ARecord(NamedTuple):
+    """A record as a consumer gives it."""
+
+    value: bytes | None
+    key: bytes | None = b"acc"
+    headers: tuple[tuple[str, bytes], ...] = (("event-type", b"OrderReceived"), ("schema-version", b"1"))
+    topic: str = "orders"
+    partition: int = 0
+    offset: int = 0
+    timestamp: int = 0
+
+
+ORDER_BYTES = msgspec.json.encode(World().receive())
+
+
+class TestReading:
+    def test_the_structs_have_the_fields_of_the_models(self) -> None:
+        pairs = {
+            name: getattr(models.events, name)
+            for name, struct in vars(records).items()
+            if isinstance(struct, type) and issubclass(struct, Event) and hasattr(models.events, name)
+        }
+        pairs |= {"Order": models.events.OrderReceived, "Limits": models.commands.SetRiskLimits}
+        assert len(pairs) == 13
+        for name, model in pairs.items():
+            struct = getattr(records, name)
+            assert struct.__struct_fields__ == tuple(model.model_fields), name
+
+    def test_decisions_and_reports_are_the_whole_of_their_topics(self) -> None:
+        assert [each.__name__ for each in get_args(records.RiskDecision)] == [
+            "OrderRiskApproved",
+            "OrderRiskRejected",
+        ]
+        assert issubclass(OrderAcknowledged, records.Report)
+        assert OrderComplianceRejected in get_args(records.ComplianceDecision)
+
+    def test_a_sound_order_is_read(self) -> None:
+        order, strict = read_order(b"acc", ORDER_BYTES, ARecord(b"").headers)
+        assert isinstance(order, Order)
+        assert strict
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            ARecord(None),
+            ARecord(b""),
+            ARecord(b"\xff\xfe"),
+            ARecord(b"[" * 100_000),
+            ARecord(b"[" + ORDER_BYTES + b"]"),
+            ARecord(ORDER_BYTES[:-1] + b',"discount":1}'),
+            ARecord(ORDER_BYTES.replace(b'"buy"', b'"hold"')),
+            ARecord(ORDER_BYTES.replace(b'"acc-1"', b'"acc-2"')),
+            ARecord(ORDER_BYTES, key=None),
+            ARecord(ORDER_BYTES, key=b"other"),
+            ARecord(ORDER_BYTES, headers=()),
+            ARecord(ORDER_BYTES, headers=(("event-type", b"OrderTeleported"), ("schema-version", b"1"))),
+            ARecord(ORDER_BYTES, headers=(("event-type", b"OrderReceived"), ("schema-version", b"999"))),
+        ],
+    )
+    def test_what_nobody_can_understand_is_no_order(self, record: ARecord) -> None:
+        assert read_order(record.key, record.value, record.headers)[0] is None
+
+    def test_numbers_as_text_are_understood_leniently(self) -> None:
+        order, strict = read_order(
+            b"acc", ORDER_BYTES.replace(b'"quantity_lots":10', b'"quantity_lots":"10"'), ARecord(b"").headers
+        )
+        assert order == msgspec.json.decode(ORDER_BYTES, type=Order)
+        assert not strict
+
+    def test_the_last_value_of_a_key_counts_and_a_tombstone_removes(self) -> None:
+        world = World()
+        take = slice_takes(world.log)[records.POSITIONS_CHANGELOG]
+        take([ARecord(b"1", b"a"), ARecord(b"2", b"b"), ARecord(b"3", b"a"), ARecord(None, b"b")])
+        assert world.log.positions == {b"a": b"3"}
+
+    def test_a_dead_letter_has_the_digest_of_its_origin(self) -> None:
+        origin = ARecord(b"\xff", headers=(("x", b"1"),), offset=7)
+        told = {"service": b"risk", "topic": b"orders", "partition": b"0", "offset": b"7"}
+        headers = (*origin.headers, *((f"dead-letter-{name}", text) for name, text in told.items()))
+        letter = read_letter(origin._replace(topic="dead-letters", headers=headers))
+        assert letter is not None
+        assert (letter.origin, letter.digest) == (Origin("orders", 0, 7), digest_of(origin))
+        assert digest_of(origin._replace(headers=())) != letter.digest
+
+    def test_a_dead_letter_without_origin_is_a_violation(self) -> None:
+        world = World()
+        findings = world.findings()
+        letters_into([], findings)([ARecord(b"", topic="dead-letters")])
+        assert [each.invariant for each in findings.violations] == ["I5"]
+
+
+class TestLedger:
+    def test_a_body_is_read_wherever_its_type_stands(self) -> None:
+        report = OrderAcknowledged("o", "acc", "BTC-USD", Side.BUY, "V1", 1)
+        fields = msgspec.to_builtins(report)
+        for body in ({"type": "OrderAcknowledged"} | fields, fields | {"type": "OrderAcknowledged"}):
+            assert read_body("OrderAcknowledged", msgspec.json.encode(body).decode()) == report
+
+    @pytest.mark.parametrize("body", ["", "[]", "{}", '{"type":"TradeExecuted"}'])
+    def test_a_body_nobody_can_read_is_none(self, body: str) -> None:
+        assert read_body("OrderAcknowledged", body) is None
+
+    def test_an_unreadable_report_is_a_violation(self) -> None:
+        world = a_busy_world()
+        world.ledger_reports[0] = LedgerReport(1, None)
+        assert "I2" in {each.invariant for each in world.violations()}
+
+    def test_a_file_that_is_no_ledger_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckerError, match="can't be read as the venue's ledger"):
+            LedgerFile(tmp_path / "nothing.sqlite")
+        sqlite3.connect(tmp_path / "empty.sqlite").close()
+        with pytest.raises(CheckerError):
+            LedgerFile(tmp_path / "empty.sqlite")
+
+
+class TestReport:
+    def a_report(self, world: World) -> Report:
+        counts, traces = Counts(), trace(world.log)
+        counts.add(world.log, traces, sort_intake(world.log, traces))
+        findings = world.findings()
+        latency_ms = percentiles(list(latencies_ms(traces)))
+        return Report(counts, findings.violations, findings.unverifiable, latency_ms)
+
+    def test_every_record_is_counted_in_one_set(self) -> None:
+        counts = self.a_report(a_busy_world()).counts
+        assert counts.orders == counts.terminal + counts.dead_letters + counts.held + counts.in_flight
+        assert (counts.orders, counts.approved, counts.executed, counts.fills) == (12, 6, 3, 4)
+        assert (counts.dead_letters, counts.held, counts.in_flight) == (3, 1, 0)
+        assert counts.rejected == {
+            "duplicate_order_id": 1,
+            "market_closed": 1,
+            "position_limit": 1,
+            "self_match": 1,
+        }
+
+    def test_latency_ends_with_the_first_execution_or_rejection(self) -> None:
+        world = World()
+        world.traded()
+        world.refuse(world.receive())
+        assert list(latencies_ms(trace(world.log))) == [3, 1]
+
+    def test_a_clean_report_gives_0_and_violations_give_1(self) -> None:
+        world = a_busy_world()
+        assert self.a_report(world).exit_status == 0
+        assert "every invariant holds" in self.a_report(world).to_text()
+        for _ in range(30):
+            world.receive()
+        report = self.a_report(world)
+        assert report.exit_status == 1
+        assert "VIOLATION I1: an order was never decided by risk: acc-13, " in report.to_text()
+        assert "and 10 more" in report.to_text()
+        assert report.to_json()["violations"][0]["count"] == 30
+
+    def test_a_report_is_json(self) -> None:
+        assert (
+            msgspec.json.decode(msgspec.json.encode(self.a_report(a_busy_world()).to_json()))["orders"] == 12
+        )
+
+    def test_percentiles_of_nothing_are_none(self) -> None:
+        assert percentiles([]) == {"p50": None, "p99": None}
+        assert percentiles(list(range(100))) == {"p50": 50, "p99": 99}

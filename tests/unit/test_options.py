@@ -1,0 +1,76 @@
+"""What `run` and `up` can be asked for, and what is refused in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import cli
+from app.options import SERVICES, RunOptions, run_options, up_plan
+from app.quiet import INPUTS
+from app.service import WEB_PORTS
+
+
+def parsed(*arguments: str) -> RunOptions:
+    return run_options(cli.parser().parse_args(["run", *arguments]))
+
+
+def test_every_option_arrives() -> None:
+    options = parsed(
+        *("--orders", "20000", "--speed", "max", "--exit", "--json", "out.json", "--seed", "7"),
+        *("--partitions", "4", "--workers", "risk=2", "--workers", "exchange=3", "--data-dir", "d"),
+    )
+
+    assert options.plan.data_dir == Path("d").absolute()
+    assert options.plan.workers == {"risk": 2, "exchange": 3}
+    assert (options.plan.partitions, options.plan.port, options.plan.embedded) == (4, None, True)
+    assert (options.orders, options.speed, options.seed) == (20_000, "max", 7)
+    assert (options.exit, options.json) == (True, Path("out.json"))
+
+
+def test_up_has_neither_kafka_nor_venue_of_its_own() -> None:
+    assert not up_plan(cli.parser().parse_args(["up", "--workers", "risk=2"])).embedded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--exit"], "error: --exit needs --orders"),
+        (["--json", "f"], "error: --json needs --exit"),
+        (["--workers", "gateway=2"], "'gateway=2': allowed is SERVICE=N"),
+        (["--workers", "risk=0"], "'risk=0': allowed is SERVICE=N"),
+        (["--speed", "fast"], "'fast': allowed is 'max' or a number above 0"),
+        (["--speed", "nan"], "'nan': allowed is 'max' or a number above 0"),
+        (["--orders", "0"], "'0': allowed is a whole number from 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = cli.main(["run", *arguments])
+    except SystemExit as ended:  # argparse's own way
+        status = ended.code
+
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_services_are_named_alike_everywhere() -> None:
+    assert set(SERVICES) == set(WEB_PORTS) == set(INPUTS)
+
+
+def test_what_is_watched_is_what_the_agents_read() -> None:
+    program = """if True:
+        import json
+        from importlib import import_module
+        from app.options import SERVICES
+        apps = {each: import_module(f"agents.{each}").app for each in SERVICES}
+        print(json.dumps({name: sorted(spec.name for spec in app.input_specs) for name, app in apps.items()}))
+    """
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+
+    watched = {service: sorted(spec.name for spec in specs) for service, specs in INPUTS.items()}
+    assert json.loads(said.splitlines()[-1]) == watched

@@ -1,0 +1,39 @@
+"""Table states survive their JSON, whatever a client put into the integers."""
+
+import pytest
+
+from app.domain.compliance import ComplianceAccount, OpenOrder, RecentOrder
+from app.domain.exchange import Session, new_intent
+from app.domain.marketdata import LastPrice
+from app.domain.risk import NEW_ACCOUNT, AccountRisk, Holding
+from models.values import Frozen, Side
+from tests.builders import NOW_MS, a_reservation, an_order
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        NEW_ACCOUNT,
+        AccountRisk(
+            last_sequence=2**70,
+            open_orders=1,
+            holdings={"ETH-USD": Holding(position_lots=-3, open_buy_lots=4)},
+        ),
+        a_reservation(),
+        ComplianceAccount(
+            recent={
+                kind: RecentOrder(order_id=f"o-{kind}", submitted_at_ms=NOW_MS) for kind in ("z", "a", "m")
+            },
+            open_orders={"o-1": OpenOrder(symbol="BTC-USD", side=Side.SELL, price_ticks=1, rests=False)},
+        ),
+        LastPrice(symbol="BTC-USD", price_ticks=1, tick_sequence=2, observed_at_ms=NOW_MS, gaps=0),
+        new_intent(an_order(quantity_lots=2**70)),
+        Session(venue_sequence_last=7),
+    ],
+    ids=lambda state: type(state).__name__,
+)
+def test_a_state_comes_back_from_its_json_as_it_was(state: Frozen) -> None:
+    data = state.model_dump_json()
+
+    assert type(state).model_validate_json(data) == state
+    assert type(state).model_validate_json(data).model_dump_json() == data

@@ -1,0 +1,117 @@
+"""The venue's exchange and its ledger: memory is always what the ledger says, also after a failed write."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.values import Side, TimeInForce
+from venue.book import Market, Order
+from venue.exchange import Exchange
+from venue.ledger import Ledger
+from venue.requests import Tick
+
+BTC = "BTC-USD"
+LAST = 1_000
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+def an_order(order_id: str, side: Side = Side.BUY, account_id: str = "alice", session: int = 0) -> Order:
+    return Order(order_id, account_id, session, BTC, side, 5, LAST, TimeInForce.GTC)
+
+
+def a_tick(sequence: int, price_ticks: int = LAST, quantity_lots: int = 0) -> Tick:
+    return Tick(BTC, sequence, price_ticks, quantity_lots, 1, 1)
+
+
+def state(market: Market) -> object:
+    return (
+        market.numbers,
+        [
+            (book.price_ticks, book.tick_sequence, book.liquidity_lots, book.is_open)
+            for book in market.books.values()
+        ],
+        [
+            [getattr(order, name) for name in Order.__slots__]
+            for book in market.books.values()
+            for order in book.orders()
+        ],
+    )
+
+
+def seeded_orders(chance: random.Random, count: int, first: int) -> list[Order]:
+    return [
+        Order(
+            f"o{first + n}",
+            f"account-{chance.randint(1, 4)}",
+            chance.randint(0, 3),
+            BTC,
+            chance.choice([*Side]),
+            chance.randint(1, 9),
+            LAST + chance.randint(-9, 9),
+            chance.choice([*TimeInForce]),
+        )
+        for n in range(count)
+    ]
+
+
+def test_what_the_ledger_gives_back_is_what_was_in_memory(ledger: Ledger) -> None:
+    chance = random.Random(7)
+    exchange = Exchange(ledger)
+    for step in range(150):
+        ticks = [a_tick(3 * step + n, LAST + chance.randint(-5, 5), chance.randint(0, 9)) for n in (1, 2, 3)]
+        exchange.move_market(ticks)
+        exchange.submit(seeded_orders(chance, 20, first=20 * step))
+        if step % 40 == 39:
+            exchange.close_market()
+        live = exchange._current()
+        assert state(ledger.load_market()) == state(live.market)
+        assert ledger.load_sequences() == live.sequences
+
+
+@pytest.mark.parametrize("write", ["save_orders", "add_reports", "add_trades", "save_prices"])
+def test_a_write_that_fails_undoes_the_whole_call_and_the_next_goes_on(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    told: list[int] = []
+    exchange = Exchange(ledger, on_reports=told.append)
+    exchange.move_market([a_tick(1)])
+    exchange.submit([an_order("rest", Side.SELL, "bob")])
+    before = state(ledger.load_market())
+    told.clear()
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, write, fail)
+        with pytest.raises(sqlite3.OperationalError):
+            exchange.submit([an_order("in")])
+
+    assert told == []
+    assert exchange.known(["rest", "in"]) == ["rest"]
+    assert state(exchange._current().market) == before
+    assert exchange.submit([an_order("in")]).accepted == ["in"]
+    assert [sequence for sequence, _ in exchange.reports_after(0, 0, 10)] == [1, 2, 3, 4]
+
+
+def test_reports_are_told_once_a_session_and_are_committed_by_then(ledger: Ledger, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(session: int) -> None:
+        with sqlite3.connect(tmp_path / "ledger.sqlite") as other:
+            query = "SELECT count(*) FROM reports WHERE session = ?"
+            seen.append((session, other.execute(query, (session,)).fetchone()[0]))
+
+    exchange = Exchange(ledger, on_reports=look)
+    exchange.move_market([a_tick(1)])
+    exchange.submit([an_order("a", session=1), an_order("b", session=2), an_order("c", session=1)])
+    assert seen == [(1, 2), (2, 1)]

@@ -1,0 +1,216 @@
+"""The web view's HTML: nothing from outside gets through as markup, links lead where they say."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from app.domain.risk import AccountRisk, Holding
+from app.engine.table import Table
+from app.engine.web_cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
+from app.engine.web_html import element, join, visible
+from app.engine.web_pages import JsonLines, Pages, ranges, record_path, table_path
+from app.engine.web_read import Count, Query, Row, TaskReport, WorkerReport
+from app.units import in_words
+
+HERE, THERE = "http://127.0.0.1:7001", "http://127.0.0.1:7002"
+POSITIONS = cast(Table, SimpleNamespace(name="positions", help="what is held"))
+PAGES = Pages("risk", {"risk": "http://127.0.0.1:6102", "venue": "http://127.0.0.1:6109"}, in_words)
+EVIL = "</a><script>alert('1')</script>"
+
+
+def a_row(key: str, value: bytes = b"{}", **changed: Any) -> Row:
+    row: dict[str, Any] = {"key": key, "partition": 0, "bytes": len(value), "value": msgspec.Raw(value)}
+    return Row(**(row | changed))
+
+
+def a_page(*records: Row, query: Query | None = None, **changed: Any) -> Page:
+    page: dict[str, Any] = {"searched": len(records), "next": None, "missing": []}
+    return Page("risk", "positions", query or Query(), list(records), **(page | changed))
+
+
+def listing(page: Page) -> str:
+    return PAGES.listing(page, POSITIONS, [POSITIONS], HERE, 0.004)
+
+
+def a_record(key: str, value: bytes) -> str:
+    record = Record("risk", "positions", key, 3, THERE, msgspec.Raw(value))
+    return PAGES.record(record, [POSITIONS], HERE, 0.002)
+
+
+def test_content_and_attributes_are_escaped() -> None:
+    assert element("p", "<b>", element("i", "&"), None, title='"') == (
+        '<p title="&quot;">&lt;b&gt;<i>&amp;</i></p>'
+    )
+    assert join(["<", element("br")]) == "&lt;<br></br>"
+
+
+def test_characters_that_hide_or_turn_text_are_shown_as_escapes() -> None:
+    assert visible("Zoë مرحبا\n") == "Zoë مرحبا\n"
+    assert visible("a\u202eb\x00\x1b") == "a\\u202eb\\u0000\\u001b"
+
+
+@given(st.text(max_size=20))
+def test_no_key_and_no_value_becomes_markup(text: str) -> None:
+    hostile = EVIL + text
+    value = msgspec.json.encode({hostile: hostile})
+    missing = [Missing(hostile, [1], hostile)]
+
+    shown = [
+        listing(a_page(a_row(hostile, value), query=Query(text=hostile, after=hostile), missing=missing)),
+        listing(a_page(a_row(hostile, text=hostile, key_cut=True))),
+        a_record(hostile, value),
+        PAGES.absent(POSITIONS, hostile, Absent(1, HERE, [hostile], missing, True), [POSITIONS], HERE),
+        PAGES.refusal(hostile, hostile, [POSITIONS], HERE),
+    ]
+
+    for html in shown:
+        assert "<script" not in html
+        assert "alert(&#x27;1&#x27;)" in html
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_the_address_of_a_key_is_one_segment_that_reads_back(key: str) -> None:
+    url = URL(HERE + record_path("positions", key), encoded=True)
+
+    if "key" in url.query:
+        assert key in {".", ".."}
+    else:
+        assert url.raw_path.count("/") == 3
+        assert URL(str(url)).parts[3].replace("%2F", "/").replace("%25", "%") == key
+
+
+def test_a_slash_in_a_key_is_encoded() -> None:
+    assert record_path("reservations", "acc-1/acc-1-5") == "/tables/reservations/acc-1%2Facc-1-5"
+    assert record_path("reservations", "50%2F", api=True) == "/api/tables/reservations/50%252F"
+
+
+def test_keys_that_a_browser_would_resolve_away_go_into_the_query() -> None:
+    assert record_path("positions", "..") == "/tables/positions/?key=.."
+    assert record_path("positions", "") == "/tables/positions/?key="
+
+
+def test_the_next_page_keeps_the_search() -> None:
+    query = Query(text="a b&", match="start", limit=2, after="a b&1")
+
+    html = listing(a_page(a_row("a b&2"), query=query, next="a b&3"))
+
+    assert 'href="/tables/positions/?q=a+b%26&amp;match=start&amp;limit=2&amp;after=a+b%263"' in html
+    assert 'href="/tables/positions/?q=a+b%26&amp;match=start&amp;limit=2"' in html  # the first page
+    assert table_path("positions", Query()) == "/tables/positions/"
+
+
+def test_a_bounded_search_says_how_far_it_looked() -> None:
+    html = listing(a_page(query=Query(text="zz"), searched=50_000, next="k"))
+
+    assert "0 found in the 50,000 records searched, there are more" in html
+    assert "Next »" in html
+
+
+def test_a_worker_that_did_not_answer_is_named() -> None:
+    html = listing(a_page(a_row("a"), missing=[Missing(THERE, [4, 5, 6], "no answer within 2 s")]))
+
+    assert f"partitions 4–6 of {THERE}: no answer within 2 s" in html
+
+
+def test_long_keys_and_values_are_shortened() -> None:
+    html = listing(a_page(a_row("k" * 300, b'"' + b"v" * 300 + b'"'), a_row("l" * 500, key_cut=True)))
+
+    assert "k" * 121 not in html.replace(record_path("positions", "k" * 300), "")
+    assert "v" * 161 not in html
+    assert "l" * 120 + "…<span" in html
+    assert "too long for a link" in html
+
+
+def test_a_record_says_where_it_is_and_what_its_integers_mean() -> None:
+    holding = Holding(position_lots=-15_000, reference_price_ticks=90_000)
+    account = AccountRisk(holdings={"BTC-USD": holding}, last_sequence=7)
+
+    html = a_record("acc-1", account.model_dump_json().encode())
+
+    assert f'<dt>partition</dt><dd>3</dd><dt>worker</dt><dd><a href="{THERE}/">' in html
+    assert '&quot;position_lots&quot;: -15000,<span class="words">-1.5000 BTC</span>' in html
+    assert '&quot;reference_price_ticks&quot;: 90000<span class="words">900.00 USD</span>' in html
+
+
+def test_a_huge_record_is_cut() -> None:
+    html = a_record("acc-1", msgspec.json.encode(["x" * 100] * 10_000))
+
+    assert len(html) < 400_000
+    assert "Only the beginning is shown" in html
+
+
+def test_lines_of_json_are_json() -> None:
+    value = {"a": [], "b": {}, "c": [1, {"d": None, "e": [True, [2]]}], "f": "é"}
+
+    text = "".join(line for line, _ in JsonLines(in_words).of(value))
+
+    assert msgspec.json.decode(text) == value
+
+
+def test_the_page_of_an_absent_record_names_table_key_partition_and_worker() -> None:
+    html = PAGES.absent(POSITIONS, "acc/9", Absent(5, THERE, [THERE, HERE], [], True), [POSITIONS], HERE)
+
+    assert "No such record" in html
+    for told in ("positions", "acc/9", f"partition 5, worker {THERE}", f"{THERE}, {HERE}"):
+        assert told in html
+
+
+def test_the_page_of_a_record_whose_worker_is_silent_does_not_deny_it() -> None:
+    missing = [Missing(THERE, [5], "cannot be reached")]
+
+    html = PAGES.absent(POSITIONS, "acc-9", Absent(5, THERE, [HERE], missing, False), [POSITIONS], HERE)
+
+    assert "No such record" not in html
+    assert "cannot be reached" in html
+
+
+def test_the_overview_shows_tables_tasks_workers_and_services() -> None:
+    task = TaskReport(0, True, None, 1_234, 56, {"orders": 77})
+    fenced = TaskReport(1, False, "newer owner", 0, 0, {})
+    counts = [Count("positions", 0, 40, True, 88), Count("positions", 1, 2, True, 9)]
+    own = WorkerReport("risk", False, [task, fenced], counts)
+    silent = Worker(THERE, [2, 3], None, "cannot be reached")
+    neighbours = [Neighbour("risk", HERE, True), Neighbour("venue", "http://127.0.0.1:6109", False)]
+    overview = Overview("risk", HERE, False, [Worker(HERE, [0, 1], own, ""), silent], neighbours)
+
+    html = PAGES.overview(overview, [POSITIONS], 0.01)
+
+    for told in ("not ready", "over 42", "0–1", "2–3", "1,234", "orders <b>77</b>", "positions <b>88</b>"):
+        assert told in html
+    assert 'title="newer owner">fenced' in html
+    assert "cannot be reached" in html
+    assert '<span class="bad">not reachable</span>' in html
+
+
+def test_runs_of_partitions_are_told_short() -> None:
+    assert ranges([3, 0, 1, 5]) == "0–1, 3, 5"
+    assert ranges([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("price_ticks", 90_000, None),
+        ("submitted_at_ms", 1_385_337_600_007, "2013-11-25 00:00:00.007 UTC"),
+        ("submitted_at_ms", 10**18, None),
+        ("price_age_ms_max", 1_500, "1.5 s"),
+        ("price_collar_bps", 25, "0.25 %"),
+        ("gross_exposure_micros_max", 1_234_567_890_000, "1,234,567.89 USD"),
+        ("sequence", 7, None),
+    ],
+)
+def test_units_without_an_instrument(name: str, value: int, words: str | None) -> None:
+    assert in_words((name,), value, ({name: value},)) == words
+
+
+def test_the_instrument_is_the_nearest_one_named() -> None:
+    outer = {"symbol": "ETH-USD", "quantity_lots": 5}
+
+    assert in_words(("quantity_lots",), 5, (outer,)) == "0.005 ETH"
+    assert in_words(("holdings", "BTC-USD", "open_lots"), 5, (outer, {}, {})) == "0.0005 BTC"
+    assert in_words(("order", "open_lots"), 5, ({}, {"symbol": "unknown"})) is None

@@ -1,0 +1,64 @@
+"""The venue's settings: its command line, and the one place that reads its environment."""
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from venue.errors import StartError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    host: str
+    port: int
+    """0 takes any free port."""
+    data_dir: Path
+    parent_pid: int | None
+    """The process that this one must not outlive, if any."""
+    token: str = field(repr=False)
+
+
+def read_config(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Config:
+    """Raises StartError when the token is missing; argparse exits 2 by itself for a wrong argument."""
+    parsed = _parser().parse_args(arguments)
+    token = environment.get("VENUE_TOKEN", "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise StartError(
+            "VENUE_TOKEN is not set or not usable: set it to the secret (printable characters without "
+            "spaces) that every request must carry"
+        )
+    return Config(
+        host=parsed.host,
+        port=parsed.port,
+        data_dir=parsed.data_dir,
+        parent_pid=parsed.die_with_parent,
+        token=token,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m venue", description="The simulated exchange. VENUE_TOKEN holds its secret."
+    )
+    parser.add_argument("--port", type=_port, required=True, help="0 takes any free port")
+    parser.add_argument("--data-dir", type=Path, required=True, help="holds ledger.sqlite")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--die-with-parent",
+        nargs="?",
+        type=int,
+        const=os.getppid(),
+        metavar="PID",
+        help="stop when the process that started this one is gone; its PID also covers a death before this",
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535")
+    return port

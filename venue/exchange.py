@@ -1,0 +1,151 @@
+"""The exchange without its network: takes commands, changes the book, commits to the ledger, then tells."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from venue.book import Fact, Filled, Market, Order
+from venue.ledger import Ledger
+from venue.reports import report_of
+from venue.requests import Tick
+
+
+class Submission(NamedTuple):
+    """Client order ids: `accepted` were taken (a refusal is a report), `duplicates` were known before."""
+
+    accepted: list[str]
+    duplicates: list[str]
+
+
+@dataclass(slots=True)
+class _State:
+    """What the ledger says, in memory: the market, and each session's last `venue_sequence` and owner."""
+
+    market: Market
+    sequences: dict[int, int]
+    epochs: dict[int, int]
+
+
+def _never() -> bool:
+    return False
+
+
+class Exchange:
+    """One transaction a call; `on_reports(session)` is called after the commit, once a session.
+
+    Memory follows the ledger: a call that fails leaves the ledger as it was, and the next one reads the
+    state from it again. sqlite3.Error passes through.
+    """
+
+    def __init__(self, ledger: Ledger, on_reports: Callable[[int], None] = lambda session: None) -> None:
+        self._ledger = ledger
+        self._on_reports = on_reports
+        self._state: _State | None = self._load()
+
+    def submit(self, orders: Sequence[Order], rejects_next: Callable[[], bool] = _never) -> Submission:
+        """Take the orders whose id is new; count the others as received once more.
+
+        `rejects_next` is asked once for each order taken: True refuses it on demand.
+        """
+        known = self._ledger.known([order.order_id for order in orders])
+        accepted: list[str] = []
+        duplicates: list[str] = []
+        facts: list[Fact] = []
+        with self._changing() as state:
+            for order in orders:
+                if order.order_id in known:
+                    duplicates.append(order.order_id)
+                    continue
+                known.add(order.order_id)
+                accepted.append(order.order_id)
+                facts += state.market.place(order, reject_on_demand=rejects_next())
+            sessions = self._record(state, facts)
+            self._ledger.count_repeats(duplicates)
+        self._tell(sessions)
+        return Submission(accepted, duplicates)
+
+    def claim(self, session: int, epoch: int) -> int:
+        """Make `epoch` the session's owner unless a later one is; returns the owner's epoch."""
+        owner = self._current().epochs.get(session, 0)
+        if epoch > owner:
+            with self._changing() as state:
+                state.epochs[session] = owner = epoch
+                self._ledger.save_epoch(session, epoch)
+        return owner
+
+    def known(self, client_order_ids: Sequence[str]) -> list[str]:
+        """Those the ledger has, in the order asked."""
+        known = self._ledger.known(client_order_ids)
+        return [client_order_id for client_order_id in client_order_ids if client_order_id in known]
+
+    def move_market(self, ticks: Sequence[Tick]) -> int:
+        """Apply market trades of known symbols; returns how many were new."""
+        applied = 0
+        facts: list[Fact] = []
+        with self._changing() as state:
+            for tick in ticks:
+                if state.market.has_seen(tick.symbol, tick.sequence):
+                    continue
+                applied += 1
+                facts += state.market.trade(tick.symbol, tick.sequence, tick.price_ticks, tick.quantity_lots)
+            sessions = self._record(state, facts)
+        self._tell(sessions)
+        return applied
+
+    def close_market(self) -> int:
+        """Expire every open order; returns how many."""
+        with self._changing() as state:
+            facts = state.market.close()
+            sessions = self._record(state, facts)
+        self._tell(sessions)
+        return len(facts)
+
+    def reports_after(self, session: int, after: int, count_max: int) -> list[tuple[int, str]]:
+        """The next committed reports of the session: (venue_sequence, JSON body), in order."""
+        return self._ledger.reports_after(session, after, count_max)
+
+    def last_sequence(self, session: int) -> int:
+        """The `venue_sequence` of the session's last report; 0 when it has none."""
+        return self._current().sequences.get(session, 0)
+
+    @contextmanager
+    def _changing(self) -> Iterator[_State]:
+        state = self._current()
+        self._state = None  # a failure below must not leave a half-changed book behind
+        with self._ledger.transaction():
+            yield state
+        self._state = state
+
+    def _current(self) -> _State:
+        if self._state is None:
+            self._state = self._load()
+        return self._state
+
+    def _load(self) -> _State:
+        return _State(self._ledger.load_market(), self._ledger.load_sequences(), self._ledger.load_epochs())
+
+    def _record(self, state: _State, facts: Iterable[Fact]) -> dict[int, int]:
+        """Write what happened; returns the sessions that got reports, with their last sequence."""
+        touched: dict[str, Order] = {}
+        reports = []
+        fills = []
+        sessions: dict[int, int] = {}
+        for fact in facts:
+            order = fact.order
+            sequence = state.sequences.get(order.session, 0) + 1
+            state.sequences[order.session] = sessions[order.session] = sequence
+            touched[order.order_id] = order
+            reports.append(report_of(fact, sequence))
+            if isinstance(fact, Filled):
+                fills.append((fact, sequence))
+        self._ledger.save_orders(touched.values())
+        self._ledger.add_reports(reports)
+        self._ledger.add_trades(fills)
+        self._ledger.save_sequences(sessions.items())
+        self._ledger.save_prices(state.market)
+        return sessions
+
+    def _tell(self, sessions: Iterable[int]) -> None:
+        for session in sessions:
+            self._on_reports(session)

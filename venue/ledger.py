@@ -1,0 +1,276 @@
+"""The venue's ledger: `<data-dir>/ledger.sqlite` (WAL), enough to check every execution by it alone.
+
+    orders         one row for every order ever taken, refused ones included
+      client_order_id  TEXT, primary key; `order_id` in the reports
+      account_id, symbol  TEXT
+      session          INTEGER: the session it was sent on, which gets its reports
+      side             'buy' or 'sell'
+      quantity_lots, price_ticks  INTEGER: as ordered
+      time_in_force    'gtc' or 'ioc'
+      venue_order_id   TEXT: 'V' and `arrival`
+      filled_lots      INTEGER: sum of its trades
+      status           'open', 'filled', 'cancelled', 'expired' or 'rejected'
+      receipts         INTEGER: how many times this id was received, repeats included; 1 is exactly once
+      arrival          INTEGER: orders taken are numbered from 1
+    reports        every report made; primary key (session, venue_sequence)
+      session, venue_sequence  INTEGER: from 1 without a gap in each session
+      type             TEXT: 'OrderAcknowledged', 'TradeExecuted', ...
+      order_id         TEXT: the client_order_id
+      body             TEXT: the JSON object as sent, `{"type": ..., ...event fields}`
+    trades         one row for every fill of an order; both sides of a match have one each
+      trade_id         TEXT, primary key: 'T', the number of the match, 'B' or 'S'
+      client_order_id  TEXT
+      quantity_lots, price_ticks  INTEGER
+      session, venue_sequence  INTEGER: its TradeExecuted in `reports`
+    sessions       session, last_sequence (INTEGER): of its last report
+    epochs         session, epoch: the highest that any owner of the session has named
+    markets        symbol, price_ticks, tick_sequence, liquidity_lots (left of the last market trade), is_open
+    counters       name, value: 'orders_taken' and 'trades_matched'
+
+One transaction a request holds the change and its reports, and is committed before anything is answered or
+sent. `synchronous` is NORMAL: what is committed outlives a killed process; a power cut can take the last
+commits, never half of one. Readers may open the file at any time, also while the venue runs.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.values import Side, TimeInForce
+from venue.book import Filled, Market, Numbers, Order, OrderStatus
+from venue.errors import StartError
+from venue.reports import Report
+
+SCHEMA_VERSION = 1
+
+_IDS_PER_QUERY = 500  # older SQLite takes 999 variables
+_CACHE_KIB = 32 * 1024
+
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE orders (
+    client_order_id TEXT NOT NULL PRIMARY KEY,
+    account_id TEXT NOT NULL,
+    session INTEGER NOT NULL,
+    symbol TEXT NOT NULL,
+    side TEXT NOT NULL,
+    quantity_lots INTEGER NOT NULL,
+    price_ticks INTEGER NOT NULL,
+    time_in_force TEXT NOT NULL,
+    venue_order_id TEXT NOT NULL,
+    filled_lots INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    receipts INTEGER NOT NULL DEFAULT 1,
+    arrival INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX open_orders ON orders (arrival) WHERE status = 'open';
+CREATE TABLE reports (
+    session INTEGER NOT NULL,
+    venue_sequence INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (session, venue_sequence)
+) WITHOUT ROWID;
+CREATE TABLE trades (
+    trade_id TEXT NOT NULL PRIMARY KEY,
+    client_order_id TEXT NOT NULL,
+    quantity_lots INTEGER NOT NULL,
+    price_ticks INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    venue_sequence INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE sessions (session INTEGER PRIMARY KEY, last_sequence INTEGER NOT NULL);
+CREATE TABLE epochs (session INTEGER PRIMARY KEY, epoch INTEGER NOT NULL);
+CREATE TABLE markets (
+    symbol TEXT NOT NULL PRIMARY KEY,
+    price_ticks INTEGER NOT NULL,
+    tick_sequence INTEGER NOT NULL,
+    liquidity_lots INTEGER NOT NULL,
+    is_open INTEGER NOT NULL
+);
+CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+_SAVE_ORDER = """
+INSERT INTO orders (
+    client_order_id, account_id, session, symbol, side, quantity_lots, price_ticks, time_in_force,
+    venue_order_id, filled_lots, status, arrival
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (client_order_id) DO UPDATE SET filled_lots = excluded.filled_lots, status = excluded.status
+"""
+
+_OPEN_ORDERS = """
+SELECT client_order_id, account_id, session, symbol, side, quantity_lots, price_ticks, time_in_force,
+       arrival, filled_lots
+FROM orders WHERE status = 'open' ORDER BY arrival
+"""
+
+
+class LedgerError(StartError):
+    """The file is no ledger this version can read."""
+
+
+class Ledger:
+    """The one connection of the venue's process to its ledger.
+
+    Every write belongs inside `transaction()`. Raises LedgerError for a file of another version and
+    sqlite3.Error when the file can't be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._prepare()
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit at the end; on any exception roll back and pass it on."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def load_market(self) -> Market:
+        """Books, last prices and counters as they were at the last commit."""
+        counters = dict(self._db.execute("SELECT name, value FROM counters"))
+        market = Market(Numbers(**counters))
+        columns = "symbol, price_ticks, tick_sequence, liquidity_lots, is_open"
+        for symbol, *state in self._db.execute(f"SELECT {columns} FROM markets"):
+            book = market.books[symbol]
+            book.price_ticks, book.tick_sequence, book.liquidity_lots = state[:3]
+            book.is_open = bool(state[3])
+        orders = [_order_from(row) for row in self._db.execute(_OPEN_ORDERS)]
+        for symbol, book in market.books.items():
+            book.restore(order for order in orders if order.symbol == symbol)
+        return market
+
+    def load_epochs(self) -> dict[int, int]:
+        return dict(self._db.execute("SELECT session, epoch FROM epochs"))
+
+    def save_epoch(self, session: int, epoch: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?)", (session, epoch))
+
+    def load_sequences(self) -> dict[int, int]:
+        """The last `venue_sequence` of each session."""
+        return dict(self._db.execute("SELECT session, last_sequence FROM sessions"))
+
+    def known(self, client_order_ids: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for start in range(0, len(client_order_ids), _IDS_PER_QUERY):
+            ids = client_order_ids[start : start + _IDS_PER_QUERY]
+            marks = ",".join("?" * len(ids))
+            rows = self._db.execute(
+                f"SELECT client_order_id FROM orders WHERE client_order_id IN ({marks})", ids
+            )
+            found.update(client_order_id for (client_order_id,) in rows)
+        return found
+
+    def count_repeats(self, client_order_ids: Iterable[str]) -> None:
+        self._db.executemany(
+            "UPDATE orders SET receipts = receipts + 1 WHERE client_order_id = ?",
+            [(client_order_id,) for client_order_id in client_order_ids],
+        )
+
+    def save_orders(self, orders: Iterable[Order]) -> None:
+        """Insert new orders, update what was filled and the status of known ones."""
+        self._db.executemany(_SAVE_ORDER, [_row_of(order) for order in orders])
+
+    def add_reports(self, reports: Iterable[Report]) -> None:
+        self._db.executemany("INSERT INTO reports VALUES (?, ?, ?, ?, ?)", reports)
+
+    def add_trades(self, fills: Iterable[tuple[Filled, int]]) -> None:
+        """Add fills, each with the `venue_sequence` of its report."""
+        self._db.executemany(
+            "INSERT INTO trades VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (fill.trade_id, order.order_id, fill.quantity_lots, fill.price_ticks, order.session, sequence)
+                for fill, sequence in fills
+                for order in (fill.order,)
+            ],
+        )
+
+    def save_sequences(self, sequences: Iterable[tuple[int, int]]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?)", sequences)
+
+    def save_prices(self, market: Market) -> None:
+        """Save the last prices, what is left of the last trades, and the counters."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO markets VALUES (?, ?, ?, ?, ?)",
+            [
+                (symbol, book.price_ticks, book.tick_sequence, book.liquidity_lots, book.is_open)
+                for symbol, book in market.books.items()
+            ],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO counters VALUES (?, ?)",
+            [
+                ("orders_taken", market.numbers.orders_taken),
+                ("trades_matched", market.numbers.trades_matched),
+            ],
+        )
+
+    def reports_after(self, session: int, after: int, count_max: int) -> list[tuple[int, str]]:
+        """The next reports of the session above `after`: (venue_sequence, body), in order."""
+        return self._db.execute(
+            "SELECT venue_sequence, body FROM reports WHERE session = ? AND venue_sequence > ? "
+            "ORDER BY venue_sequence LIMIT ?",
+            (session, after, count_max),
+        ).fetchall()
+
+    def _prepare(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._db.executescript(_SCHEMA)
+        elif version != SCHEMA_VERSION:
+            raise LedgerError(
+                f"{self._path} is a ledger of version {version}, this venue reads {SCHEMA_VERSION}: "
+                "use another --data-dir"
+            )
+
+
+def _row_of(order: Order) -> tuple[str | int, ...]:
+    return (
+        order.order_id,
+        order.account_id,
+        order.session,
+        order.symbol,
+        order.side.value,
+        order.quantity_lots,
+        order.price_ticks,
+        order.time_in_force.value,
+        order.venue_order_id,
+        order.filled_lots,
+        order.status.value,
+        order.arrival,
+    )
+
+
+def _order_from(row: tuple[str, str, int, str, str, int, int, str, int, int]) -> Order:
+    order_id, account_id, session, symbol, side, quantity, price, time_in_force, arrival, filled = row
+    return Order(
+        order_id,
+        account_id,
+        session,
+        symbol,
+        Side(side),
+        quantity,
+        price,
+        TimeInForce(time_in_force),
+        arrival,
+        filled,
+        OrderStatus.OPEN,
+    )

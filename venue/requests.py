@@ -1,0 +1,166 @@
+"""What the venue takes over HTTP: the shape and the bounds of every request body."""
+
+from typing import Annotated, TypeVar
+
+from msgspec import DecodeError, Meta, Struct, ValidationError
+from msgspec.json import Decoder
+
+from models.values import INSTRUMENTS, Side, TimeInForce
+from venue.book import Order
+from venue.errors import BadRequestError
+
+BODY_BYTES_MAX = 16 * 1024 * 1024
+ITEMS_MAX = 10_000
+TEXT_CHARS_MAX = 1_024
+SESSION_MAX = 65_535
+LOTS_MAX = 10**15
+PRICE_TICKS_MAX = 10**15
+SEQUENCE_MAX = 2**62
+HANG_MS_MAX = 600_000
+COUNT_MAX = 1_000_000
+
+Text = Annotated[str, Meta(min_length=1, max_length=TEXT_CHARS_MAX)]
+Sequence = Annotated[int, Meta(ge=1, le=SEQUENCE_MAX)]
+AnyInt64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Session = Annotated[int, Meta(ge=0, le=SESSION_MAX)]
+Epoch = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
+_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+_Duration = Annotated[int, Meta(ge=0, le=HANG_MS_MAX)]
+
+
+class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
+    """A limit order as sent. An absurd price is not bad input: the venue refuses it by a report."""
+
+    client_order_id: Text
+    account_id: Text
+    symbol: Text
+    side: Side
+    quantity_lots: Annotated[int, Meta(ge=1, le=LOTS_MAX)]
+    price_ticks: AnyInt64
+    time_in_force: TimeInForce
+
+    def on(self, session: int) -> Order:
+        return Order(
+            self.client_order_id,
+            self.account_id,
+            session,
+            self.symbol,
+            self.side,
+            self.quantity_lots,
+            self.price_ticks,
+            self.time_in_force,
+        )
+
+
+class OrdersRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`epoch` tells the owners of a session apart: one below the highest seen is refused."""
+
+    session: Session
+    orders: Annotated[list[NewOrder], Meta(max_length=ITEMS_MAX)]
+    epoch: Epoch = 0
+
+
+class OrdersQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Asked with a session and an epoch, it fences the session's earlier owners."""
+
+    client_order_ids: Annotated[list[Text], Meta(max_length=ITEMS_MAX)]
+    session: Session = 0
+    epoch: Epoch = 0
+
+
+class Tick(Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of `TickReceived`. A quantity of 0 (less than a lot) moves the price and fills nothing."""
+
+    symbol: Text
+    sequence: Sequence
+    price_ticks: Annotated[int, Meta(ge=1, le=PRICE_TICKS_MAX)]
+    quantity_lots: Annotated[int, Meta(ge=0, le=LOTS_MAX)]
+    exchange_at_ms: AnyInt64
+    observed_at_ms: AnyInt64
+
+
+class MarketRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    ticks: Annotated[list[Tick], Meta(max_length=ITEMS_MAX)]
+
+
+class FaultsRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Faults to set; one that is not named stays as it is. See `venue.faults`."""
+
+    hang_ms: _Duration | None = None
+    requests: _Count | None = None
+    for_ms: _Duration | None = None
+    drop_acks: _Count | None = None
+    duplicate_reports: _Count | None = None
+    reject_next: _Count | None = None
+    unavailable_ms: _Duration | None = None
+    error_rate_per_mille: Annotated[int, Meta(ge=0, le=1_000)] | None = None
+
+
+_Request = TypeVar("_Request", OrdersRequest, OrdersQuery, MarketRequest, FaultsRequest)
+
+_orders = Decoder(OrdersRequest)
+_query = Decoder(OrdersQuery)
+_market = Decoder(MarketRequest)
+_faults = Decoder(FaultsRequest)
+
+
+def read_orders(body: bytes) -> tuple[OrdersRequest, list[Order]]:
+    """Raises BadRequestError, as all the readers here do."""
+    request = _decode(_orders, body)
+    return request, [order.on(request.session) for order in request.orders]
+
+
+def read_query(body: bytes) -> OrdersQuery:
+    return _decode(_query, body)
+
+
+def read_market(body: bytes) -> list[Tick]:
+    ticks = _decode(_market, body).ticks
+    for index, tick in enumerate(ticks):
+        if tick.symbol not in INSTRUMENTS:
+            raise BadRequestError(
+                f"unknown symbol {tick.symbol[:40]!r}",
+                where=f"ticks[{index}].symbol",
+                what_to_do=f"send one of {', '.join(INSTRUMENTS)}",
+            )
+    return ticks
+
+
+def read_faults(body: bytes) -> FaultsRequest:
+    request = _decode(_faults, body)
+    bounds = [bound for bound in (request.requests, request.for_ms) if bound is not None]
+    if len(bounds) != (1 if request.hang_ms else 0):
+        raise BadRequestError(
+            "a hang needs one end: requests or for_ms",
+            where="hang_ms, requests, for_ms",
+            what_to_do='send {"hang_ms": 200, "requests": 5} or {"hang_ms": 200, "for_ms": 1000}',
+        )
+    return request
+
+
+def read_session(text: str) -> int:
+    return _read_int(text, "the session in the path", SESSION_MAX)
+
+
+def read_after(text: str) -> int:
+    return _read_int(text, "after", SEQUENCE_MAX)
+
+
+def _read_int(text: str, where: str, high: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= high):
+        raise BadRequestError(
+            f"{text[:40]!r} is no whole number from 0 to {high}", where=where, what_to_do="correct it"
+        )
+    return int(text)
+
+
+def _decode(decoder: Decoder[_Request], body: bytes) -> _Request:
+    try:
+        return decoder.decode(body)
+    except ValidationError as error:
+        what, _, path = str(error).partition(" - at `$.")
+        raise BadRequestError(
+            what, where=path.rstrip("`") or "the body", what_to_do="correct this field and send all again"
+        ) from None
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise BadRequestError(str(error), where="the body", what_to_do="send JSON in UTF-8") from None
