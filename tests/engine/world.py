@@ -212,6 +212,25 @@ class World:
         except TimeoutError:
             raise AssertionError(f"not processed after {within_s} s: {await self.behind()}") from None
 
+    async def markers_written(self) -> None:
+        """Wait until what is committed can be read: the broker answers a commit before it writes its markers."""
+        topics = (self.totals.name, self.changelog, self.quarantine_changelog, self.dead_letters.name)
+        tps = [
+            TopicPartition(topic, partition)
+            for topic in topics
+            for partition in await self._partitions_of(topic)
+        ]
+        async with AIOKafkaConsumer(bootstrap_servers=self.options.bootstrap) as uncommitted:
+
+            async def written() -> bool:
+                return await self._consumer.end_offsets(tps) == await uncommitted.end_offsets(tps)
+
+            await until(written)
+
+    async def _partitions_of(self, topic: str) -> set[int]:
+        (described,) = await self._admin.describe_topics([topic])
+        return {each["partition"] for each in described["partitions"]}
+
     async def wrong_dead_letters(self, expected: "Iterable[Dead]") -> list[str]:
         """Where the dead letters are not `expected`, in each key's order, bytes and headers as they came."""
         found = await self.dead()
@@ -246,6 +265,7 @@ class World:
         `dead` are the ids of numbers that shall have no total.
         """
         expected = {each.number.id: each for each in self.written if each.number.id not in set(dead)}
+        await self.markers_written()
         outputs = await self.totals_out()
         seen = Counter(total.id for _, total in outputs)
         found = [f"no total for {id}" for id in expected if id not in seen]
