@@ -108,8 +108,7 @@ async def test_a_standby_killed_while_it_takes_over_loses_and_doubles_nothing(
 ) -> None:
     world = await make_world(session_timeout_s=QUICKLY_S)
     with workers() as start:
-        await world.send(*world.more(40))
-        first = start(world, "a", kill_at=[(Step.AFTER_PRODUCE, 4, "kill")])
+        first = start(world, "a", kill_at=[(Step.AFTER_PRODUCE, 6, "kill")])
         await until(lambda: "is ours" in first.said())
         second = start(world, "b", kill_at=[(step, 2 if step in REBALANCE else 1, "kill")])
         await until(lambda: "assigned partitions" in second.said())
