@@ -319,7 +319,7 @@ def offsets_in_front_of_the_transaction(patch: Patch) -> None:
     transaction = Task._commit_transaction
 
     async def commit_offsets_first(task: Task, outbox: Any, offsets: Any) -> Any:
-        await task._producer.commit_offsets(offsets, -1, "")
+        await task._producer.commit_offsets(offsets, *task._membership())
         return await transaction(task, outbox, {})
 
     patch.setattr(Task, "_commit_transaction", commit_offsets_first)
@@ -331,7 +331,7 @@ def offsets_behind_the_transaction(patch: Patch) -> None:
 
     async def commit_offsets_later(task: Task, outbox: Any, offsets: Any) -> Any:
         ends = await transaction(task, outbox, {})
-        await task._producer.commit_offsets(offsets, -1, "")
+        await task._producer.commit_offsets(offsets, *task._membership())
         return ends
 
     patch.setattr(Task, "_commit_transaction", commit_offsets_later)

@@ -11,7 +11,7 @@ class Mutant:
     """A planted bug of some services' workers.
 
     `faults` are the kinds of fault that show it, `none` where plain order flow does. `invariant` is the one
-    of I1 to I7 that breaks, `engine` where the workers stop themselves, loudly.
+    of I1 to I7 that breaks, `engine` where the workers stop themselves, loudly, or everything stands still.
     """
 
     name: str
@@ -19,3 +19,5 @@ class Mutant:
     faults: tuple[str, ...]
     invariant: str
     patch: Callable[[Patch], None]
+    told: str
+    """What is wrong with it, in a sentence."""
