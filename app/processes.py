@@ -20,6 +20,9 @@ from app.supervisor import Child
 class Worker(Child):
     """Worker `number` of a service: `faust -A app.<service> worker`, with its own directory and port."""
 
+    program = "faust"
+    """The module that is run; one that instruments the worker takes the same arguments."""
+
     def __init__(
         self,
         service: str,
@@ -49,7 +52,15 @@ class Worker(Child):
         self.port = free_port(self.port, self._usual_port)
         self._client_id = f"{self._client_prefix}{secrets.token_hex(4)}"
         return [
-            *(sys.executable, "-m", "faust", "-A", f"app.{self.service}", "--datadir", str(self.data_dir)),
+            *(
+                sys.executable,
+                "-m",
+                self.program,
+                "-A",
+                f"app.{self.service}",
+                "--datadir",
+                str(self.data_dir),
+            ),
             *("worker", "-l", "info", "--web-port", str(self.port)),
         ]
 

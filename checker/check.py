@@ -19,6 +19,7 @@ from checker.errors import CheckerError
 from checker.findings import Findings
 from checker.history import Shared, Slice, trace
 from checker.invariants import (
+    check_conduct,
     check_exposure,
     check_intake,
     check_key_order,
@@ -184,6 +185,7 @@ class _Run:
                 check_intake(history, traces, intake),
                 check_key_order(history, traces),
                 check_market_conditions(history, traces, self._shared),
+                check_conduct(history, traces),
                 check_venue(history, traces, session) if session else Findings(),
             )
         )

@@ -8,6 +8,7 @@ import msgspec
 from checker.findings import Findings, Violation
 from checker.history import Shared, Slice, trace
 from checker.invariants import (
+    check_conduct,
     check_exposure,
     check_intake,
     check_key_order,
@@ -94,7 +95,7 @@ class World:
         return self._limits[account_id]
 
     def receive(self, account_id: str = "acc", **changed: Any) -> Order:
-        """Log a new order: to buy 10 lots at the market's price."""
+        """Log a new order: to buy 10 lots at the market's price, two seconds after the one before."""
         if account_id not in self._limits:
             self.limit(account_id)
         sequence = len(self.log.orders) + 1
@@ -106,7 +107,7 @@ class World:
             "side": Side.BUY,
             "quantity_lots": 10,
             "price_ticks": self.price_ticks,
-            "submitted_at_ms": self.now_ms,
+            "submitted_at_ms": START_MS + 2_000 * sequence,
         }
         order = Order(**(fields | changed))
         self.log_order(order)
@@ -275,6 +276,7 @@ class World:
                 check_origins(self.log.dead_letters, self.originals),
                 check_key_order(self.log, traces),
                 check_market_conditions(self.log, traces, self.shared),
+                check_conduct(self.log, traces),
             )
         )
 

@@ -1,5 +1,6 @@
 """The invariants I1 to I7, pure functions over the history: they compare sets of ids, never counts."""
 
+from checker.invariants.conduct import check_conduct
 from checker.invariants.exposure import check_exposure
 from checker.invariants.intake import check_intake, check_origins
 from checker.invariants.lives import check_lives
@@ -9,6 +10,7 @@ from checker.invariants.tables import check_tables
 from checker.invariants.venue import check_venue
 
 __all__ = [
+    "check_conduct",
     "check_exposure",
     "check_intake",
     "check_key_order",

@@ -8,7 +8,7 @@ from sys import stdlib_module_names
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("agents", "app", "bench", "checker", "feed", "models", "tables", "tests", "venue")
+PACKAGES = ("agents", "app", "bench", "checker", "feed", "models", "storm", "tables", "tests", "venue")
 """Ours; a package that is not there yet has no modules."""
 
 IMPURE = {
@@ -86,6 +86,7 @@ def reads_environment(tree: ast.Module) -> bool:
         ("app.engine", ("app.engine",)),
         ("models", ("models",)),
         ("venue", ("venue", "models")),
+        ("storm", ("storm", "agents", "app", "checker", "feed", "models", "tables", "venue.requests")),
     ],
 )
 def test_imports_point_one_way(package: str, allowed: tuple[str, ...]) -> None:
@@ -97,6 +98,15 @@ def test_app_imports_neither_agents_nor_tables() -> None:
         offences("app", *(package for package in PACKAGES if package not in {"agents", "tables", "tests"}))
         == []
     )
+
+
+def test_nothing_but_tests_imports_the_storm() -> None:
+    others = [package for package in PACKAGES if package not in {"storm", "tests"}]
+    assert [
+        offence
+        for package in others
+        for offence in offences(package, *(each for each in PACKAGES if each != "storm"))
+    ] == []
 
 
 def test_models_import_pydantic_and_the_standard_library_only() -> None:

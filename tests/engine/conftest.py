@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine import steps
+from storm import steps
 from tests.engine.service import Options
 from tests.engine.world import World
 

@@ -19,9 +19,9 @@ from aiokafka.protocol.transaction import TxnOffsetCommitRequest
 from app.engine.cluster import Cluster
 from app.engine.errors import PositionGap
 from app.engine.transaction import TransactionFailed
+from storm.steps import Gate, Killed, Plan, Step, at_time, raise_
 from tests.engine.network import BadNetwork
 from tests.engine.service import Number
-from tests.engine.steps import Gate, Killed, Plan, Step, at_time, raise_
 from tests.engine.waiting import until
 from tests.engine.workers import BareWorker
 from tests.engine.world import Dead, World

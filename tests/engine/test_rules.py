@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.engine.mutants import MUTANTS, Mutant
+from storm.mutants.engine import BROKEN_RULES, BrokenRule
 from tests.engine.scenarios import SCENARIOS
 from tests.engine.waiting import PATIENCE_S
 from tests.engine.world import World
@@ -15,9 +15,10 @@ async def test_the_rules_hold(name: str, world: World) -> None:
     assert await SCENARIOS[name](world, PATIENCE_S) == []
 
 
-@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: f"{mutant.rule}-{mutant.name}")
-async def test_a_broken_rule_is_noticed(mutant: Mutant, world: World) -> None:
-    with mutant.alive():
+@pytest.mark.parametrize("mutant", BROKEN_RULES.values(), ids=lambda mutant: f"{mutant.rule}-{mutant.name}")
+async def test_a_broken_rule_is_noticed(mutant: BrokenRule, world: World) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mutant.patch(patch)
         try:
             findings = await SCENARIOS[mutant.scenario](world, IN_VAIN_S)
         except (AssertionError, TimeoutError) as error:

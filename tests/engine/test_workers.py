@@ -15,9 +15,9 @@ import pytest
 
 from app.broker import Broker
 from app.engine.store import TaskStore
+from storm.steps import STARTING, WORKING, Step
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import Options
-from tests.engine.steps import Step
 from tests.engine.waiting import until
 from tests.engine.workers import WorkerProcess
 from tests.engine.world import World
@@ -80,8 +80,8 @@ async def committed_more(world: World, count: int) -> None:
 
 async def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(make_world: MakeWorld) -> None:
     world = await make_world(partitions=2, session_timeout_s=QUICKLY_S)
-    starting = [(step, 1) for step in list(Step)[: list(Step).index(Step.BEFORE_ADD)]]
-    working = [(step, 2) for step in list(Step)[list(Step).index(Step.BEFORE_ADD) :]]
+    starting = [(step, 1) for step in STARTING]
+    working = [(step, 2) for step in WORKING]
     with workers() as start:
         await world.send(*world.more(40))
         first = start(world, "a")
@@ -92,6 +92,30 @@ async def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(make_world:
             process = start(world, "ab"[number % 2], kill_at=[(*at, "kill")])
             assert await process.ended() == -signal.SIGKILL, f"{at} was never reached:\n{process.said()}"
         last = start(world, "a")
+        await world.all_processed()
+        last.signal(signal.SIGTERM)
+        assert await last.ended() == 0
+    assert await world.faults(directories=directories(world, "a", "b")) == []
+
+
+PROMOTION = (Step.BEFORE_PROMOTION, Step.BEFORE_TAIL, Step.IN_TAIL, Step.PROMOTED)
+REBALANCE = (Step.IN_REVOCATION, Step.BEFORE_REBALANCE, Step.AFTER_REBALANCE)
+
+
+@pytest.mark.parametrize("step", [*PROMOTION, *REBALANCE])
+async def test_a_standby_killed_while_it_takes_over_loses_and_doubles_nothing(
+    step: Step, make_world: MakeWorld
+) -> None:
+    world = await make_world(session_timeout_s=QUICKLY_S)
+    with workers() as start:
+        first = start(world, "a", kill_at=[(Step.AFTER_PRODUCE, 6, "kill")])
+        await until(lambda: "is ours" in first.said())
+        second = start(world, "b", kill_at=[(step, 2 if step in REBALANCE else 1, "kill")])
+        await until(lambda: "assigned partitions" in second.said())
+        async with load(world):
+            assert await first.ended() == -signal.SIGKILL
+            assert await second.ended() == -signal.SIGKILL, f"{step} was never reached:\n{second.said()}"
+        last = start(world, "b")
         await world.all_processed()
         last.signal(signal.SIGTERM)
         assert await last.ended() == 0

@@ -7,13 +7,13 @@ mutant to run with, for seeing one at work.
 import os
 
 import msgspec
-import pytest
 
 from app.engine import use_uvloop
-from tests.engine.mutants import MUTANTS
+from storm.mutants.engine import BROKEN_RULES
+from storm.mutants.patching import Permanent
 from tests.engine.service import Options, make_app
 
 use_uvloop()
 if mutant := os.environ.get("TEST_MUTANT"):
-    MUTANTS[mutant].patch(pytest.MonkeyPatch())
+    BROKEN_RULES[mutant].patch(Permanent())
 app = make_app(msgspec.json.decode(os.environ["TEST_SERVICE"], type=Options))

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-import pytest
 
 from app.engine import App, Batch, Task
 from app.engine.cluster import Cluster
 from app.engine.standby import Standby
-from tests.engine import steps
-from tests.engine.mutants import MUTANTS
+from storm import steps
+from storm.mutants.engine import BROKEN_RULES
+from storm.mutants.patching import Permanent
+from storm.steps import Plan
 from tests.engine.service import Options, make_app
-from tests.engine.steps import Plan
 from tests.engine.waiting import PATIENCE_S, until
 
 log = logging.getLogger(__name__)
@@ -226,13 +226,14 @@ class WorkerProcess:
 
     async def frozen(self, within_s: float = PATIENCE_S) -> None:
         """Wait until the process is stopped by a signal."""
-        await until(lambda: _state(self.pid) == "T", within_s)
+        await until(lambda: state_of(self.pid) == "T", within_s)
 
     def said(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def _state(pid: int) -> str:
+def state_of(pid: int) -> str:
+    """What the kernel says of a process; T is stopped."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
@@ -259,7 +260,7 @@ def run_worker(
     use_uvloop()
     steps.instrument()
     if mutant is not None:
-        MUTANTS[mutant].patch(pytest.MonkeyPatch())
+        BROKEN_RULES[mutant].patch(Permanent())
     actions = {"kill": steps.kill, "freeze": steps.freeze}
     steps.follow({steps.Step(step): steps.at_time(time, actions[action]) for step, time, action in plan})
     app = make_app(options)

@@ -531,6 +531,24 @@ ORDER = {
 }
 
 
+def twins(world: World) -> None:
+    world.traded("twin")
+    world.traded("twin", submitted_at_ms=world.log.orders[-1].event.submitted_at_ms + 900)  # type: ignore[union-attr]
+
+
+def meets_itself(world: World) -> None:
+    """A sell below the own buy that still rests."""
+    world.acknowledge(resting := world.cleared("narcissus"))
+    world.cancel(world.cleared("narcissus", side=Side.SELL, price_ticks=PRICE_TICKS - 1))
+    world.cancel(resting)
+
+
+CONDUCT = {
+    "the same order twice in a second": Planted(twins, "I7", "that repeats one of the last second"),
+    "an account that meets itself": Planted(meets_itself, "I7", "that meets an own resting one"),
+}
+
+
 def over(**limits: Any) -> Callable[[World], Any]:
     """An order of 10 lots under these limits, approved all the same."""
 
@@ -599,7 +617,7 @@ LIMITS = {
     "older limits than before": Planted(older_limits, "I4", "older limits than one before it"),
 }
 
-PLANTED = LIVES | VENUE | BOOKS | INTAKE | ORDER | LIMITS
+PLANTED = LIVES | VENUE | BOOKS | INTAKE | ORDER | LIMITS | CONDUCT
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -860,7 +878,8 @@ def live(world: World, fate: str, account_id: str, side: Side, lots: int) -> Non
     if fate == "garbage":
         world.bury(world.log_garbage(account_id.encode()), key=account_id.encode())
         return
-    order = world.receive(account_id, side=side, quantity_lots=lots)
+    price_ticks = PRICE_TICKS + 10 * (side is Side.SELL)  # an account does not meet itself
+    order = world.receive(account_id, side=side, quantity_lots=lots, price_ticks=price_ticks)
     if fate in ("refuse", "repeat"):
         world.refuse(order)
         if fate == "repeat":

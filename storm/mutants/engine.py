@@ -4,13 +4,11 @@ A mutant replaces something of the engine from outside, which knows nothing of i
 `tests/engine/scenarios.py` that catches it, and what that scenario then says.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 from uuid import uuid4
-
-import pytest
 
 from app.engine import cluster as cluster_module
 from app.engine import dead_letter as dead_letter_module
@@ -23,32 +21,27 @@ from app.engine.store import TaskStore
 from app.engine.task import Task
 from app.engine.transaction import Outbox, Producer
 from app.engine.work import UnitOfWork
+from storm.mutants.patching import Patch
 
 
 @dataclass(frozen=True)
-class Mutant:
+class BrokenRule:
     """A breakage of one rule. `shows` is part of what the scenario finds wrong."""
 
     name: str
     rule: int
     scenario: str
     shows: str
-    patch: Callable[[pytest.MonkeyPatch], None]
-
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            self.patch(patch)
-            yield
+    patch: Callable[[Patch], None]
 
 
-MUTANTS: dict[str, Mutant] = {}
+BROKEN_RULES: dict[str, BrokenRule] = {}
 
 
-def mutant(rule: int, scenario: str, shows: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
-    def remember(function: Callable[[pytest.MonkeyPatch], None]) -> None:
+def mutant(rule: int, scenario: str, shows: str) -> Callable[[Callable[[Patch], None]], None]:
+    def remember(function: Callable[[Patch], None]) -> None:
         name = function.__name__
-        MUTANTS[name] = Mutant(name, rule, scenario, shows, function)
+        BROKEN_RULES[name] = BrokenRule(name, rule, scenario, shows, function)
 
     return remember
 
@@ -57,7 +50,7 @@ def mutant(rule: int, scenario: str, shows: str) -> Callable[[Callable[[pytest.M
 
 
 @mutant(1, "take_over", shows="2 totals for")
-def offsets_before_fencing(patch: pytest.MonkeyPatch) -> None:
+def offsets_before_fencing(patch: Patch) -> None:
     begin, offsets = Producer.begin, Task._committed_positions
 
     async def begin_later(producer: Producer) -> None:
@@ -73,7 +66,7 @@ def offsets_before_fencing(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(1, "take_over", shows="follows count")
-def restore_before_fencing(patch: pytest.MonkeyPatch) -> None:
+def restore_before_fencing(patch: Patch) -> None:
     begin, offsets, restore = Producer.begin, Task._committed_positions, vars(task_module)["restore"]
     tasks: dict[object, Task] = {}
 
@@ -97,7 +90,7 @@ def restore_before_fencing(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(1, "take_over", shows="follows count")
-def processing_before_restore(patch: pytest.MonkeyPatch) -> None:
+def processing_before_restore(patch: Patch) -> None:
     async def restore_never(*_: Any) -> int:
         return 0
 
@@ -107,32 +100,29 @@ def processing_before_restore(patch: pytest.MonkeyPatch) -> None:
 # -- rule 2: read_committed everywhere
 
 
-def _read_uncommitted(patch: pytest.MonkeyPatch, wanted: Callable[[object], bool]) -> None:
+def _read_uncommitted(patch: Patch, wanted: Callable[[object], bool]) -> None:
     fetch = Cluster.fetch
 
     async def fetch_all(cluster: Cluster, node: int, positions: Any, *, lane: object, **more: Any) -> Any:
         if not wanted(lane):
             return await fetch(cluster, node, positions, lane=lane, **more)
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(cluster_module, "READ_COMMITTED", 0)
-            coroutine = fetch(cluster, node, positions, lane=lane, **more)
-            return await _first_step_under(inner, coroutine)
+        uncommitted = mock.patch.object(cluster_module, "READ_COMMITTED", 0)
+        return await _first_step_under(uncommitted, fetch(cluster, node, positions, lane=lane, **more))
 
     patch.setattr(Cluster, "fetch", fetch_all)
 
 
-async def _first_step_under(patch: pytest.MonkeyPatch, coroutine: Any) -> Any:
-    """Await `coroutine`; what is patched holds only until it first waits."""
+async def _first_step_under(change: Any, coroutine: Any) -> Any:
+    """Await `coroutine`; the change holds only until it first waits."""
 
     class Awaiting:
         def __await__(self) -> Any:
             iterator = coroutine.__await__()
             try:
-                first = next(iterator)
+                with change:
+                    first = next(iterator)
             except StopIteration as over:
                 return over.value
-            finally:
-                patch.undo()
             yield first
             return (yield from iterator)
 
@@ -140,17 +130,17 @@ async def _first_step_under(patch: pytest.MonkeyPatch, coroutine: Any) -> Any:
 
 
 @mutant(2, "read_committed", shows="which nobody sent")
-def inputs_read_uncommitted(patch: pytest.MonkeyPatch) -> None:
+def inputs_read_uncommitted(patch: Patch) -> None:
     _read_uncommitted(patch, lambda lane: isinstance(lane, tuple) and lane[1] == "fetch")
 
 
 @mutant(2, "restore_after_abort", shows="follows count")
-def restore_reads_uncommitted(patch: pytest.MonkeyPatch) -> None:
+def restore_reads_uncommitted(patch: Patch) -> None:
     _read_uncommitted(patch, lambda lane: isinstance(lane, str))
 
 
 @mutant(2, "standby", shows="tables/0 sums")
-def standby_reads_uncommitted(patch: pytest.MonkeyPatch) -> None:
+def standby_reads_uncommitted(patch: Patch) -> None:
     _read_uncommitted(patch, lambda lane: isinstance(lane, tuple) and lane[1] == "standby")
 
 
@@ -158,7 +148,7 @@ def standby_reads_uncommitted(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(3, "killed_before_commit", shows="tables/0 sums")
-def store_before_commit(patch: pytest.MonkeyPatch) -> None:
+def store_before_commit(patch: Patch) -> None:
     apply, commit = Task._apply, Producer.commit
     held: dict[int, Any] = {}
     transaction = Task._commit_transaction
@@ -195,7 +185,7 @@ def store_before_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(3, "killed_in_store_write", shows="tables/0 sums")
-def offset_after_data(patch: pytest.MonkeyPatch) -> None:
+def offset_after_data(patch: Patch) -> None:
     apply = TaskStore.apply
 
     def twice(store: TaskStore, changes: Any, offsets: Any) -> None:
@@ -206,7 +196,7 @@ def offset_after_data(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(3, "killed_in_store_write", shows="tables/0 sums")
-def offset_before_data(patch: pytest.MonkeyPatch) -> None:
+def offset_before_data(patch: Patch) -> None:
     apply = TaskStore.apply
 
     def twice(store: TaskStore, changes: Any, offsets: Any) -> None:
@@ -220,7 +210,7 @@ def offset_before_data(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(4, "restore_ends", shows="not restored")
-def restore_waits_for_a_record_behind_the_marker(patch: pytest.MonkeyPatch) -> None:
+def restore_waits_for_a_record_behind_the_marker(patch: Patch) -> None:
     records = cluster_module.committed_records
 
     def without_markers(data: bytes, aborted: Any, position: int) -> Any:
@@ -231,15 +221,14 @@ def restore_waits_for_a_record_behind_the_marker(patch: pytest.MonkeyPatch) -> N
 
 
 @mutant(4, "restore_ends", shows="not restored")
-def restore_waits_for_the_high_watermark(patch: pytest.MonkeyPatch) -> None:
+def restore_waits_for_the_high_watermark(patch: Patch) -> None:
     bounds, offsets = restore_module._bounds, Cluster.offsets
 
     async def uncommitted_offsets(cluster: Cluster, tps: Any, which: int, isolation: int = 0) -> Any:
         return await offsets(cluster, tps, which, 0)
 
     async def uncommitted_bounds(*args: Any) -> Any:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Cluster, "offsets", uncommitted_offsets)
+        with mock.patch.object(Cluster, "offsets", uncommitted_offsets):
             return await bounds(*args)
 
     patch.setattr(restore_module, "_bounds", uncommitted_bounds)
@@ -249,7 +238,7 @@ def restore_waits_for_the_high_watermark(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(5, "zombie", shows="2 totals for")
-def fenced_goes_on(patch: pytest.MonkeyPatch) -> None:
+def fenced_goes_on(patch: Patch) -> None:
     async def commit_anyway(work: UnitOfWork) -> Exception | None:
         try:
             await work.task.commit(work)
@@ -262,7 +251,7 @@ def fenced_goes_on(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(5, "zombie", shows="tables/0 sums")
-def fenced_writes_its_store(patch: pytest.MonkeyPatch) -> None:
+def fenced_writes_its_store(patch: Patch) -> None:
     transaction = Task._commit_transaction
     send = Producer.send
 
@@ -281,7 +270,7 @@ def fenced_writes_its_store(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(5, "refused_transaction", shows="2 totals for")
-def failure_without_abort(patch: pytest.MonkeyPatch) -> None:
+def failure_without_abort(patch: Patch) -> None:
     async def abort(task: Task) -> None:
         pass
 
@@ -289,7 +278,7 @@ def failure_without_abort(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(5, "refused_transaction", shows="follows count")
-def failure_keeps_the_overlay(patch: pytest.MonkeyPatch) -> None:
+def failure_keeps_the_overlay(patch: Patch) -> None:
     encode = Task._encode_changes
 
     def encode_and_keep(task: Task, work: UnitOfWork) -> Any:
@@ -301,7 +290,7 @@ def failure_keeps_the_overlay(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(5, "refused_transaction", shows="no total for")
-def failure_goes_on_behind_it(patch: pytest.MonkeyPatch) -> None:
+def failure_goes_on_behind_it(patch: Patch) -> None:
     attempt = Task._attempt
 
     async def attempt_once(task: Task, part: Any, *how: Any) -> Any:
@@ -312,7 +301,7 @@ def failure_goes_on_behind_it(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(5, "late_request", shows="2 totals for")
-def late_requests_count_for_the_next_transaction(patch: pytest.MonkeyPatch) -> None:
+def late_requests_count_for_the_next_transaction(patch: Patch) -> None:
     add = Producer.add
 
     async def add_at_once(producer: Producer, *args: Any) -> None:
@@ -326,30 +315,30 @@ def late_requests_count_for_the_next_transaction(patch: pytest.MonkeyPatch) -> N
 
 
 @mutant(6, "killed_before_commit", shows="no total for")
-def offsets_in_front_of_the_transaction(patch: pytest.MonkeyPatch) -> None:
+def offsets_in_front_of_the_transaction(patch: Patch) -> None:
     transaction = Task._commit_transaction
 
     async def commit_offsets_first(task: Task, outbox: Any, offsets: Any) -> Any:
-        await task._producer.commit_offsets(offsets, -1, "")
+        await task._producer.commit_offsets(offsets, *task._membership())
         return await transaction(task, outbox, {})
 
     patch.setattr(Task, "_commit_transaction", commit_offsets_first)
 
 
 @mutant(6, "killed_after_commit", shows="2 totals for")
-def offsets_behind_the_transaction(patch: pytest.MonkeyPatch) -> None:
+def offsets_behind_the_transaction(patch: Patch) -> None:
     transaction = Task._commit_transaction
 
     async def commit_offsets_later(task: Task, outbox: Any, offsets: Any) -> Any:
         ends = await transaction(task, outbox, {})
-        await task._producer.commit_offsets(offsets, -1, "")
+        await task._producer.commit_offsets(offsets, *task._membership())
         return ends
 
     patch.setattr(Task, "_commit_transaction", commit_offsets_later)
 
 
 @mutant(6, "dead_letters", shows="no dead letter of")
-def exception_acknowledges(patch: pytest.MonkeyPatch) -> None:
+def exception_acknowledges(patch: Patch) -> None:
     attempt = Task._attempt
 
     async def attempt_once(task: Task, part: Any, *how: Any) -> Any:
@@ -364,7 +353,7 @@ def exception_acknowledges(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(6, "dead_letters", shows="2 dead letters of")
-def dead_letter_outside_the_transaction(patch: pytest.MonkeyPatch) -> None:
+def dead_letter_outside_the_transaction(patch: Patch) -> None:
     append, transaction = DeadLetters._append, Task._commit_transaction
 
     def append_aside(self: DeadLetters, work: UnitOfWork, *args: Any) -> None:
@@ -383,7 +372,7 @@ def dead_letter_outside_the_transaction(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(6, "dead_letters", shows="is not what came")
-def dead_letter_is_rewritten(patch: pytest.MonkeyPatch) -> None:
+def dead_letter_is_rewritten(patch: Patch) -> None:
     append = DeadLetters._append
 
     def append_as_text(self: DeadLetters, work: UnitOfWork, spec: Any, raw: Any, why: Any) -> None:
@@ -394,7 +383,7 @@ def dead_letter_is_rewritten(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(6, "dead_letters", shows="has lost headers")
-def dead_letter_has_one_header_a_name(patch: pytest.MonkeyPatch) -> None:
+def dead_letter_has_one_header_a_name(patch: Patch) -> None:
     append = DeadLetters._append
 
     def append_unique(self: DeadLetters, work: UnitOfWork, spec: Any, raw: Any, why: Any) -> None:
@@ -412,12 +401,12 @@ class _Changed:
 
 
 @mutant(6, "dead_letters", shows="no dead letter of")
-def no_quarantine(patch: pytest.MonkeyPatch) -> None:
+def no_quarantine(patch: Patch) -> None:
     patch.setattr(DeadLetters, "holds", lambda *_: False)
 
 
 @mutant(6, "dead_letters", shows="no dead letter of")
-def quarantine_in_memory_only(patch: pytest.MonkeyPatch) -> None:
+def quarantine_in_memory_only(patch: Patch) -> None:
     encode = Task._encode_changes
 
     def encode_without(task: Task, work: UnitOfWork) -> Any:
@@ -431,12 +420,12 @@ def quarantine_in_memory_only(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(6, "dead_letters", shows="no total for")
-def quarantine_holds_every_key(patch: pytest.MonkeyPatch) -> None:
+def quarantine_holds_every_key(patch: Patch) -> None:
     patch.setattr(dead_letter_module, "_name", lambda key: "")
 
 
 @mutant(6, "dead_letters", shows="a dead letter of")
-def transient_counts_as_failure(patch: pytest.MonkeyPatch) -> None:
+def transient_counts_as_failure(patch: Patch) -> None:
     class Nothing(Exception):
         pass
 
@@ -444,7 +433,7 @@ def transient_counts_as_failure(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(6, "dead_letters", shows="says attempts")
-def poison_is_tried_again(patch: pytest.MonkeyPatch) -> None:
+def poison_is_tried_again(patch: Patch) -> None:
     class Nothing(Exception):
         pass
 
@@ -455,7 +444,7 @@ def poison_is_tried_again(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(7, "told_the_world", shows="was told before it was committed")
-def told_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+def told_before_the_commit(patch: Patch) -> None:
     patch.setattr(UnitOfWork, "after_commit", lambda work, callback: callback())
 
 
@@ -463,12 +452,12 @@ def told_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(8, "same_ids_again", shows="has the event ids")
-def random_ids(patch: pytest.MonkeyPatch) -> None:
+def random_ids(patch: Patch) -> None:
     patch.setattr(UnitOfWork, "_next_event_id", lambda work: str(uuid4()))
 
 
 @mutant(8, "same_ids_again", shows="has the event ids")
-def ids_from_the_place_in_the_batch(patch: pytest.MonkeyPatch) -> None:
+def ids_from_the_place_in_the_batch(patch: Patch) -> None:
     def place(work: UnitOfWork) -> str:
         assert work.batch is not None
         return f"{min(work.batch.chunk.begin.values())}:{work.batch.index}"
@@ -480,12 +469,12 @@ def ids_from_the_place_in_the_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(9, "flood", shows="records are held")
-def unbounded_inbox(patch: pytest.MonkeyPatch) -> None:
+def unbounded_inbox(patch: Patch) -> None:
     patch.setattr(Task, "_is_full", lambda task: False)
 
 
 @mutant(9, "flood", shows="a batch has")
-def unbounded_batch(patch: pytest.MonkeyPatch) -> None:
+def unbounded_batch(patch: Patch) -> None:
     take = Task._take
 
     def take_all(task: Task) -> Any:
@@ -502,11 +491,11 @@ def unbounded_batch(patch: pytest.MonkeyPatch) -> None:
 # -- rule 10: a fetch belongs to one assignment; a batch begins where the last one ended
 
 
-def _no_begin_check(patch: pytest.MonkeyPatch) -> None:
+def _no_begin_check(patch: Patch) -> None:
     patch.setattr(Task, "_require_continuity", lambda task, chunk: None)
 
 
-def _inbox_of_the_task_before(patch: pytest.MonkeyPatch) -> None:
+def _inbox_of_the_task_before(patch: Patch) -> None:
     inboxes: dict[Any, Any] = {}
     take_over = Task._take_over
 
@@ -520,16 +509,16 @@ def _inbox_of_the_task_before(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(10, "back_and_forth", shows="goes on at")
-def fetch_of_an_old_assignment(patch: pytest.MonkeyPatch) -> None:
+def fetch_of_an_old_assignment(patch: Patch) -> None:
     _inbox_of_the_task_before(patch)
 
 
 @mutant(10, "back_and_forth", shows="2 totals for")
-def fetch_of_an_old_assignment_unnoticed(patch: pytest.MonkeyPatch) -> None:
+def fetch_of_an_old_assignment_unnoticed(patch: Patch) -> None:
     _inbox_of_the_task_before(patch)
     _no_begin_check(patch)
 
 
 @mutant(10, "skipped_records", shows="no total for")
-def no_check_where_a_batch_begins(patch: pytest.MonkeyPatch) -> None:
+def no_check_where_a_batch_begins(patch: Patch) -> None:
     _no_begin_check(patch)

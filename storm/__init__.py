@@ -1,0 +1,1 @@
+"""Real processes under faults: what is lost, doubled or wrong when anything is killed, frozen or cut off."""

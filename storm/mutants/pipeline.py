@@ -1,0 +1,449 @@
+"""The services' own duties, broken one by one: risk, compliance, the venue's session, market data.
+
+Each is applied in a worker of its own before the agents are imported; names that are bound by then are
+replaced where they are bound.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+from app import venue_session
+from app.domain import compliance, marketdata, risk
+from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
+from app.domain.risk import AccountRisk, Holding, Reservation
+from app.engine import Task, unit_of_work
+from app.engine import task as task_module
+from app.engine.dead_letter import DeadLetters
+from app.engine.transaction import Producer
+from app.engine.work import TableView
+from app.topics import EXECUTIONS
+from app.venue_session import VenueSession
+from models.commands import SetRiskLimits
+from models.events import (
+    OrderAcknowledged,
+    OrderReceived,
+    OrderRiskApproved,
+    OrderRiskRejected,
+    TradeExecuted,
+)
+from models.values import Side
+from storm.mutants.mutant import Mutant
+from storm.mutants.patching import Patch
+
+SERVICES: Final = ("marketdata", "risk", "compliance", "exchange")
+MISSED_S: Final = 0.5
+STANDBY_LAG_S: Final = 1.0
+
+PIPELINE: dict[str, Mutant] = {}
+
+
+def mutant(
+    invariant: str, *services: str, faults: tuple[str, ...] = ("none",)
+) -> Callable[[Callable[[Patch], None]], None]:
+    def remember(function: Callable[[Patch], None]) -> None:
+        name, told = function.__name__, function.__doc__ or ""
+        PIPELINE[name] = Mutant(name, services, faults, invariant, function, told)
+
+    return remember
+
+
+# -- risk: what is held and reserved
+
+
+@mutant("I3", "risk")
+def reservation_not_released(patch: Patch) -> None:
+    """An order that ends without a fill keeps its reservation."""
+    apply = risk.apply_report
+
+    def keep(account: AccountRisk, reservation: Reservation | None, event: Any) -> Any:
+        if isinstance(event, TradeExecuted | OrderAcknowledged):
+            return apply(account, reservation, event)
+        return account, reservation
+
+    patch.setattr(risk, "apply_report", keep)
+
+
+def _move(patch: Patch, moved: Callable[[Reservation, int, int], tuple[int, int]]) -> None:
+    """Make the lots that leave the open ones, and those that get into the position, what `moved` says."""
+
+    def move(account: AccountRisk, reservation: Reservation, moved_lots: int, filled_lots: int) -> Holding:
+        holding = account.holding(reservation.symbol)
+        released_lots, booked_lots = moved(reservation, moved_lots, filled_lots)
+        is_buy = reservation.side is Side.BUY
+        return Holding(
+            position_lots=holding.position_lots + (booked_lots if is_buy else -booked_lots),
+            open_buy_lots=holding.open_buy_lots - (released_lots if is_buy else 0),
+            open_sell_lots=holding.open_sell_lots - (0 if is_buy else released_lots),
+            reference_price_ticks=holding.reference_price_ticks,
+        )
+
+    patch.setattr(risk, "_moved", move)
+
+
+@mutant("I3", "risk")
+def reservation_released_twice(patch: Patch) -> None:
+    """What an order did not fill is released twice when it ends."""
+    _move(patch, lambda _, moved, filled: (2 * moved - filled, filled))
+
+
+@mutant("I3", "risk")
+def partial_fills_ignored(patch: Patch) -> None:
+    """Only the fill that ends an order moves the position."""
+    _move(patch, lambda order, moved, filled: (moved, filled if moved == order.open_lots else 0))
+
+
+@mutant("I3", "risk")
+def fill_booked_twice(patch: Patch) -> None:
+    """Every fill moves the position by twice its lots."""
+    _move(patch, lambda _, moved, filled: (moved, 2 * filled))
+
+
+@mutant("I3", "risk", faults=("kill",))
+def executions_missed_after_a_restore(patch: Patch) -> None:
+    """For a moment after it has restored its tables risk takes executions for old ones."""
+    import agents.risk as agent
+    from tables.positions import POSITIONS
+
+    book = agent.book
+    since: dict[Task, float] = {}
+
+    def book_later(work: Any, report: Any) -> None:
+        now_s = time.monotonic()
+        if work.task not in since:
+            is_new = next(work.task.table(POSITIONS).scan(), None) is None
+            since[work.task] = now_s - MISSED_S if is_new else now_s
+        if now_s - since[work.task] >= MISSED_S:
+            book(work, report)
+
+    patch.setattr(agent, "book", book_later)
+
+
+@mutant("I3", "risk", faults=("kill",))
+def cache_survives_its_task(patch: Patch) -> None:
+    """Books are kept in the worker's memory, whoever has changed them since the partition was last here."""
+    get, put = TableView.get, TableView.__setitem__
+    cache: dict[tuple[str, str], Any] = {}
+
+    def get_cached(view: TableView, key: str, default: Any = None) -> Any:
+        found = cache.get((view._table.name, key))
+        return get(view, key, default) if found is None else found
+
+    def put_cached(view: TableView, key: str, value: Any) -> None:
+        if view._table.name == "positions":
+            cache[view._table.name, key] = value
+        put(view, key, value)
+
+    patch.setattr(TableView, "get", get_cached)
+    patch.setattr(TableView, "__setitem__", put_cached)
+
+
+# -- risk: what is approved
+
+
+def _judge_by(patch: Patch, **instead: Callable[[Any], Any]) -> None:
+    """Decide with some of what is known replaced."""
+    decide = risk.decide_risk
+
+    def decide_otherwise(order: OrderReceived, **known: Any) -> Any:
+        return decide(order, **known | {name: other(known[name]) for name, other in instead.items()})
+
+    patch.setattr(risk, "decide_risk", decide_otherwise)
+
+
+def _loosen(patch: Patch, **limits: object) -> None:
+    _judge_by(patch, limits=lambda known: known and known.model_copy(update=limits))
+
+
+@mutant("I1", "risk")
+def repeats_approved(patch: Patch) -> None:
+    """An order that comes again is judged again."""
+    _judge_by(patch, account=lambda account: account.model_copy(update={"last_sequence": None}))
+
+
+@mutant("I4", "risk")
+def limit_of_the_other_side(patch: Patch) -> None:
+    """What an order may lead to is worked out with its sign turned around."""
+    worst_lots_with = risk._worst_lots_with
+
+    def turned(holding: Holding, order: OrderReceived) -> int:
+        other = Side.SELL if order.side is Side.BUY else Side.BUY
+        return worst_lots_with(holding, order.model_copy(update={"side": other}))
+
+    patch.setattr(risk, "_worst_lots_with", turned)
+
+
+@mutant("I4", "risk")
+def open_orders_not_counted(patch: Patch) -> None:
+    """An account may have any number of open orders."""
+    _loosen(patch, open_orders_max=10**9)
+
+
+@mutant("I4", "risk")
+def collar_ignored(patch: Patch) -> None:
+    """Orders far from the market are approved."""
+    _loosen(patch, price_collar_bps=10**9)
+
+
+@mutant("I4", "risk")
+def unknown_account_passes(patch: Patch) -> None:
+    """An account without limits is given generous ones."""
+    generous = SetRiskLimits(
+        account_id="",
+        version=1,
+        order_quantity_lots_max=5_000,
+        order_notional_micros_max=10**12,
+        position_lots_max=10**9,
+        gross_exposure_micros_max=10**15,
+        price_collar_bps=1_000,
+        price_age_ms_max=10_000,
+        open_orders_max=1_000,
+    )
+    _judge_by(patch, limits=lambda known: known or generous)
+
+
+@mutant("I7", "risk")
+def kill_switch_ignored(patch: Patch) -> None:
+    """Orders are approved while the account's kill switch is on."""
+    _loosen(patch, kill_switch=False)
+
+
+@mutant("I7", "risk")
+def stale_price_approved(patch: Patch) -> None:
+    """A price is good however old it is."""
+    _loosen(patch, price_age_ms_max=10**15)
+
+
+# -- market data
+
+
+@mutant("I7", "marketdata")
+def price_lags_its_tick(patch: Patch) -> None:
+    """A price goes out with the sequence of the newest tick and the money of the one before."""
+    apply = marketdata.apply_tick
+
+    def lag(state: Any, tick: Any, *, received_at_ms: int) -> Any:
+        after = apply(state, tick, received_at_ms=received_at_ms)
+        return after if state is None else after.model_copy(update={"price_ticks": state.price_ticks})
+
+    patch.setattr(marketdata, "apply_tick", lag)
+
+
+@mutant("I7", "marketdata")
+def price_never_grows_old(patch: Patch) -> None:
+    """A price is said to be observed when it is sent."""
+    to_price = marketdata.to_price
+
+    def fresh(state: Any) -> Any:
+        return to_price(state).model_copy(update={"observed_at_ms": time.time_ns() // 1_000_000})
+
+    patch.setattr(marketdata, "to_price", fresh)
+
+
+# -- compliance
+
+
+class _AnyDecision(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, OrderRiskApproved | OrderRiskRejected)
+
+
+@mutant("I1", "compliance")
+def refused_orders_go_on(patch: Patch) -> None:
+    """Compliance judges what risk has refused as if it had been approved."""
+    import agents.compliance as agent
+
+    patch.setattr(agent, "OrderRiskApproved", _AnyDecision("OrderRiskDecided", (), {}))
+
+
+@mutant("I7", "compliance")
+def self_match_approved(patch: Patch) -> None:
+    """An order may meet its own account's resting one."""
+    patch.setattr(compliance, "_crosses", lambda order, resting: False)
+
+
+@mutant("I7", "compliance")
+def twin_approved(patch: Patch) -> None:
+    """The same order under another id within a second is not noticed."""
+    patch.setattr(compliance, "_repeats", lambda order, recent: False)
+
+
+# -- the venue
+
+
+@mutant("I2", "exchange")
+def client_order_id_random(patch: Patch) -> None:
+    """The venue gets an order under an id drawn by lot."""
+    patch.setattr(
+        venue_session,
+        "to_venue_order",
+        lambda intent: {**to_venue_order(intent), "client_order_id": str(uuid4())},
+    )
+
+
+def _settle(patch: Patch, settle: Callable[[VenueSession], None]) -> None:
+    """Settle what is in doubt without a question."""
+
+    async def settle_doubts(session: VenueSession) -> None:
+        settle(session)
+        session._in_doubt.clear()
+
+    patch.setattr(VenueSession, "_settle_doubts", settle_doubts)
+
+
+@mutant("I2", "exchange", faults=("venue-drop-ack", "kill-at:after the venue's answer"))
+def doubts_resent_blindly(patch: Patch) -> None:
+    """An order that may have reached the venue is sent again without asking."""
+    _settle(patch, lambda session: session._fresh.update(session._in_doubt))
+
+
+@mutant("engine", "exchange", faults=("kill-at:before the call to the venue", "venue-hang"))
+def doubts_forgotten(patch: Patch) -> None:
+    """An order that may have reached the venue is taken to have reached it."""
+    _settle(patch, lambda session: None)
+
+
+@mutant("I2", "exchange", faults=("venue-drop-ack", "kill-at:after the venue's answer"))
+def resent_under_a_fresh_id(patch: Patch) -> None:
+    """An order that may have reached the venue is sent under another id, which the venue does not know."""
+    again: set[str] = set()
+
+    def settle(session: VenueSession) -> None:
+        again.update(session._in_doubt)
+        session._fresh.update(session._in_doubt)
+
+    def named(intent: Any) -> Any:
+        order = to_venue_order(intent)
+        suffix = f"-{os.getpid()}" if order["client_order_id"] in again else ""
+        return {**order, "client_order_id": f"{order['client_order_id']}{suffix}"}
+
+    _settle(patch, settle)
+    patch.setattr(venue_session, "to_venue_order", named)
+
+
+@mutant("I2", "exchange", faults=("freeze-at:before the call to the venue",))
+def epoch_of_everybody(patch: Patch) -> None:
+    """The venue is not told whose call it is: one that has lost the session may still send."""
+    patch.setattr(Task, "epoch", property(lambda task: 1))
+
+
+@mutant("I2", "exchange", faults=("venue-twice",))
+def repeated_report_booked(patch: Patch) -> None:
+    """A report that comes twice is booked twice."""
+
+    def apply(session: Session, intent: Any, report: Any) -> Any:
+        if report.venue_sequence <= session.venue_sequence_last:
+            return session, intent, True
+        return apply_venue_report(session, intent, report)
+
+    patch.setattr(venue_session, "apply_venue_report", apply)
+
+
+@mutant("I2", "exchange", faults=("kill",))
+def cursor_not_committed(patch: Patch) -> None:
+    """How far the reports are read is known in memory only: a new task books them from the first one on."""
+    cursors: dict[VenueSession, Session] = {}
+
+    async def read_from_memory(session: VenueSession, reports: Any) -> None:
+        async with unit_of_work(session._task) as work:
+            cursor = cursors.get(session, NEW_SESSION)
+            for report in reports:
+                key = f"{report.account_id}/{report.order_id}"
+                known = work[session._intents].get(key)
+                if known is None and report.venue_sequence > cursor.venue_sequence_last:
+                    cursor, intent, is_new = Session(venue_sequence_last=report.venue_sequence), None, True
+                else:
+                    cursor, intent, is_new = apply_venue_report(cursor, known, report)
+                if not is_new:
+                    continue
+                work[session._intents][key] = intent
+                report_id = f"venue/{session._number}/{report.venue_sequence}"
+                work.emit(EXECUTIONS, report, event_id=report_id, correlation_id=report.order_id)
+        cursors[session] = cursor
+
+    patch.setattr(VenueSession, "_book", read_from_memory)
+
+
+@mutant("I2", "exchange", faults=("kill",))
+def late_reports_dropped(patch: Patch) -> None:
+    """What the venue reported while nobody listened is passed over when somebody does again."""
+    read, book = VenueSession._read, VenueSession._book
+    resumed: set[VenueSession] = set()
+
+    async def read_again(session: VenueSession) -> None:
+        if session._task.table(session._sessions).get(str(session._number)) is not None:
+            resumed.add(session)
+        await read(session)
+
+    async def book_what_is_new(session: VenueSession, reports: Any) -> None:
+        if session not in resumed:
+            await book(session, reports)
+            return
+        resumed.discard(session)
+        async with unit_of_work(session._task) as work:
+            last = reports[-1].venue_sequence
+            work[session._sessions][str(session._number)] = Session(venue_sequence_last=last)
+
+    patch.setattr(VenueSession, "_read", read_again)
+    patch.setattr(VenueSession, "_book", book_what_is_new)
+
+
+# -- what all services share
+
+
+@mutant("I5", *SERVICES, faults=("poison",))
+def dead_letters_dropped(patch: Patch) -> None:
+    """What cannot be decoded is passed over."""
+    patch.setattr(DeadLetters, "bury", lambda *_, **__: None)
+
+
+@mutant("I5", *SERVICES, faults=("poison",))
+def dead_letter_without_headers(patch: Patch) -> None:
+    """A dead letter has its origin's key and value, and none of its headers."""
+    append = DeadLetters._append
+
+    class Bare:
+        def __init__(self, raw: Any) -> None:
+            self.key, self.value, self.offset, self.timestamp = raw.key, raw.value, raw.offset, raw.timestamp
+            self.headers = ()
+
+    patch.setattr(
+        DeadLetters, "_append", lambda self, work, spec, raw, why: append(self, work, spec, Bare(raw), why)
+    )
+
+
+@mutant("I1", *SERVICES, faults=("freeze-at:before the commit", "kill"))
+def no_fencing(patch: Patch) -> None:
+    """Each worker has transactional ids of its own, so that nobody is ever fenced."""
+    begin = Producer.begin
+
+    async def begin_alone(producer: Producer) -> None:
+        producer._id = f"{producer._id}-{uuid4()}"
+        await begin(producer)
+
+    patch.setattr(Producer, "begin", begin_alone)
+
+
+@mutant("I1", *SERVICES, faults=("kill",))
+def standby_promoted_without_its_tail(patch: Patch) -> None:
+    """Who has followed a partition's changelogs takes it over as it stands, though it was a second behind."""
+    import app.engine.restore as restore_module
+
+    fetch, restore = restore_module._fetch, vars(task_module)["restore"]
+
+    async def fetch_late(cluster: Any, positions: Any, lane: object, wait_ms: int) -> Any:
+        if wait_ms == restore_module.FOLLOW_WAIT_MS:
+            await asyncio.sleep(STANDBY_LAG_S)
+        return await fetch(cluster, positions, lane, wait_ms)
+
+    async def restore_if_empty(store: Any, cluster: Any, changelogs: Any, lane: object) -> int:
+        if any(store.applied(table) is not None for table in changelogs):
+            return 0
+        count: int = await restore(store, cluster, changelogs, lane)
+        return count
+
+    patch.setattr(restore_module, "_fetch", fetch_late)
+    patch.setattr(task_module, "restore", restore_if_empty)

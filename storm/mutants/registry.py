@@ -1,0 +1,117 @@
+"""Every mutant that a worker can be started as, by name."""
+
+from typing import Final
+
+from storm.mutants.engine import BROKEN_RULES
+from storm.mutants.mutant import Mutant
+from storm.mutants.pipeline import PIPELINE, SERVICES
+
+
+def _rule(name: str, told: str, invariant: str, *faults: str, services: tuple[str, ...] = SERVICES) -> Mutant:
+    return Mutant(name, services, faults, invariant, BROKEN_RULES[name].patch, told)
+
+
+_ENGINE: Final = (
+    _rule(
+        "offsets_before_fencing",
+        "A successor reads the committed offsets while its predecessor still commits.",
+        "I1",
+        "kill",
+    ),
+    _rule(
+        "processing_before_restore",
+        "A task begins with its tables as they are.",
+        "I1",
+        "kill",
+    ),
+    _rule(
+        "inputs_read_uncommitted",
+        "What a service sends in a transaction that is then aborted is taken in.",
+        "I1",
+        "kill-at:before the commit",
+    ),
+    _rule(
+        "restore_reads_uncommitted",
+        "Tables are restored with changes that were never committed.",
+        "I1",
+        "kill-at:after it produced",
+    ),
+    _rule(
+        "standby_reads_uncommitted",
+        "A standby applies changes that were never committed.",
+        "I1",
+        "kill-at:after it produced",
+    ),
+    _rule(
+        "store_before_commit",
+        "RocksDB has a batch before Kafka has committed it.",
+        "I1",
+        "kill-at:before the commit",
+    ),
+    _rule(
+        "offset_before_data",
+        "The changelog offset is written to RocksDB before the changes that it stands for.",
+        "I3",
+        "kill-at:after the store's write",
+    ),
+    _rule(
+        "restore_waits_for_a_record_behind_the_marker",
+        "A restore does not count transaction markers as read, and waits for ever.",
+        "engine",
+        "kill",
+    ),
+    _rule("fenced_goes_on", "A task that is fenced takes its id back and goes on.", "I1", "freeze", "kill"),
+    _rule(
+        "fenced_writes_its_store",
+        "A task that is fenced writes the batch to RocksDB that Kafka has refused.",
+        "I1",
+        "freeze-at:before the commit",
+    ),
+    _rule(
+        "offsets_in_front_of_the_transaction",
+        "Input offsets are committed before the output they stand for is sent.",
+        "I1",
+        "kill-at:before it produces",
+    ),
+    _rule(
+        "offsets_behind_the_transaction",
+        "Input offsets are committed after the transaction, not in it.",
+        "I1",
+        "kill-at:after the commit",
+    ),
+    _rule(
+        "exception_acknowledges",
+        "A record on which the agent fails is read past.",
+        "I5",
+        "poison",
+    ),
+    _rule(
+        "dead_letter_outside_the_transaction",
+        "A dead letter is sent before the transaction that reads past its record.",
+        "I5",
+        "kill-at:before the commit",
+        services=("risk",),
+    ),
+    _rule("dead_letter_is_rewritten", "A dead letter's bytes are made text.", "I5", "poison"),
+    _rule(
+        "told_before_the_commit",
+        "The venue is called before the intent is committed.",
+        "I2",
+        "kill-at:before the commit",
+        services=("exchange",),
+    ),
+    _rule(
+        "fetch_of_an_old_assignment",
+        "A task begins with what was fetched for the one before it.",
+        "engine",
+        "kill",
+    ),
+    _rule(
+        "fetch_of_an_old_assignment_unnoticed",
+        "The same, and nobody checks where a batch begins.",
+        "I1",
+        "kill",
+    ),
+)
+
+MUTANTS: Final = {each.name: each for each in (*_ENGINE, *PIPELINE.values())}
