@@ -8,7 +8,7 @@ from sys import stdlib_module_names
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("agents", "app", "bench", "checker", "feed", "models", "tables", "tests", "venue")
+PACKAGES = ("agents", "app", "bench", "checker", "feed", "models", "storm", "tables", "tests", "venue")
 """Ours; a package that is not there yet has no modules."""
 
 IMPURE = {
