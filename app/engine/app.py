@@ -61,10 +61,10 @@ class App(faust.App):
         self.input_specs: list[TopicSpec] = []
         self.global_tables: list[GlobalTable] = []
         self.task_companions: list[Callable[[Task], Awaitable[None]]] = []
-        broker = ";".join(f"kafka://{address}" for address in settings.bootstrap.split(","))
+        brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]
         super().__init__(
             id,
-            broker=broker,
+            broker=";".join(brokers),
             datadir=datadir,
             store="memory://",
             Agent=TaskAgent,
@@ -77,7 +77,7 @@ class App(faust.App):
             web_tables_enabled=False,
             **options,
         )
-        self.transport = Transport([URL(broker)], self)
+        self.transport = Transport([URL(each) for each in brokers], self)
         self.Table(QUARANTINE, value_type=dict[str, Any], help="keys that wait behind a dead letter")
 
     def Table(self, name: str, **options: Any) -> Table:

@@ -60,13 +60,13 @@ class World:
 
     async def __aenter__(self) -> "World":
         await self._admin.start()
-        count = self.options.partitions
+        count, copies = self.options.partitions, self.options.replication_factor
         news = [
-            NewTopic(spec.name, spec.partitions or count, 1, topic_configs=dict(spec.config))
+            NewTopic(spec.name, spec.partitions or count, copies, topic_configs=dict(spec.config))
             for spec in (self.corrections, self.numbers, self.totals, self.dead_letters)
         ]
         news += [
-            NewTopic(name, count, 1, topic_configs=dict(CHANGELOG_CONFIG))
+            NewTopic(name, count, copies, topic_configs=dict(CHANGELOG_CONFIG))
             for name in (self.changelog, self.quarantine_changelog)
         ]
         await self._admin.create_topics(news)
