@@ -33,7 +33,7 @@ class TaskManager(TableManager):
         self._wanted: set[int] = set()
         self._assigned = asyncio.Condition()
         self._assignments = 0
-        self._cluster = Cluster(app.settings.bootstrap, app.conf.id)
+        self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
         self._partition_counts: dict[str, int] = {}
         self._background: list[asyncio.Task[None]] = []
 
@@ -52,6 +52,7 @@ class TaskManager(TableManager):
             topics,
             partitions=app.settings.partitions,
             replication_factor=app.settings.replication_factor,
+            client_id=app.conf.broker_client_id,
         )
         await self._cluster.start()
         for topic in topics:
