@@ -30,7 +30,7 @@ class TaskManager(TableManager):
         self.standbys: dict[int, Standby] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._following: dict[int, asyncio.Task[None]] = {}
-        self._wanted: set[int] = set()
+        self.wanted: set[int] = set()
         self._assigned = asyncio.Condition()
         self._assignments = 0
         self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
@@ -96,17 +96,17 @@ class TaskManager(TableManager):
     ) -> None:
         """Stop tasks that left, start tasks that came; those that stay are not touched."""
         inputs = {spec.name for spec in self.app.input_specs}
-        self._wanted = {tp.partition for tp in assigned if tp.topic in inputs}
-        log.info("%s: assigned partitions %s", self.app.conf.id, sorted(self._wanted))
+        self.wanted = {tp.partition for tp in assigned if tp.topic in inputs}
+        log.info("%s: assigned partitions %s", self.app.conf.id, sorted(self.wanted))
         for partition, task in self.tasks.items():
-            if partition not in self._wanted:
+            if partition not in self.wanted:
                 task.stop()
-        for partition in sorted(self._wanted):
+        for partition in sorted(self.wanted):
             previous, task_now = self._running.get(partition), self.tasks.get(partition)
             ends = task_now is not None and task_now.stopping and task_now.fenced is None
             if previous is None or previous.done() or ends:
                 self._running[partition] = asyncio.create_task(self._own(partition, previous))
-        self._follow_standbys({tp.partition for tp in self.app.assignor.assigned_standbys()} - self._wanted)
+        self._follow_standbys({tp.partition for tp in self.app.assignor.assigned_standbys()} - self.wanted)
         self._assignments += 1
         async with self._assigned:
             self._assigned.notify_all()
@@ -137,9 +137,9 @@ class TaskManager(TableManager):
             await asyncio.wait(before)
         try:
             await asyncio.gather(*(each.ready.wait() for each in self.app.global_tables))
-            while partition in self._wanted and not self.should_stop:
+            while partition in self.wanted and not self.should_stop:
                 task = await self._run_once(partition)
-                if task.fenced is None or partition not in self._wanted:
+                if task.fenced is None or partition not in self.wanted:
                     return
                 await self._wait_for_new_assignment()
         except Exception as error:
@@ -193,7 +193,7 @@ class TaskManager(TableManager):
 
     async def stop_tasks(self) -> None:
         """Let tasks finish the batch in hand, within a bound; what is left open their successors abort."""
-        self._wanted = set()
+        self.wanted = set()
         for task in self.tasks.values():
             task.stop()
         self._assignments += 1  # whoever waits for an assignment has none to wait for
@@ -221,5 +221,5 @@ class TaskManager(TableManager):
     def ready(self) -> bool:
         """Whether the group has assigned partitions and each of them is restored and processing."""
         return self._assignments > 0 and all(
-            partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self._wanted
+            partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self.wanted
         )

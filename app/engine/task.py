@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from aiokafka import errors
 
 from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
@@ -71,6 +72,13 @@ class Timings:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore has applied, and how long it took, opening the tables included."""
+
+    records: int
+    seconds: float
+
+
 class _Fetching(NamedTuple):
     """A fetch under way at one node, and from where."""
 
@@ -110,6 +118,9 @@ class Task:
         self.fenced: Fenced | None = None
         self.broken: Exception | None = None
         self.timings = Timings()
+        self.restored: Restored | None = None
+        self._in_hand = True
+        self._progress_at = time.monotonic()
         self._starts_anew = False
         self._deferred: dict[TP, int] = {}
         self._deferred_until = 0.0
@@ -149,6 +160,14 @@ class Task:
         """Grows with every take-over of this task, anywhere: what an outside party needs to fence by."""
         return self._producer.generation
 
+    @property
+    def stalled_s(self) -> float:
+        """How long the restore or the batch in hand has made no progress; 0 when there is neither."""
+        if not self._in_hand:
+            return 0.0
+        written_at = 0.0 if self._store is None else self._store.written_at
+        return time.monotonic() - max(self._progress_at, written_at)
+
     # -- life
 
     async def run(self) -> None:
@@ -157,6 +176,7 @@ class Task:
         in_work: AbstractAsyncContextManager[Any] = self.lock
         try:
             await self._take_over()
+            self._in_hand = False
             self.ready.set()
             fetching = asyncio.create_task(self._keep_fetching())
             await self._process_until_stopped(fetching)
@@ -182,9 +202,11 @@ class Task:
         if self.transactional:
             await self._producer.begin()
         self.positions = await self._committed_positions()
+        opening = time.monotonic()
         self._store = await open_store(self._path)
         changelogs = {table.name: TP(table.changelog, self.partition) for table in self._declared}
         restored = await restore(self._store, self._cluster, changelogs, self._lane)
+        self.restored = Restored(restored, time.monotonic() - opening)
         self.tables = {table.name: TaskTable(table, self._store, self.partition) for table in self._declared}
         self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].items())
         if self._starts_anew:
@@ -360,6 +382,7 @@ class Task:
                     self._arrived.clear()
                 if chunk.end:
                     await self._process(chunk)
+                self._in_hand = False
             if self._deferred and not self.closed:
                 await self._commit_deferred()
         finally:
@@ -367,6 +390,7 @@ class Task:
 
     async def _process(self, chunk: Chunk) -> None:
         """Commit every record of the chunk: as a whole, or in parts around the one that fails."""
+        self._in_hand, self._progress_at = True, time.monotonic()
         parts = deque([chunk])
         attempts, waits, brief = 0, 0, False
         poison: BaseException | None = None
@@ -449,6 +473,7 @@ class Task:
         self._deferred = {}
         self._deferred_until = time.monotonic() + DEFER_S_MAX
         self.positions.update(chunk.end)
+        self._progress_at = time.monotonic()
         self.timings.records += len(chunk.items)
         self.timings.batches += 1
         self.timings.add("encode changes", encoded - started)
