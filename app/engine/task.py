@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ class EngineSettings:
     replication_factor: int = 1
     transaction_timeout_ms: int = 10_000
     session_timeout_s: float = 6.0
-    heartbeat_interval_s: float = 0.3
+    heartbeat_interval_s: float = 0.1
     batch_records_max: int = 4_000
     inbox_records_max: int = 8_000
     inbox_bytes_max: int = 16 * 1024 * 1024
@@ -106,6 +107,7 @@ class Task:
         directory: Path,
         deliver: Callable[[Batch], Awaitable[None]],
         membership: Callable[[], tuple[int, str]],
+        store: TaskStore | None = None,
     ) -> None:
         self.app_id = app_id
         self.partition = partition
@@ -132,7 +134,7 @@ class Task:
         self._deliver = deliver
         self._membership = membership
         self._lane = f"{app_id}-{partition}"
-        self._store: TaskStore | None = None
+        self._store = store
         self.positions: dict[TP, int] = {}
         self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
         self._arrived = asyncio.Event()
@@ -198,21 +200,27 @@ class Task:
 
     async def _take_over(self) -> None:
         """Rule 1: fence, then the committed offsets, then the tables, and only then the first fetch."""
-        started = time.monotonic()
+        marks = [time.monotonic()]
         if self.transactional:
             await self._producer.begin()
+        marks.append(time.monotonic())
         self.positions = await self._committed_positions()
-        opening = time.monotonic()
-        self._store = await open_store(self._path)
+        marks.append(time.monotonic())
+        self._store = self._store or await open_store(self._path)
         changelogs = {table.name: TP(table.changelog, self.partition) for table in self._declared}
         restored = await restore(self._store, self._cluster, changelogs, self._lane)
-        self.restored = Restored(restored, time.monotonic() - opening)
+        marks.append(time.monotonic())
+        self.restored = Restored(restored, marks[-1] - marks[-2])
         self.tables = {table.name: TaskTable(table, self._store, self.partition) for table in self._declared}
-        self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].items())
+        self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].scan())
         if self._starts_anew:
             self._require_empty_tables()
             await self._commit_start()
-        log.info("%s is ours after %.3f s, %s records restored", self, time.monotonic() - started, restored)
+        fenced_s, asked_s, restored_s = (later - earlier for earlier, later in pairwise(marks))
+        log.info(
+            "%s is ours after %.3f s: %.3f to fence, %.3f for offsets, %.3f to restore %s records",
+            *(self, time.monotonic() - marks[0], fenced_s, asked_s, restored_s, restored),
+        )
 
     async def _committed_positions(self) -> dict[TP, int]:
         committed = await self._cluster.committed(self.app_id, list(self._inputs))
@@ -264,6 +272,18 @@ class Task:
     def stop(self) -> None:
         """Finish the batch in hand, then end."""
         self._stopping.set()
+
+    async def renew(self) -> None:
+        """Find out whether the task has another owner, by asking for a new epoch between transactions."""
+        async with self.lock:
+            if self.closed or not self.ready.is_set():
+                return
+            try:
+                await self._producer.renew()
+            except Fenced as error:
+                self.give_up(error)
+            except TransactionFailed as error:
+                log.info("%s cannot be renewed now: %s", self, error)
 
     @property
     def stopping(self) -> bool:
