@@ -13,6 +13,7 @@ from mode.utils.imports import cwd_in_path
 from yarl import URL
 
 from app.engine.agent import TaskAgent
+from app.engine.assignor import Assignor
 from app.engine.consumer import Transport
 from app.engine.dead_letter import QUARANTINE
 from app.engine.global_table import GlobalTable
@@ -70,6 +71,7 @@ class App(faust.App):
             Agent=TaskAgent,
             Table=Table,
             TableManager=TaskManager,
+            PartitionAssignor=Assignor,
             topic_disable_leader=True,
             topic_allow_declare=False,
             stream_wait_empty=False,
