@@ -213,7 +213,7 @@ class World:
             raise AssertionError(f"not processed after {within_s} s: {await self.behind()}") from None
 
     async def markers_written(self) -> None:
-        """Wait until what is committed can be read: the broker answers a commit before it writes its markers."""
+        """Wait until what is committed can be read: a commit is answered before its markers are written."""
         topics = (self.totals.name, self.changelog, self.quarantine_changelog, self.dead_letters.name)
         tps = [
             TopicPartition(topic, partition)
@@ -223,7 +223,7 @@ class World:
         async with AIOKafkaConsumer(bootstrap_servers=self.options.bootstrap) as uncommitted:
 
             async def written() -> bool:
-                return await self._consumer.end_offsets(tps) == await uncommitted.end_offsets(tps)
+                return bool(await self._consumer.end_offsets(tps) == await uncommitted.end_offsets(tps))
 
             await until(written)
 
