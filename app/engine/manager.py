@@ -38,6 +38,8 @@ class TaskManager(TableManager):
         self._left: dict[int, TaskStore] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self.wanted: set[int] = set()
+        self._member = ""
+        self._questions: list[asyncio.Task[None]] = []
         self._assigned = asyncio.Condition()
         self._assignments = 0
         self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
@@ -122,9 +124,17 @@ class TaskManager(TableManager):
             if previous is None or previous.done() or ends:
                 self._running[partition] = asyncio.create_task(self._own(partition, previous))
         self._follow_standbys(standbys)
+        self._question_tasks_after_absence()
         self._assignments += 1
         async with self._assigned:
             self._assigned.notify_all()
+
+    def _question_tasks_after_absence(self) -> None:
+        """Who was put out of the group may have tasks that others took over meanwhile: let each find out."""
+        _, member = self.app.consumer.membership()
+        if self.app.settings.exactly_once and self._member not in ("", member):
+            self._questions = [asyncio.create_task(task.renew()) for task in self.tasks.values()]
+        self._member = member
 
     def _let_go(self, task: Task) -> None:
         """A task whose partition has moved works on until its new owner, tables ready, fences it."""
@@ -255,7 +265,7 @@ class TaskManager(TableManager):
             for each in late:
                 each.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        aside = [*self._background, *self._following.values(), *self._leaving.values()]
+        aside = [*self._background, *self._following.values(), *self._leaving.values(), *self._questions]
         for each in aside:
             each.cancel()
         await asyncio.gather(*aside, return_exceptions=True)

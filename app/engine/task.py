@@ -214,7 +214,7 @@ class Task:
         self.tables = {table.name: TaskTable(table, self._store, self.partition) for table in self._declared}
         self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].scan())
         if self._starts_anew:
-            self._require_empty_tables()
+            await self._require_empty_tables()
             await self._commit_start()
         fenced_s, asked_s, restored_s = (later - earlier for earlier, later in pairwise(marks))
         log.info(
@@ -229,10 +229,15 @@ class Task:
         begins = await self._cluster.offsets(fresh, EARLIEST) if fresh else {}
         return {tp: begins[tp] if offset is None else offset for tp, offset in committed.items()}
 
-    def _require_empty_tables(self) -> None:
-        """Tables that hold something belong to offsets: without them every record would count twice."""
+    async def _require_empty_tables(self) -> None:
+        """Tables that hold something belong to offsets: without them every record would count twice.
+
+        Who slept in its take-over has asked for offsets before its successor committed any: it is fenced.
+        """
         filled = [table.name for table in self.tables.values() if next(table.scan(), None) is not None]
         if filled:
+            if self.transactional:
+                await self._producer.renew()
             raise OffsetsLost(
                 f"{self} has no committed offsets, but its tables {', '.join(filled)} hold records: the "
                 "group's offsets have expired or were deleted. Set them to where the tables stand, or "
