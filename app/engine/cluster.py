@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import errors
@@ -211,18 +211,18 @@ class Cluster:
     async def coordinator(self, kind: int, key: str) -> int:
         """The node that coordinates a group (kind 0) or a transactional id (kind 1)."""
         if (kind, key) not in self._coordinators:
-            node = await retry(lambda: self._client.coordinator_lookup(kind, key))
-            await self._until_known(node)
-            self._coordinators[kind, key] = node
+            self._coordinators[kind, key] = await retry(partial(self._look_up, kind, key))
         return self._coordinators[kind, key]
 
     def forget_coordinator(self, kind: int, key: str) -> None:
         self._coordinators.pop((kind, key), None)
 
-    async def _until_known(self, node: int) -> None:
-        while self._client.cluster.broker_metadata(node) is None:
+    async def _look_up(self, kind: int, key: str) -> int:
+        node: int = await self._client.coordinator_lookup(kind, key)
+        if self._client.cluster.broker_metadata(node) is None:
             await self.refresh()
-            await asyncio.sleep(RETRY_PAUSE_S)
+            raise errors.StaleMetadata(f"node {node} coordinates {key}, and is not among those that live")
+        return node
 
     async def offsets(self, tps: Iterable[TP], which: int, isolation: int = READ_COMMITTED) -> dict[TP, int]:
         """The first (EARLIEST) or last (LATEST) offset of each partition.
