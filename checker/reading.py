@@ -8,6 +8,7 @@ import msgspec
 
 from checker.findings import Findings
 from checker.history import Shared, Slice
+from checker.invariants.ticks import SpoiltTicks
 from checker.records import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
@@ -70,7 +71,7 @@ def slice_takes(history: Slice) -> dict[str, Take]:
     }
 
 
-def shared_takes(shared: Shared) -> dict[str, Take]:
+def shared_takes(shared: Shared, spoilt: SpoiltTicks) -> dict[str, Take]:
     """How to take in what all partitions have in common, by topic."""
 
     def limits(records: Sequence[Raw]) -> None:
@@ -80,6 +81,7 @@ def shared_takes(shared: Shared) -> dict[str, Take]:
                 shared.limits.add(command)
 
     def ticks(records: Sequence[Raw]) -> None:
+        spoilt.look(records)
         for record in records:
             tick = TICKS_WIRE.read(record.value, record.headers)
             if tick is not None:
