@@ -624,19 +624,13 @@ LIMITS = {
 
 def a_tick(**changes: Any) -> Raw:
     """A sound record of `market-data`, or one with other fields, key, value or headers."""
-    headers = [("event-type", b"TickReceived"), ("schema-version", b"1")]
-    record: dict[str, Any] = {
-        "topic": "market-data",
-        "partition": 0,
-        "offset": 7,
-        "timestamp": 5_000,
-        "key": b"BTC-USD",
-    }
-    given = {name: changes.pop(name) for name in ("key", "value", "headers", "offset") if name in changes}
     tick = {"symbol": "BTC-USD", "sequence": 1, "price_ticks": 2, "quantity_lots": 3}
-    tick |= {"exchange_at_ms": 4_000, "observed_at_ms": 5_000, **changes}
-    fields = {**record, "value": msgspec.json.encode(tick), "headers": headers, **given}
-    return cast(Raw, SimpleNamespace(**fields))
+    tick |= {"exchange_at_ms": 4_000, "observed_at_ms": 5_000}
+    tick |= {name: changes.pop(name) for name in list(changes) if name in tick}
+    record: dict[str, Any] = {"topic": "market-data", "partition": 0, "offset": 7, "timestamp": 5_000}
+    record |= {"key": b"BTC-USD", "value": msgspec.json.encode(tick)}
+    record |= {"headers": [("event-type", b"TickReceived"), ("schema-version", b"1")]}
+    return cast(Raw, SimpleNamespace(**(record | changes)))
 
 
 class TestTicks:
