@@ -32,7 +32,7 @@ from checker.invariants import (
 )
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt
-from checker.invariants.ticks import SpoiltTicks, check_ticks
+from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, SessionLedger
 from checker.live import fetch_live
 from checker.log import TP, Log
@@ -121,7 +121,7 @@ class _Run:
         self._tps: dict[str, list[TP]] = {}
         self._risk_cuts: dict[TP, int] = {}
         self._shared = Shared()
-        self._spoilt_ticks = SpoiltTicks()
+        self._ticks = Ticks()
         self._letters: list[DeadLetter] = []
         self._originals: dict[Origin, bytes] = {}
         self._wanted: dict[TP, set[int]] = {}
@@ -154,7 +154,7 @@ class _Run:
         for letter in self._letters:
             origin = letter.origin
             self._wanted.setdefault(TP(origin.topic, origin.partition), set()).add(origin.offset)
-        takes = shared_takes(self._shared, self._spoilt_ticks)
+        takes = shared_takes(self._shared, self._ticks)
         await self._take({tp: takes[topic] for topic in SHARED for tp in self._tps[topic]})
 
     async def _note_beginnings(self) -> None:
@@ -225,7 +225,8 @@ class _Run:
         if whole:
             await self._check_origins()
             if self._quiet:
-                self._found.add([check_ticks(self._spoilt_ticks, self._letters)])
+                prices = self._shared.last_prices if self._shared.market_is_whole else None
+                self._found.add([check_ticks(self._ticks, self._letters, prices)])
             self._check_sessions()
         if not live_state:
             self._found.skip("I6", "no live table was given to compare with", "workers")

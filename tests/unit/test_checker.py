@@ -24,7 +24,7 @@ from checker.history import trace
 from checker.invariants import check_positions, check_tables
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
-from checker.invariants.ticks import SpoiltTicks, check_ticks
+from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, LedgerReport, read_body
 from checker.live import parse_state
 from checker.reading import digest_of, letters_into, read_letter, slice_takes
@@ -38,6 +38,7 @@ from checker.records import (
     OrderRiskApproved,
     OrderRiskRejected,
     Origin,
+    PriceUpdated,
     Raw,
     TradeExecuted,
     read_order,
@@ -652,30 +653,39 @@ class TestTicks:
         ],
     )
     def test_a_tick_that_cannot_be_true_has_to_be_a_dead_letter(self, record: Raw) -> None:
-        spoilt = SpoiltTicks()
-        spoilt.look([record])
+        ticks = Ticks()
+        ticks.look([record])
         origin = Origin("market-data", 0, 7)
-        (found,) = check_ticks(spoilt, []).violations
+        (found,) = check_ticks(ticks, [], None).violations
         assert (found.invariant, found.ids) == ("I5", (str(origin),))
         assert "nobody can read or believe is no dead letter" in found.message
         letter = DeadLetter(0, "marketdata", origin, None, record.key, b"")
-        assert check_ticks(spoilt, [letter]).violations == []
+        assert check_ticks(ticks, [letter], {}).violations == []
 
     def test_ticks_wait_behind_the_dead_letter_of_their_key_only(self) -> None:
-        spoilt = SpoiltTicks()
-        spoilt.look([a_tick(), a_tick(price_ticks=0, offset=8), a_tick(offset=9)])
+        ticks = Ticks()
+        ticks.look([a_tick(), a_tick(price_ticks=0, offset=8), a_tick(offset=9)])
         head = Origin("market-data", 0, 8)
         letters = [DeadLetter(0, "marketdata", head, None, b"BTC-USD", b"")]
-        (found,) = check_ticks(spoilt, letters).violations
+        (found,) = check_ticks(ticks, letters, None).violations
         assert (found.invariant, found.ids) == ("I7", ("market-data/0/9",))
         assert "not held behind the dead letter of its key" in found.message
         letters.append(DeadLetter(1, "marketdata", Origin("market-data", 0, 9), head, b"BTC-USD", b""))
-        assert check_ticks(spoilt, letters).violations == []
+        assert check_ticks(ticks, letters, None).violations == []
 
     def test_a_lenient_tick_may_be_believed(self) -> None:
-        spoilt = SpoiltTicks()
-        spoilt.look([a_tick(), a_tick(quantity_lots="3")])
-        assert check_ticks(spoilt, []).violations == []
+        ticks = Ticks()
+        ticks.look([a_tick(), a_tick(quantity_lots="3")])
+        assert check_ticks(ticks, [], None).violations == []
+
+    def test_a_last_price_counts_what_never_came(self) -> None:
+        ticks = Ticks()
+        ticks.look([a_tick(), a_tick(sequence=4, price_ticks=5), a_tick(sequence=3)])
+        price = PriceUpdated("BTC-USD", price_ticks=5, tick_sequence=4, observed_at_ms=5_000, gaps=2)
+        assert check_ticks(ticks, [], {"BTC-USD": price}).violations == []
+        (found,) = check_ticks(ticks, [], {"BTC-USD": replace(price, gaps=3)}).violations
+        assert (found.invariant, found.ids) == ("I5", ("BTC-USD",))
+        assert "a last price is not what the ticks make" in found.message
 
 
 PLANTED = LIVES | VENUE | BOOKS | INTAKE | ORDER | LIMITS | CONDUCT
@@ -716,7 +726,11 @@ NOT_CHECKED = {
 def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
     planted = [each.message for each in PLANTED.values()]
     planted += ["differs from the one rebuilt", "ahead of what is committed"]  # TestTables
-    planted += ["a tick that nobody can read or believe", "a tick was not held behind"]  # TestTicks
+    planted += [
+        "a tick that nobody can read or believe",
+        "a tick was not held behind",
+        "a last price is not",
+    ]  # TestTicks
     rules = [
         rule
         for path in Path(checker.invariants.__file__).parent.glob("*.py")
