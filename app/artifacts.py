@@ -22,11 +22,17 @@ from typing import Final, NamedTuple
 from app.config import settings
 from app.errors import ArtifactError
 
-KAFKA_VERSION: Final = "4.3.0"
-# slf4j's binding is in Kafka's distribution, not among its dependencies; without it Kafka is silent
+KAFKA_VERSION: Final = "4.0.2"
+"""Not 4.1.0 to 4.4.0: their coordinator takes a partition without a leader for a deleted one and ends a
+transaction without its markers (KAFKA-20734), so that aborted records come back in the next commit. Every
+`kill -9` of a single node makes its partitions leaderless for a moment."""
+
+# slf4j's binding and log4j are in Kafka's distribution, not among its dependencies; without them it is silent
 KAFKA_ROOTS: Final = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
+    "org.apache.logging.log4j:log4j-core:2.25.4",
+    "org.apache.logging.log4j:log4j-api:2.25.4",
 )
 MARKET_DATA_ROOT: Final = "org.ta4j:ta4j-examples:0.18"
 MARKET_DATA_FILE: Final = "bitstamp_trades_from_20131125_usd.csv"

@@ -11,6 +11,7 @@ owner's, however that ends (`app/guard.py`). Kafka's own log is `<data_dir>/kafk
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -25,8 +26,12 @@ from mode import Service
 from app.errors import BrokerDiedError, BrokerError
 from app.kafka_node import (
     HOST,
+    MEMBER_JVM_FLAGS,
+    Member,
+    Proxied,
     format_storage,
     guarded,
+    new_cluster_id,
     quick_start_flags,
     reserve_port,
     server_command,
@@ -53,21 +58,33 @@ logging.getLogger(__name__).addFilter(_is_news)
 class Broker(Service):
     """One Kafka node whose process lives as long as this service, and no longer than this process.
 
-    `port` 0 takes a free one, once; `bootstrap` is the address from the start on. Starting raises
-    DirectoryLockedError, PortTakenError, ArtifactError or BrokerDiedError; a process that ends by
-    itself later crashes the service with BrokerDiedError.
+    `port` 0 takes a free one, once; `bootstrap` is the address from the start on. `proxied` adds a listener
+    for clients behind a proxy; a `member` is one of several nodes. Starting raises DirectoryLockedError,
+    PortTakenError, ArtifactError or BrokerDiedError; a process that ends by itself later crashes the service
+    with BrokerDiedError.
     """
 
-    def __init__(self, data_dir: Path, port: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int = 0,
+        *,
+        proxied: Proxied | None = None,
+        member: Member | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.data_dir = data_dir.absolute()
         self.log_file = self.data_dir / "kafka.log"
         self.pid: int | None = None
         """Kafka's own process, while it runs."""
         self._port = port
+        self._proxied = proxied
+        self._member = member
         self._lock = DirectoryLock(self.data_dir)
         self._output_file = self.data_dir / "kafka.out"
         self._is_up = False
+        self._is_killed = False
         self._log_offset = 0
         self._reserved: list[socket.socket] = []
         self._process: asyncio.subprocess.Process | None = None
@@ -108,15 +125,34 @@ class Broker(Service):
         self._is_up = True
         self._release_ports()
 
+    async def kill(self) -> None:
+        """End Kafka by SIGKILL, on purpose: the service stops, and counts it as no failure."""
+        assert self._process is not None
+        assert self.pid is not None, "the broker is not running"
+        if self._process.returncode is not None:
+            raise self._died()
+        self._is_killed = True
+        os.kill(self.pid, signal.SIGKILL)
+        await self._process.wait()
+        await self.stop()
+
     def _prepare(self) -> None:
-        self._reserved = [reserve_port(self._port), reserve_port(0)]
+        member, proxied = self._member, self._proxied
+        controller_port = 0 if member is None else member.controller_ports[member.node_id]
+        self._reserved = [reserve_port(self._port), reserve_port(controller_port)]
         self._port, controller_port = (each.getsockname()[1] for each in self._reserved)
-        write_files(self.data_dir, self._port, controller_port)
-        format_storage(self.data_dir, *quick_start_flags())
+        if proxied is not None:
+            self._reserved.append(reserve_port(proxied.port))
+        write_files(self.data_dir, self._port, controller_port, proxied=proxied, member=member)
+        cluster_id = new_cluster_id() if member is None else member.cluster_id
+        format_storage(self.data_dir, cluster_id, *self._java_flags())
         self._log_offset = self.log_file.stat().st_size if self.log_file.exists() else 0
 
+    def _java_flags(self) -> tuple[str, ...]:
+        return quick_start_flags() + (() if self._member is None else MEMBER_JVM_FLAGS)
+
     async def _launch(self) -> None:
-        command = server_command(self.data_dir, *quick_start_flags())
+        command = server_command(self.data_dir, *self._java_flags())
         with self._output_file.open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *guarded(command, ORPHAN_GRACE_S),
@@ -133,7 +169,7 @@ class Broker(Service):
     async def _notice_death(self) -> None:
         assert self._process is not None
         await self._process.wait()
-        if self.should_stop:
+        if self.should_stop or self._is_killed:
             return
         if self._is_up:  # before that, ready() says what was wrong
             self.log.error("Kafka's last lines:\n%s", "\n".join(self._said().splitlines()[-LAST_LINES:]))
@@ -194,7 +230,8 @@ async def _serves(port: int) -> bool:
     client = AIOKafkaClient(bootstrap_servers=f"{HOST}:{port}", request_timeout_ms=5_000)
     try:
         await client.bootstrap()
-        return bool(client.cluster.brokers())
+        named = [each for each in client.cluster.brokers() if not client.cluster.is_bootstrap(each.nodeId)]
+        return any(each.port == port for each in named)
     except KafkaError:
         return False
     finally:

@@ -102,7 +102,7 @@ class Settings:
         "PIPELINE_TRANSACTION_TIMEOUT_MS", 10_000, _number(int, 1_000, 900_000)
     )
     session_timeout_s: float = _setting("PIPELINE_SESSION_TIMEOUT_S", 6.0, _number(float, 0.5, 300))
-    heartbeat_interval_s: float = _setting("PIPELINE_HEARTBEAT_INTERVAL_S", 0.3, _number(float, 0.05, 100))
+    heartbeat_interval_s: float = _setting("PIPELINE_HEARTBEAT_INTERVAL_S", 0.1, _number(float, 0.05, 100))
     batch_records_max: int = _setting("PIPELINE_BATCH_RECORDS_MAX", 2_000, _number(int, 1, 100_000))
     replication_factor: int = _setting("PIPELINE_REPLICATION_FACTOR", 1, _number(int, 1, 9))
 

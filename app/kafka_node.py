@@ -16,8 +16,10 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 from app.artifacts import KAFKA_VERSION, java_executable, kafka_classpath, make_once
 from app.config import settings
@@ -40,11 +42,14 @@ JVM_FLAGS: Final = (
     "--sun-misc-unsafe-memory-access=allow",
 )
 
+MEMBER_JVM_FLAGS: Final = ("-Xms64m", "-Xmx256m")
+"""Several nodes share what one has to itself."""
+
 # what differs from Kafka's defaults, and why
 SERVER_PROPERTIES: Final[dict[str, object]] = {
     "process.roles": "broker,controller",
     "node.id": 1,
-    "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "listener.security.protocol.map": "CLIENT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "CLIENT",
     "controller.listener.names": "CONTROLLER",
     # topics are declared in one place, never made by a typo
@@ -99,6 +104,44 @@ rootLogger.appenderRef.file.ref = file
 _log = logging.getLogger(__name__)
 
 
+class Proxied(NamedTuple):
+    """A listener for clients that come through a proxy, and are to stay behind it.
+
+    The node listens on `port` and tells whoever comes there that its address is `address`, the proxy's.
+    """
+
+    port: int
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A node's place in a cluster of several, all of them on this machine, all brokers and controllers."""
+
+    node_id: int
+    controller_ports: Mapping[int, int]
+    """Of every node, by its id."""
+    cluster_id: str
+
+    def properties(self) -> dict[str, object]:
+        """Each record on three nodes and acknowledged by two, as far as there are so many."""
+        nodes = len(self.controller_ports)
+        copies, in_sync = min(3, nodes), min(2, nodes - 1)
+        voters = (f"{node_id}@{HOST}:{port}" for node_id, port in self.controller_ports.items())
+        return {
+            "node.id": self.node_id,
+            "controller.quorum.voters": ",".join(voters),
+            "default.replication.factor": copies,
+            "min.insync.replicas": in_sync,
+            "unclean.leader.election.enable": "false",
+            "offsets.topic.replication.factor": copies,
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.min.isr": in_sync,
+            "share.coordinator.state.topic.replication.factor": copies,
+            "share.coordinator.state.topic.min.isr": in_sync,
+        }
+
+
 def reserve_port(port: int) -> socket.socket:
     """A bound socket that keeps the port (0: a free one) ours until Kafka listens on it.
 
@@ -117,25 +160,43 @@ def reserve_port(port: int) -> socket.socket:
     return reserved
 
 
-def write_files(data_dir: Path, port: int, controller_port: int) -> None:
+def write_files(
+    data_dir: Path,
+    port: int,
+    controller_port: int,
+    *,
+    proxied: Proxied | None = None,
+    member: Member | None = None,
+) -> None:
     """Write the node's configuration; the ports may differ from those of the last start."""
     properties = SERVER_PROPERTIES | {
         "listeners": f"CLIENT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
         "advertised.listeners": f"CLIENT://{HOST}:{port}",
         "controller.quorum.voters": f"1@{HOST}:{controller_port}",
     }
+    if proxied is not None:
+        properties |= {
+            "listeners": f"{properties['listeners']},PROXIED://{HOST}:{proxied.port}",
+            "advertised.listeners": f"{properties['advertised.listeners']},PROXIED://{proxied.address}",
+        }
+    if member is not None:
+        properties |= member.properties()
     _write_properties(data_dir / "server.properties", properties | {"log.dirs": data_dir / "log"})
     _write_properties(data_dir / "format.properties", properties | {"log.dirs": data_dir / "log.new"})
     (data_dir / "log4j2.properties").write_text(LOG_PROPERTIES, encoding="utf-8")
 
 
-def format_storage(data_dir: Path, *flags: str) -> None:
+def new_cluster_id() -> str:
+    """A name for a cluster that no other has."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def format_storage(data_dir: Path, cluster_id: str, *flags: str) -> None:
     """Format the node's log directory unless it is; a crash half-way leaves it unformatted."""
     log, unfinished = data_dir / "log", data_dir / "log.new"
     if log.is_dir():
         return
     shutil.rmtree(unfinished, ignore_errors=True)
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [
         *java_command(data_dir, *flags, "-XX:TieredStopAtLevel=1"),
         *("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"),
@@ -209,7 +270,7 @@ def _train(directory: Path) -> None:
         with reserve_port(0) as client, reserve_port(0) as controller:
             port = client.getsockname()[1]
             write_files(data_dir, port, controller.getsockname()[1])
-            format_storage(data_dir)
+            format_storage(data_dir, new_cluster_id())
             command = server_command(data_dir, f"-XX:AOTCacheOutput={directory / 'kafka.aot'}")
             with (data_dir / "out").open("wb") as out, start_guarded(command, grace_s=0, output=out) as kafka:
                 _stop_when_up(kafka, port)

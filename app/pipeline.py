@@ -121,6 +121,7 @@ class Pipeline(Service):
             TOPICS,
             partitions=wanted or settings().partitions,
             replication_factor=settings().replication_factor,
+            client_id="supervisor",
         )
         partitions = await cluster.partition_count(ORDERS.name)
         if wanted not in (None, partitions):

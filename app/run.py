@@ -3,37 +3,31 @@
 import asyncio
 import json
 import logging
-import time
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import aiohttp
 from rich.console import Console
 
 from app.display import Display
+from app.ending import close_market, judge
 from app.errors import ProcessError, UserError
 from app.monitor import Monitor
-from app.options import SERVICES, Plan, RunOptions
+from app.options import Plan, RunOptions
 from app.pipeline import Pipeline
 from app.processes import Feed, Venue
-from app.quiet import STILL_S_MAX, Lookout, Patience, until_quiet
-from checker.check import check
-from checker.errors import CheckerError
-from checker.invariants.tables import LiveTable
-from checker.live import fetch_live
+from app.quiet import Lookout, Patience, until_quiet
 
 log = logging.getLogger(__name__)
 
 EXIT_VIOLATIONS: Final = 1
-CLOSE_POLL_S: Final = 0.2
 WATCH_EVERY_S: Final = 0.5
 
 
 async def run(options: RunOptions) -> int:
     """Run everything; returns the exit status. UserErrors pass through."""
     console = Console(stderr=False)
-    _log_to(console)
-    async with Pipeline(options.plan, tell=_teller(console)) as pipeline:
+    log_to(console)
+    async with Pipeline(options.plan, tell=teller(console)) as pipeline:
         await pipeline.or_crash(pipeline.bring_up())
         return await pipeline.or_crash(_Run(options, pipeline, console).run())
 
@@ -41,8 +35,8 @@ async def run(options: RunOptions) -> int:
 async def up(plan: Plan) -> int:
     """Run the services alone until stopped."""
     console = Console()
-    _log_to(console)
-    async with Pipeline(plan, tell=_teller(console)) as pipeline:
+    log_to(console)
+    async with Pipeline(plan, tell=teller(console)) as pipeline:
         await pipeline.or_crash(pipeline.bring_up())
         await pipeline.or_crash(pipeline.wait_until_stopped())
     return 0
@@ -106,7 +100,7 @@ class _Run:
         self._require_success(feed)
         await until_quiet(self._lookout.look)
         self._settled_at_ms = self._monitor.last_outcome_at_ms
-        await self._close_market()
+        await close_market(self._venue)
         await until_quiet(self._lookout.look)
 
     def _require_success(self, feed: Feed) -> None:
@@ -114,59 +108,15 @@ class _Run:
             last = next(reversed(feed.output.last_lines(1)), "it said nothing")
             raise ProcessError(f"the feed has failed: {last}; see {feed.output.path}")
 
-    async def _close_market(self) -> None:
-        """Expire every resting order; asks until the venue has done it."""
-        give_up_at = time.monotonic() + STILL_S_MAX
-        headers = {"Authorization": f"Bearer {self._venue.token}"}
-        async with aiohttp.ClientSession(headers=headers) as session:
-            while time.monotonic() < give_up_at:
-                try:
-                    async with session.post(f"{self._venue.url}/close") as answer:
-                        if answer.status == 200:
-                            return
-                        log.debug("the venue answers %s to /close", answer.status)
-                except (aiohttp.ClientError, OSError) as error:
-                    log.debug("the venue is away: %r", error)
-                await asyncio.sleep(CLOSE_POLL_S)
-        raise ProcessError(f"the venue did not close its market; see {self._venue.output.path}")
-
     async def _judge(self) -> int:
         """Check the invariants, tell what came of the run, and write the result."""
         self._console.print("checking the invariants", highlight=False)
-        live = await self._live_tables()
-        try:
-            report = await asyncio.to_thread(
-                check, self._pipeline.bootstrap, self._venue.ledger, live_state=live
-            )
-        except CheckerError as error:
-            raise UserError(f"the check could not be made: {error}") from error
+        report = await judge(self._pipeline)
         self._console.print(report.to_text(), highlight=False, soft_wrap=True)
         result = {"bootstrap": self._pipeline.bootstrap, **report.to_json(), **self._speed()}
         if self._options.json is not None:
             self._options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         return EXIT_VIOLATIONS if report.violations else 0
-
-    async def _live_tables(self) -> list[LiveTable]:
-        """What the workers say of their tables, all partitions of them; waits for one that starts again."""
-        give_up_at = time.monotonic() + STILL_S_MAX
-        while True:
-            try:
-                return await asyncio.to_thread(self._fetch_live_tables)
-            except CheckerError as error:
-                if time.monotonic() > give_up_at:
-                    raise UserError(f"the live tables can't be compared: {error}") from error
-                await asyncio.sleep(WATCH_EVERY_S)
-
-    def _fetch_live_tables(self) -> list[LiveTable]:
-        tables: list[LiveTable] = []
-        wanted = set(range(int(self._pipeline.shared["PIPELINE_PARTITIONS"])))
-        for service in SERVICES:
-            urls = [worker.url for worker in self._pipeline.workers if worker.service == service]
-            found = fetch_live(urls)
-            if {table.partition for table in found} != wanted:
-                raise CheckerError(f"the workers of {service} have not all of its partitions")
-            tables += found
-        return tables
 
     def _speed(self) -> dict[str, float]:
         """From the first new order to the last outcome before the close, by the broker's clock."""
@@ -178,7 +128,7 @@ class _Run:
         }
 
 
-def _log_to(console: Console) -> None:
+def log_to(console: Console) -> None:
     """Warnings go where the display is. Mode logs every crash; a UserError is shown once, at the end."""
 
     class Handler(logging.Handler):
@@ -192,5 +142,5 @@ def _log_to(console: Console) -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
-def _teller(console: Console) -> Any:
+def teller(console: Console) -> Any:
     return lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)

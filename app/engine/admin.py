@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 async def ensure_topics(
-    bootstrap: str, topics: Iterable[TopicSpec], *, partitions: int, replication_factor: int
+    bootstrap: str, topics: Iterable[TopicSpec], *, partitions: int, replication_factor: int, client_id: str
 ) -> None:
     """Create what is missing; `partitions` is for topics that do not say."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id=client_id)
     await retry(admin.start)
     try:
         existing = set(await admin.list_topics())

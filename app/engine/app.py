@@ -13,6 +13,7 @@ from mode.utils.imports import cwd_in_path
 from yarl import URL
 
 from app.engine.agent import TaskAgent
+from app.engine.assignor import Assignor
 from app.engine.consumer import Transport
 from app.engine.dead_letter import QUARANTINE
 from app.engine.global_table import GlobalTable
@@ -61,15 +62,16 @@ class App(faust.App):
         self.input_specs: list[TopicSpec] = []
         self.global_tables: list[GlobalTable] = []
         self.task_companions: list[Callable[[Task], Awaitable[None]]] = []
-        broker = ";".join(f"kafka://{address}" for address in settings.bootstrap.split(","))
+        brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]
         super().__init__(
             id,
-            broker=broker,
+            broker=";".join(brokers),
             datadir=datadir,
             store="memory://",
             Agent=TaskAgent,
             Table=Table,
             TableManager=TaskManager,
+            PartitionAssignor=Assignor,
             topic_disable_leader=True,
             topic_allow_declare=False,
             stream_wait_empty=False,
@@ -77,7 +79,7 @@ class App(faust.App):
             web_tables_enabled=False,
             **options,
         )
-        self.transport = Transport([URL(broker)], self)
+        self.transport = Transport([URL(each) for each in brokers], self)
         self.Table(QUARANTINE, value_type=dict[str, Any], help="keys that wait behind a dead letter")
 
     def Table(self, name: str, **options: Any) -> Table:

@@ -10,13 +10,18 @@ from faust.tables import TableManager
 from faust.types import TP
 
 from app.engine.admin import ensure_topics
+from app.engine.cluster import TP as Partition
 from app.engine.cluster import Cluster
-from app.engine.standby import Standby
+from app.engine.standby import Standby, catch_up
+from app.engine.store import TaskStore, open_store
 from app.engine.table import CHANGELOG_CONFIG, Table
 from app.engine.task import FINISH_S_MAX, Task
 from app.engine.topics import TopicSpec
 
 log = logging.getLogger(__name__)
+
+RENEW_PAUSE_S = 0.1
+"""How often a task that is to leave asks whether it has been fenced: an idle one would not find out."""
 
 
 class TaskManager(TableManager):
@@ -30,12 +35,18 @@ class TaskManager(TableManager):
         self.standbys: dict[int, Standby] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._following: dict[int, asyncio.Task[None]] = {}
-        self._wanted: set[int] = set()
+        self._left: dict[int, TaskStore] = {}
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self.wanted: set[int] = set()
         self._assigned = asyncio.Condition()
         self._assignments = 0
-        self._cluster = Cluster(app.settings.bootstrap, app.conf.id)
+        self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
         self._partition_counts: dict[str, int] = {}
         self._background: list[asyncio.Task[None]] = []
+
+    @property
+    def _directory(self) -> Path:
+        return Path(self.app.conf.tabledir)
 
     @property
     def declared(self) -> list[Table]:
@@ -52,6 +63,7 @@ class TaskManager(TableManager):
             topics,
             partitions=app.settings.partitions,
             replication_factor=app.settings.replication_factor,
+            client_id=app.conf.broker_client_id,
         )
         await self._cluster.start()
         for topic in topics:
@@ -93,22 +105,38 @@ class TaskManager(TableManager):
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Stop tasks that left, start tasks that came; those that stay are not touched."""
+        """Let tasks go that left, start tasks that came; those that stay are not touched."""
         inputs = {spec.name for spec in self.app.input_specs}
-        self._wanted = {tp.partition for tp in assigned if tp.topic in inputs}
-        log.info("%s: assigned partitions %s", self.app.conf.id, sorted(self._wanted))
+        self.wanted = {tp.partition for tp in assigned if tp.topic in inputs}
+        standbys = {tp.partition for tp in self.app.assignor.assigned_standbys()} - self.wanted
+        log.info(
+            "%s: assigned partitions %s, standbys of %s",
+            *(self.app.conf.id, sorted(self.wanted), sorted(standbys)),
+        )
         for partition, task in self.tasks.items():
-            if partition not in self._wanted:
-                task.stop()
-        for partition in sorted(self._wanted):
+            if partition not in self.wanted:
+                self._let_go(task)
+        for partition in sorted(self.wanted):
             previous, task_now = self._running.get(partition), self.tasks.get(partition)
             ends = task_now is not None and task_now.stopping and task_now.fenced is None
             if previous is None or previous.done() or ends:
                 self._running[partition] = asyncio.create_task(self._own(partition, previous))
-        self._follow_standbys({tp.partition for tp in self.app.assignor.assigned_standbys()} - self._wanted)
+        self._follow_standbys(standbys)
         self._assignments += 1
         async with self._assigned:
             self._assigned.notify_all()
+
+    def _let_go(self, task: Task) -> None:
+        """A task whose partition has moved works on until its new owner, tables ready, fences it."""
+        if not self.app.settings.exactly_once or not task.ready.is_set():
+            task.stop()
+        elif task.partition not in self._leaving or self._leaving[task.partition].done():
+            self._leaving[task.partition] = asyncio.create_task(self._until_taken_over(task))
+
+    async def _until_taken_over(self, task: Task) -> None:
+        while not task.closed and task.partition not in self.wanted:
+            await asyncio.sleep(RENEW_PAUSE_S)
+            await task.renew()
 
     def _follow_standbys(self, partitions: set[int]) -> None:
         """Follow the partitions that this worker shall be the standby of, and no others."""
@@ -117,7 +145,7 @@ class TaskManager(TableManager):
             self._following[partition].cancel()
         for partition in partitions - set(self.standbys):
             standby = self.standbys[partition] = Standby(
-                self.app.conf.id, partition, self._cluster, self.declared, Path(self.app.conf.tabledir)
+                self.app.conf.id, partition, self._cluster, self.declared, self._directory, self._leave
             )
             previous = self._running.get(partition)
             self._following[partition] = asyncio.create_task(self._keep_following(standby, previous))
@@ -136,14 +164,21 @@ class TaskManager(TableManager):
             await asyncio.wait(before)
         try:
             await asyncio.gather(*(each.ready.wait() for each in self.app.global_tables))
-            while partition in self._wanted and not self.should_stop:
-                task = await self._run_once(partition)
-                if task.fenced is None or partition not in self._wanted:
+            while partition in self.wanted and not self.should_stop:
+                store = await self._warm_store(partition)
+                if partition not in self.wanted:
+                    store.close()
+                    return
+                task = await self._run_once(partition, store)
+                if task.fenced is None or partition not in self.wanted:
                     return
                 await self._wait_for_new_assignment()
         except Exception as error:
             log.exception("partition %s of %s cannot go on", partition, self.app.conf.id)
             await self.app.crash(error)
+        finally:
+            if partition in self._left:
+                self._left.pop(partition).close()
 
     async def _wait_for_new_assignment(self) -> None:
         """A fenced task starts again only under a newer assignment: else it would fence its true owner."""
@@ -152,7 +187,22 @@ class TaskManager(TableManager):
         async with self._assigned:
             await self._assigned.wait_for(lambda: self._assignments > seen)
 
-    async def _run_once(self, partition: int) -> Task:
+    def _leave(self, store: TaskStore) -> None:
+        """What becomes of a standby's tables: the task that takes its place gets them as they are, open."""
+        partition = int(store.path.name)
+        if partition in self.wanted:
+            self._left[partition] = store
+        else:
+            store.close()
+
+    async def _warm_store(self, partition: int) -> TaskStore:
+        """The tables of a partition, close to the end of their changelogs."""
+        store = self._left.pop(partition, None) or await open_store(self._directory / str(partition))
+        changelogs = {table.name: Partition(table.changelog, partition) for table in self.declared}
+        await catch_up(store, self._cluster, changelogs, (self.app.conf.id, "catch up", partition))
+        return store
+
+    async def _run_once(self, partition: int, store: TaskStore) -> Task:
         agent = self.app.service_agent
         actor = await agent.start_actor()
         task = Task(
@@ -163,9 +213,10 @@ class TaskManager(TableManager):
             inputs=self.app.input_specs,
             tables=self.declared,
             partition_counts=self._partition_counts,
-            directory=Path(self.app.conf.tabledir),
+            directory=self._directory,
             deliver=lambda batch: agent.deliver(actor, batch),
             membership=self.app.consumer.membership,
+            store=store,
         )
         self.tasks[partition] = task
         companions = [asyncio.create_task(self._accompany(task, fun)) for fun in self.app.task_companions]
@@ -192,7 +243,7 @@ class TaskManager(TableManager):
 
     async def stop_tasks(self) -> None:
         """Let tasks finish the batch in hand, within a bound; what is left open their successors abort."""
-        self._wanted = set()
+        self.wanted = set()
         for task in self.tasks.values():
             task.stop()
         self._assignments += 1  # whoever waits for an assignment has none to wait for
@@ -204,7 +255,7 @@ class TaskManager(TableManager):
             for each in late:
                 each.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        aside = [*self._background, *self._following.values()]
+        aside = [*self._background, *self._following.values(), *self._leaving.values()]
         for each in aside:
             each.cancel()
         await asyncio.gather(*aside, return_exceptions=True)
@@ -220,5 +271,5 @@ class TaskManager(TableManager):
     def ready(self) -> bool:
         """Whether the group has assigned partitions and each of them is restored and processing."""
         return self._assignments > 0 and all(
-            partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self._wanted
+            partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self.wanted
         )

@@ -5,23 +5,35 @@ When the partition is ours one day, the task finds the tables on disk and restor
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from app.engine.cluster import TP, Cluster
 from app.engine.errors import ChangelogMismatch
-from app.engine.restore import follow
-from app.engine.store import open_store
+from app.engine.restore import follow, restore
+from app.engine.store import TaskStore, open_store
 from app.engine.table import Table
 
 log = logging.getLogger(__name__)
 
+CAUGHT_UP_RECORDS = 500
+"""What a task may still have to restore while nobody works at its partition: a few milliseconds' worth."""
+
 
 class Standby:
-    """Follows one partition number until cancelled. `lag` is in changelog offsets, by table."""
+    """Follows one partition number until cancelled. `lag` is in changelog offsets, by table.
+
+    `leave` gets the open tables at the end.
+    """
 
     def __init__(
-        self, app_id: str, partition: int, cluster: Cluster, tables: Sequence[Table], directory: Path
+        self,
+        app_id: str,
+        partition: int,
+        cluster: Cluster,
+        tables: Sequence[Table],
+        directory: Path,
+        leave: Callable[[TaskStore], None] = TaskStore.close,
     ) -> None:
         self.partition = partition
         self.lag: dict[str, int] = {}
@@ -29,6 +41,7 @@ class Standby:
         self._cluster = cluster
         self._changelogs = {table.name: TP(table.changelog, partition) for table in tables}
         self._path = directory / str(partition)
+        self._leave = leave
 
     async def run(self, previous: "asyncio.Task[None] | None") -> None:
         """Follow once `previous`, who may have the tables open, has ended."""
@@ -40,4 +53,17 @@ class Standby:
         except ChangelogMismatch as error:
             log.error("no standby of partition %s: %s", self.partition, error)
         finally:
-            store.close()
+            self._leave(store)
+
+
+async def catch_up(store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object) -> None:
+    """Bring a partition's tables close to the end while its owner, if there still is one, works on.
+
+    What is left for the task to restore, once the owner is fenced, is a tail. Closes the store on failure.
+    """
+    try:
+        while await restore(store, cluster, changelogs, lane) > CAUGHT_UP_RECORDS:
+            pass
+    except BaseException:
+        store.close()
+        raise

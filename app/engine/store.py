@@ -76,6 +76,7 @@ class TaskStore:
     def __init__(self, path: Path) -> None:
         """Open or create. A damaged database is moved aside: its changelog holds the same."""
         self.path = path
+        self.written_at = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db: Any = self._open()
 
@@ -121,6 +122,7 @@ class TaskStore:
         for table, offset in offsets.items():
             batch.put(_OFFSET_PREFIX + table.encode(), _OFFSET.pack(offset, now_ms))
         self._db.write(batch)
+        self.written_at = time.monotonic()
 
     def applied(self, table: str) -> Applied | None:
         value = self._db.get(_OFFSET_PREFIX + table.encode())

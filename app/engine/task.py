@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from aiokafka import errors
 
 from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
@@ -50,7 +52,7 @@ class EngineSettings:
     replication_factor: int = 1
     transaction_timeout_ms: int = 10_000
     session_timeout_s: float = 6.0
-    heartbeat_interval_s: float = 0.3
+    heartbeat_interval_s: float = 0.1
     batch_records_max: int = 4_000
     inbox_records_max: int = 8_000
     inbox_bytes_max: int = 16 * 1024 * 1024
@@ -69,6 +71,13 @@ class Timings:
 
     def add(self, part: str, seconds: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore has applied, and how long it took, opening the tables included."""
+
+    records: int
+    seconds: float
 
 
 class _Fetching(NamedTuple):
@@ -98,6 +107,7 @@ class Task:
         directory: Path,
         deliver: Callable[[Batch], Awaitable[None]],
         membership: Callable[[], tuple[int, str]],
+        store: TaskStore | None = None,
     ) -> None:
         self.app_id = app_id
         self.partition = partition
@@ -110,6 +120,9 @@ class Task:
         self.fenced: Fenced | None = None
         self.broken: Exception | None = None
         self.timings = Timings()
+        self.restored: Restored | None = None
+        self._in_hand = True
+        self._progress_at = time.monotonic()
         self._starts_anew = False
         self._deferred: dict[TP, int] = {}
         self._deferred_until = 0.0
@@ -121,7 +134,7 @@ class Task:
         self._deliver = deliver
         self._membership = membership
         self._lane = f"{app_id}-{partition}"
-        self._store: TaskStore | None = None
+        self._store = store
         self.positions: dict[TP, int] = {}
         self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
         self._arrived = asyncio.Event()
@@ -149,6 +162,14 @@ class Task:
         """Grows with every take-over of this task, anywhere: what an outside party needs to fence by."""
         return self._producer.generation
 
+    @property
+    def stalled_s(self) -> float:
+        """How long the restore or the batch in hand has made no progress; 0 when there is neither."""
+        if not self._in_hand:
+            return 0.0
+        written_at = 0.0 if self._store is None else self._store.written_at
+        return time.monotonic() - max(self._progress_at, written_at)
+
     # -- life
 
     async def run(self) -> None:
@@ -157,6 +178,7 @@ class Task:
         in_work: AbstractAsyncContextManager[Any] = self.lock
         try:
             await self._take_over()
+            self._in_hand = False
             self.ready.set()
             fetching = asyncio.create_task(self._keep_fetching())
             await self._process_until_stopped(fetching)
@@ -178,19 +200,27 @@ class Task:
 
     async def _take_over(self) -> None:
         """Rule 1: fence, then the committed offsets, then the tables, and only then the first fetch."""
-        started = time.monotonic()
+        marks = [time.monotonic()]
         if self.transactional:
             await self._producer.begin()
+        marks.append(time.monotonic())
         self.positions = await self._committed_positions()
-        self._store = await open_store(self._path)
+        marks.append(time.monotonic())
+        self._store = self._store or await open_store(self._path)
         changelogs = {table.name: TP(table.changelog, self.partition) for table in self._declared}
         restored = await restore(self._store, self._cluster, changelogs, self._lane)
+        marks.append(time.monotonic())
+        self.restored = Restored(restored, marks[-1] - marks[-2])
         self.tables = {table.name: TaskTable(table, self._store, self.partition) for table in self._declared}
-        self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].items())
+        self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].scan())
         if self._starts_anew:
             self._require_empty_tables()
             await self._commit_start()
-        log.info("%s is ours after %.3f s, %s records restored", self, time.monotonic() - started, restored)
+        fenced_s, asked_s, restored_s = (later - earlier for earlier, later in pairwise(marks))
+        log.info(
+            "%s is ours after %.3f s: %.3f to fence, %.3f for offsets, %.3f to restore %s records",
+            *(self, time.monotonic() - marks[0], fenced_s, asked_s, restored_s, restored),
+        )
 
     async def _committed_positions(self) -> dict[TP, int]:
         committed = await self._cluster.committed(self.app_id, list(self._inputs))
@@ -242,6 +272,18 @@ class Task:
     def stop(self) -> None:
         """Finish the batch in hand, then end."""
         self._stopping.set()
+
+    async def renew(self) -> None:
+        """Find out whether the task has another owner, by asking for a new epoch between transactions."""
+        async with self.lock:
+            if self.closed or not self.ready.is_set():
+                return
+            try:
+                await self._producer.renew()
+            except Fenced as error:
+                self.give_up(error)
+            except TransactionFailed as error:
+                log.info("%s cannot be renewed now: %s", self, error)
 
     @property
     def stopping(self) -> bool:
@@ -360,6 +402,7 @@ class Task:
                     self._arrived.clear()
                 if chunk.end:
                     await self._process(chunk)
+                self._in_hand = False
             if self._deferred and not self.closed:
                 await self._commit_deferred()
         finally:
@@ -367,6 +410,7 @@ class Task:
 
     async def _process(self, chunk: Chunk) -> None:
         """Commit every record of the chunk: as a whole, or in parts around the one that fails."""
+        self._in_hand, self._progress_at = True, time.monotonic()
         parts = deque([chunk])
         attempts, waits, brief = 0, 0, False
         poison: BaseException | None = None
@@ -449,6 +493,7 @@ class Task:
         self._deferred = {}
         self._deferred_until = time.monotonic() + DEFER_S_MAX
         self.positions.update(chunk.end)
+        self._progress_at = time.monotonic()
         self.timings.records += len(chunk.items)
         self.timings.batches += 1
         self.timings.add("encode changes", encoded - started)

@@ -119,6 +119,10 @@ class Producer:
         self._producer_id = self._epoch = -1
         await self._initialise()
 
+    async def renew(self) -> None:
+        """Start a new epoch of our own; raises Fenced when somebody else has."""
+        await self._initialise()
+
     async def _initialise(self) -> None:
         def request() -> Any:
             return InitProducerId(self._id or "", self._timeout_ms, self._producer_id, self._epoch)

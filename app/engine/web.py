@@ -9,6 +9,8 @@ committed. `attach(app)` adds it; then there are
     /tables/<table>/<key>         one record; a slash in the key is %2F (or a slash)
     /api/...                      the JSON of each of these
     /state                        of this worker: each table's changelog offset, count and SHA-256
+    /status                       of this worker: partitions owned, standbys and their lag
+    /metrics                      the same for Prometheus
     /ready, /alive                200, or 503 while not ready
     /worker...                    what this worker has itself: what the others ask
 """
@@ -27,6 +29,7 @@ from app.engine.web_cluster import Absent, Workers
 from app.engine.web_html import CSS
 from app.engine.web_pages import InWords, Pages
 from app.engine.web_read import LIMIT_DEFAULT, LIMIT_MAX, QUERY_CHARS_MAX, Busy, Match, Query, Reader
+from app.engine.web_status import METRICS_TYPE, metrics, status
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -84,6 +87,8 @@ class Site:
             ("/api/tables/{table}/" + anything, self.record_json),
             (r"/api/tables/{table:[^{}/]+/?}", self.list_json),
             ("/state", self.state),
+            ("/status", self.status),
+            ("/metrics", self.metrics),
             ("/ready", self.ready),
             ("/alive", self.alive),
             ("/worker", self.worker),
@@ -150,6 +155,12 @@ class Site:
             return _json({"tables": await self._reader.states()})
         except Busy as error:
             raise Refused(503, "Busy", str(error)) from None
+
+    async def status(self, request: web.Request) -> web.Response:
+        return _json(status(self._app))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=metrics(status(self._app)), headers={"Content-Type": METRICS_TYPE})
 
     async def ready(self, request: web.Request) -> web.Response:
         ready = self._app.tables.ready()

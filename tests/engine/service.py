@@ -38,7 +38,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: str
     id: str
     directory: str
+    client_id: str = "sum"
     partitions: int = 1
+    replication_factor: int = 1
     exactly_once: bool = True
     batch_records_max: int = 50
     inbox_records_max: int = 200
@@ -112,6 +114,7 @@ def make_app(options: Options) -> App:
         topics=[corrections, numbers, totals],
         modules=[],
         datadir=Path(options.directory),
+        broker_client_id=options.client_id,
         web_enabled=False,
     )
     sums = app.Table("sums", value_type=Total)

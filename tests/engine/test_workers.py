@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ async def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(make_world:
         first.kill()
         for number, at in enumerate([*working, *starting]):
             await world.send(*world.more(40))
-            process = start(world, "ab"[number % 2], kill_at=[(*at, "kill")])
+            name = "ab"[number % 2] if at in working else at[0].name  # with something to restore
+            process = start(world, name, kill_at=[(*at, "kill")])
             assert await process.ended() == -signal.SIGKILL, f"{at} was never reached:\n{process.said()}"
         last = start(world, "a")
         await world.all_processed()
@@ -164,6 +166,64 @@ async def test_a_worker_frozen_in_its_commit_is_fenced_and_joins_again(make_worl
         frozen.signal(signal.SIGTERM)
         assert await frozen.ended() == 0
     assert await world.faults(directories=directories(world, "frozen", "awake")) == []
+
+
+async def test_a_partition_that_moves_is_worked_at_until_its_new_owner_has_the_tables(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(partitions=4, session_timeout_s=20.0)
+    with workers() as start:
+        first = start(world, "first")
+        await world.send(*world.more(400, keys=97))
+        await world.all_processed()
+        second = start(world, "second", kill_at=[(Step.IN_RESTORE, 1, "freeze")])
+        await second.frozen()  # assigned, in the middle of its tables
+        await world.send(*world.more(100, keys=97))
+        await world.all_processed()
+        assert "is fenced" not in first.said()
+        second.signal(signal.SIGCONT)
+        await until(lambda: second.said().count("is ours") == 2)
+        await until(lambda: first.said().count("is fenced") == 2)  # idle as it is
+        await world.send(*world.more(100, keys=97))
+        await world.all_processed()
+    assert await world.faults(directories=directories(world, "first", "second")) == []
+
+
+async def test_a_killed_worker_s_partitions_go_to_the_workers_that_followed_them(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(partitions=4)
+    with workers() as start:
+        async with load(world):
+            running = [start(world, name) for name in "abc"]
+            await until(lambda: shared_out(running, 4))
+            await committed_more(world, 200)
+            assert shared_out(running, 4), [given(each) for each in running]
+            dead, *living = running
+            owned, followed = given(dead)[0], [given(each)[1] for each in living]
+            dead.kill()
+            await until(lambda: shared_out(living, 4))
+            await committed_more(world, 100)
+        for process, standbys in zip(living, followed, strict=True):
+            assert owned & given(process)[0] <= standbys
+        await world.all_processed()
+    assert await world.faults(directories=directories(world, "b", "c")) == []
+
+
+def given(process: WorkerProcess) -> tuple[set[int], set[int]]:
+    """The partitions that the group has given to a worker last, and those to follow."""
+    found = re.findall(r"assigned partitions \[(.*)\], standbys of \[(.*)\]", process.said()) or [("", "")]
+    actives, standbys = ({int(each) for each in text.split(",") if each} for text in found[-1])
+    return actives, standbys
+
+
+def shared_out(running: Sequence[WorkerProcess], partitions: int) -> bool:
+    """Whether each partition has one owner and one standby, and each worker owns some."""
+    parts = [given(each) for each in running]
+    everything = list(range(partitions))
+    return all(actives for actives, _ in parts) and all(
+        sorted(partition for part in parts for partition in part[kind]) == everything for kind in (0, 1)
+    )
 
 
 async def test_at_least_once_nothing_is_lost_when_workers_are_killed(make_world: MakeWorld) -> None:
@@ -263,35 +323,47 @@ async def test_faust_runs_the_service_and_a_signal_ends_it(make_world: MakeWorld
     assert await world.faults(directories=directories(world, "a")) == []
 
 
-async def test_a_broker_killed_under_load_costs_nothing_and_a_worker_ends_without_it(tmp_path: Path) -> None:
-    async with Broker(tmp_path / "kafka") as broker:
-        await broker.ready()
-        port = int(broker.bootstrap.rsplit(":", 1)[1])
-        options = Options(
-            bootstrap=broker.bootstrap,
-            id="sum",
-            directory=str(tmp_path),
-            partitions=2,
-            transaction_timeout_ms=1_000,  # shorter than the broker is away
-        )
-        async with World(options) as world:
-            with workers() as start:
-                process = start(world, "a")
-                async with load(world):
-                    await committed_more(world, 100)
-                await world.send_nowait(*world.more(500))
+@pytest.mark.timeout(180)
+async def test_a_broker_killed_again_and_again_costs_nothing_and_a_worker_ends_without_it(
+    tmp_path: Path,
+) -> None:
+    """Each kill meets transactions in every state; the coordinator must end all of them when it is back."""
+    broker = await _started(tmp_path / "kafka", 0)
+    port = int(broker.bootstrap.rsplit(":", 1)[1])
+    options = Options(
+        bootstrap=broker.bootstrap,
+        id="sum",
+        directory=str(tmp_path),
+        partitions=8,
+        transaction_timeout_ms=1_000,  # shorter than the broker is away
+    )
+    async with World(options) as world:
+        with workers() as start:
+            process = start(world, "a")
+            async with load(world):
+                await committed_more(world, 100)
+            for _ in range(3):
+                await world.send_nowait(*world.more(1_500, keys=100))
                 await kill(broker)
-                async with Broker(tmp_path / "kafka", port) as again:
-                    await again.ready()
-                    async with load(world):
-                        await committed_more(world, 100)
-                    await world.take_the_log_at_its_word()
-                    await world.all_processed()
-                    assert process.exit_code is None
-                    assert await world.faults() == []
-                    await kill(again)
-                    process.signal(signal.SIGTERM)
-                    await process.ended()
+                broker = await _started(tmp_path / "kafka", port)
+                await committed_more(world, 100)
+            async with load(world):
+                await committed_more(world, 100)
+            await world.take_the_log_at_its_word()
+            await world.all_processed()
+            assert process.exit_code is None
+            assert await world.faults() == []
+            assert "can be skipped" not in broker.log_file.read_text()  # markers, see app/artifacts.py
+            await kill(broker)
+            process.signal(signal.SIGTERM)
+            await process.ended()
+
+
+async def _started(data_dir: Path, port: int) -> Broker:
+    broker = Broker(data_dir, port)
+    await broker.start()
+    await broker.ready()
+    return broker
 
 
 async def kill(broker: Broker) -> None:

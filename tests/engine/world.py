@@ -60,13 +60,13 @@ class World:
 
     async def __aenter__(self) -> "World":
         await self._admin.start()
-        count = self.options.partitions
+        count, copies = self.options.partitions, self.options.replication_factor
         news = [
-            NewTopic(spec.name, spec.partitions or count, 1, topic_configs=dict(spec.config))
+            NewTopic(spec.name, spec.partitions or count, copies, topic_configs=dict(spec.config))
             for spec in (self.corrections, self.numbers, self.totals, self.dead_letters)
         ]
         news += [
-            NewTopic(name, count, 1, topic_configs=dict(CHANGELOG_CONFIG))
+            NewTopic(name, count, copies, topic_configs=dict(CHANGELOG_CONFIG))
             for name in (self.changelog, self.quarantine_changelog)
         ]
         await self._admin.create_topics(news)
@@ -212,6 +212,25 @@ class World:
         except TimeoutError:
             raise AssertionError(f"not processed after {within_s} s: {await self.behind()}") from None
 
+    async def markers_written(self) -> None:
+        """Wait until what is committed can be read: a commit is answered before its markers are written."""
+        topics = (self.totals.name, self.changelog, self.quarantine_changelog, self.dead_letters.name)
+        tps = [
+            TopicPartition(topic, partition)
+            for topic in topics
+            for partition in await self._partitions_of(topic)
+        ]
+        async with AIOKafkaConsumer(bootstrap_servers=self.options.bootstrap) as uncommitted:
+
+            async def written() -> bool:
+                return bool(await self._consumer.end_offsets(tps) == await uncommitted.end_offsets(tps))
+
+            await until(written)
+
+    async def _partitions_of(self, topic: str) -> set[int]:
+        (described,) = await self._admin.describe_topics([topic])
+        return {each["partition"] for each in described["partitions"]}
+
     async def wrong_dead_letters(self, expected: "Iterable[Dead]") -> list[str]:
         """Where the dead letters are not `expected`, in each key's order, bytes and headers as they came."""
         found = await self.dead()
@@ -246,6 +265,7 @@ class World:
         `dead` are the ids of numbers that shall have no total.
         """
         expected = {each.number.id: each for each in self.written if each.number.id not in set(dead)}
+        await self.markers_written()
         outputs = await self.totals_out()
         seen = Counter(total.id for _, total in outputs)
         found = [f"no total for {id}" for id in expected if id not in seen]

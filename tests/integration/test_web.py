@@ -153,6 +153,32 @@ def test_each_worker_has_a_part_and_shows_all(workers: list[RiskWorker]) -> None
     assert not held[0] & held[1]
 
 
+def test_each_worker_tells_what_it_owns_and_what_it_follows(workers: list[RiskWorker]) -> None:
+    def told(worker: RiskWorker) -> Any:
+        return json.loads(worker.get("/status")[1])
+
+    for worker in workers:
+        until("standbys are there", lambda: told(worker)["standbys"])  # noqa: B023
+        until(
+            "standbys have caught up",
+            lambda: all(not any(each["lag"].values()) for each in told(worker)["standbys"]),  # noqa: B023
+        )
+    one, two = map(told, workers)
+    owned = [{each["partition"] for each in found["partitions"]} for found in (one, two)]
+    followed = [{each["partition"] for each in found["standbys"]} for found in (one, two)]
+    assert owned[0] | owned[1] == set(range(PARTITIONS))
+    assert followed == [owned[1], owned[0]]
+    assert {each["state"] for each in one["partitions"]} == {"ready"}
+    assert all(each["restored"]["seconds"] > 0 for each in one["partitions"])
+
+    status, text = workers[0].get("/metrics")
+    assert status == 200
+    assert 'engine_worker_ready{service="risk"} 1\n' in text
+    for partition in followed[0]:
+        labels = f'service="risk",partition="{partition}",table="positions"'
+        assert f"engine_standby_lag_offsets{{{labels}}} 0\n" in text
+
+
 def test_pages_lead_through_all_keys(workers: list[RiskWorker]) -> None:
     for worker in workers:
         seen: list[str] = []

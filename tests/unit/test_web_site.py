@@ -28,6 +28,7 @@ def a_table(name: str, *, by_partition: bool = False) -> Any:
         help=f"all {name}",
         changelog=f"risk-{name}-changelog",
         by_partition=by_partition,
+        frozen=False,
         routing_key=Table.routing_key,
         decode=msgspec.json.decode,
         encode=msgspec.json.encode,

@@ -1,0 +1,120 @@
+"""What this worker owns and how far it is: `GET /status` as JSON, `GET /metrics` for Prometheus."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from app.engine.task import Restored, Task
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """A partition that the group has given to this worker.
+
+    `state` is "ready", "restoring" (whatever comes before that included) or "fenced"; `stalled_s` is how long
+    the work in hand has made no progress, 0 when there is none. `epoch` grows with every take-over.
+    """
+
+    partition: int
+    state: str
+    epoch: int
+    records: int
+    stalled_s: float
+    restored: Restored | None
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """A partition this worker is a standby of; `lag` is in changelog offsets, by table, {} at its start."""
+
+    partition: int
+    lag: Mapping[str, int]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """This worker, now."""
+
+    service: str
+    client_id: str
+    ready: bool
+    partitions: list[Owned]
+    standbys: list[Followed]
+
+
+def status(app: Any) -> Status:
+    """Look at the worker's tasks and standbys; reads memory only."""
+    manager = app.tables
+    return Status(
+        service=app.conf.id,
+        client_id=app.conf.broker_client_id,
+        ready=manager.ready(),
+        partitions=[_owned(number, manager.tasks.get(number)) for number in sorted(manager.wanted)],
+        standbys=[Followed(number, dict(each.lag)) for number, each in sorted(manager.standbys.items())],
+    )
+
+
+def _owned(partition: int, task: Task | None) -> Owned:
+    if task is None:
+        return Owned(partition, "restoring", 0, 0, 0.0, None)
+    state = "fenced" if task.fenced else "ready" if task.ready.is_set() else "restoring"
+    return Owned(partition, state, task.epoch, task.timings.records, task.stalled_s, task.restored)
+
+
+def metrics(found: Status) -> str:
+    """The same in Prometheus' text format."""
+    owned, service = found.partitions, found.service
+    restored = [(each.partition, each.restored) for each in owned if each.restored is not None]
+    families = [
+        _gauge(
+            "engine_worker_ready",
+            "Whether the worker has partitions assigned and all of them are restored.",
+            [({"service": service}, int(found.ready))],
+        ),
+        _gauge(
+            "engine_task_ready",
+            "Whether a task of this worker is restored and processing.",
+            [(_labels(service, each.partition), int(each.state == "ready")) for each in owned],
+        ),
+        _gauge(
+            "engine_task_stalled_seconds",
+            "Seconds that the work in hand of a task has made no progress, 0 when there is none.",
+            [(_labels(service, each.partition), each.stalled_s) for each in owned],
+        ),
+        _gauge(
+            "engine_standby_lag_offsets",
+            "Changelog offsets that are committed and that the standby has not applied yet.",
+            [
+                ({**_labels(service, each.partition), "table": table}, lag)
+                for each in found.standbys
+                for table, lag in each.lag.items()
+            ],
+        ),
+        _gauge(
+            "engine_restore_records",
+            "Records applied by the last restore of a task.",
+            [(_labels(service, partition), each.records) for partition, each in restored],
+        ),
+        _gauge(
+            "engine_restore_seconds",
+            "Seconds that the last restore of a task took.",
+            [(_labels(service, partition), each.seconds) for partition, each in restored],
+        ),
+    ]
+    return "".join(families)
+
+
+def _labels(service: str, partition: int) -> dict[str, str]:
+    return {"service": service, "partition": str(partition)}
+
+
+def _gauge(name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
+    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+    for labels, value in samples:
+        pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+        lines.append(f"{name}{{{pairs}}} {round(value, 3)}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

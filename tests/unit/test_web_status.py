@@ -1,0 +1,27 @@
+"""What a worker says of itself to programs."""
+
+from app.engine.task import Restored
+from app.engine.web_status import Followed, Owned, Status, metrics
+
+STATUS = Status(
+    service='a "b"',
+    client_id="risk-1.x",
+    ready=False,
+    partitions=[
+        Owned(0, "ready", 7, 12, 0.0, Restored(3, 0.25)),
+        Owned(1, "restoring", 0, 0, 1.5, None),
+    ],
+    standbys=[Followed(2, {"positions": 4, "quarantine": 0})],
+)
+
+
+def test_metrics_are_gauges_in_the_text_format_of_prometheus() -> None:
+    lines = metrics(STATUS).splitlines()
+    assert r'engine_worker_ready{service="a \"b\""} 0' in lines
+    assert r'engine_task_ready{service="a \"b\"",partition="0"} 1' in lines
+    assert r'engine_task_stalled_seconds{service="a \"b\"",partition="1"} 1.5' in lines
+    assert r'engine_standby_lag_offsets{service="a \"b\"",partition="2",table="positions"} 4' in lines
+    assert r'engine_restore_seconds{service="a \"b\"",partition="0"} 0.25' in lines
+    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(families) == len(set(families)) == 6
+    assert all(line.startswith("# ") or " " in line for line in lines)
