@@ -32,6 +32,7 @@ from checker.invariants import (
 )
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt
+from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, SessionLedger
 from checker.live import fetch_live
 from checker.log import TP, Log
@@ -120,6 +121,7 @@ class _Run:
         self._tps: dict[str, list[TP]] = {}
         self._risk_cuts: dict[TP, int] = {}
         self._shared = Shared()
+        self._ticks = Ticks()
         self._letters: list[DeadLetter] = []
         self._originals: dict[Origin, bytes] = {}
         self._wanted: dict[TP, set[int]] = {}
@@ -152,7 +154,7 @@ class _Run:
         for letter in self._letters:
             origin = letter.origin
             self._wanted.setdefault(TP(origin.topic, origin.partition), set()).add(origin.offset)
-        takes = shared_takes(self._shared)
+        takes = shared_takes(self._shared, self._ticks)
         await self._take({tp: takes[topic] for topic in SHARED for tp in self._tps[topic]})
 
     async def _note_beginnings(self) -> None:
@@ -222,6 +224,9 @@ class _Run:
         """What no single partition shows: dead letters' origins, sessions without one, live tables."""
         if whole:
             await self._check_origins()
+            if self._quiet:
+                prices = self._shared.last_prices if self._shared.market_is_whole else None
+                self._found.add([check_ticks(self._ticks, self._letters, prices)])
             self._check_sessions()
         if not live_state:
             self._found.skip("I6", "no live table was given to compare with", "workers")

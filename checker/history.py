@@ -25,6 +25,7 @@ from checker.records import (
     OrderRiskApproved,
     OrderRiskRejected,
     Origin,
+    PriceUpdated,
     Report,
     RiskDecision,
     TradeExecuted,
@@ -301,8 +302,12 @@ class LimitsBook:
 
 @dataclass
 class Shared:
-    """What all partitions have in common; `market_is_whole`: no tick of the log is gone."""
+    """What all partitions have in common; `market_is_whole`: no tick of the log is gone.
+
+    `last_prices` are those of `prices`, by symbol.
+    """
 
     limits: LimitsBook = field(default_factory=LimitsBook)
     market: Market = field(default_factory=Market)
     market_is_whole: bool = True
+    last_prices: dict[str, PriceUpdated] = field(default_factory=dict)

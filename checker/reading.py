@@ -8,6 +8,7 @@ import msgspec
 
 from checker.findings import Findings
 from checker.history import Shared, Slice
+from checker.invariants.ticks import Ticks
 from checker.records import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
@@ -70,7 +71,7 @@ def slice_takes(history: Slice) -> dict[str, Take]:
     }
 
 
-def shared_takes(shared: Shared) -> dict[str, Take]:
+def shared_takes(shared: Shared, market_data: Ticks) -> dict[str, Take]:
     """How to take in what all partitions have in common, by topic."""
 
     def limits(records: Sequence[Raw]) -> None:
@@ -80,16 +81,20 @@ def shared_takes(shared: Shared) -> dict[str, Take]:
                 shared.limits.add(command)
 
     def ticks(records: Sequence[Raw]) -> None:
+        market_data.look(records)
         for record in records:
             tick = TICKS_WIRE.read(record.value, record.headers)
             if tick is not None:
                 shared.market.add(tick.symbol, tick.sequence, tick.price_ticks, tick.observed_at_ms)
 
     def prices(records: Sequence[Raw]) -> None:
-        """Prices stand in for ticks that are gone; while all are there, a price is only what a tick says."""
-        for record in [] if shared.market_is_whole else records:
+        """Prices stand in for ticks that are gone; while all are there, only ticks count."""
+        for record in records:
             price = PRICES_WIRE.read(record.value, record.headers)
-            if price is not None:
+            if price is None:
+                continue
+            shared.last_prices[price.symbol] = price
+            if not shared.market_is_whole:
                 shared.market.add(price.symbol, price.tick_sequence, price.price_ticks, price.observed_at_ms)
 
     return {RISK_LIMITS: limits, MARKET_DATA: ticks, PRICES: prices}

@@ -9,7 +9,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from models.events import OrderReceived
+from models import events
 from models.values import Side, TimeInForce
 
 ORDERS: Final = "orders"
@@ -248,6 +248,27 @@ def read_order(
     return (order if understood else None), strict
 
 
+_TICK_HEADERS: Final = {"event-type": b"TickReceived", "schema-version": b"1"}
+_decode_tick: Final[Callable[[bytes], TickReceived]] = msgspec.json.Decoder(TickReceived).decode
+
+
+def read_tick(
+    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+) -> TickReceived | None:
+    """Read a record of `market-data`, an edge too; None when even a lenient reader does not understand it."""
+    given = dict(headers)
+    if value is None or any(given.get(name) != text for name, text in _TICK_HEADERS.items()):
+        return None
+    try:
+        tick = _decode_tick(value)
+    except (ValueError, RecursionError):
+        try:
+            tick = TickReceived(**dict(events.TickReceived.model_validate_json(value)))
+        except (ValueError, RecursionError):
+            return None
+    return tick if tick.symbol.encode("utf-8", "replace") == key else None
+
+
 def _is_named_well(order: Order, key: bytes | None) -> bool:
     """Whether the key is the account and the id its account and sequence."""
     account_id = order.account_id
@@ -263,7 +284,7 @@ def _order_of(value: bytes | None) -> tuple[Order | None, bool]:
     except (ValueError, RecursionError):
         pass
     try:
-        lenient = OrderReceived.model_validate_json(value)
+        lenient = events.OrderReceived.model_validate_json(value)
     except (ValueError, RecursionError):
         return None, False
     return Order(**dict(lenient)), False

@@ -25,6 +25,7 @@ from models.events import (
     OrderReceived,
     OrderRiskApproved,
     OrderRiskRejected,
+    PriceUpdated,
     TickReceived,
     TradeExecuted,
 )
@@ -98,6 +99,12 @@ def an_order(sequence: int) -> OrderReceived:
 
 TRADED, REFUSED, LOST = an_order(1), an_order(2), an_order(3)
 TICK: TickReceived = a_tick()
+PRICE = PriceUpdated(
+    symbol="BTC-USD",
+    price_ticks=TICK.price_ticks,
+    tick_sequence=TICK.sequence,
+    observed_at_ms=TICK.observed_at_ms,
+)
 LIMITS: SetRiskLimits = limits(account_id="acc", version=1, price_age_ms_max=10**12)
 COMMON: dict[str, Any] = {
     "order_id": TRADED.order_id,
@@ -138,6 +145,7 @@ async def write_history(writer: Writer) -> None:
     """One order traded, one refused, one dead letter, and an abort between any two steps."""
     async with writer.transaction():
         await writer.put("market-data", TICK, key="BTC-USD")
+        await writer.put("prices", PRICE, key="BTC-USD")
         await writer.put("risk-limits", LIMITS)
         traded = await writer.put("orders", TRADED)
         refused = await writer.put("orders", REFUSED)

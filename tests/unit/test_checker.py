@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 import pytest
@@ -23,10 +24,12 @@ from checker.history import trace
 from checker.invariants import check_positions, check_tables
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
+from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, LedgerReport, read_body
 from checker.live import parse_state
 from checker.reading import digest_of, letters_into, read_letter, slice_takes
 from checker.records import (
+    DeadLetter,
     Event,
     Logged,
     Order,
@@ -35,6 +38,8 @@ from checker.records import (
     OrderRiskApproved,
     OrderRiskRejected,
     Origin,
+    PriceUpdated,
+    Raw,
     TradeExecuted,
     read_order,
 )
@@ -617,6 +622,72 @@ LIMITS = {
     "older limits than before": Planted(older_limits, "I4", "older limits than one before it"),
 }
 
+
+def a_tick(**changes: Any) -> Raw:
+    """A sound record of `market-data`, or one with other fields, key, value or headers."""
+    tick = {"symbol": "BTC-USD", "sequence": 1, "price_ticks": 2, "quantity_lots": 3}
+    tick |= {"exchange_at_ms": 4_000, "observed_at_ms": 5_000}
+    tick |= {name: changes.pop(name) for name in list(changes) if name in tick}
+    record: dict[str, Any] = {"topic": "market-data", "partition": 0, "offset": 7, "timestamp": 5_000}
+    record |= {"key": b"BTC-USD", "value": msgspec.json.encode(tick)}
+    record |= {"headers": [("event-type", b"TickReceived"), ("schema-version", b"1")]}
+    return cast(Raw, SimpleNamespace(**(record | changes)))
+
+
+class TestTicks:
+    """I5 and I7 at the other edge."""
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            a_tick(value=None),
+            a_tick(value=b"{"),
+            a_tick(headers=[]),
+            a_tick(key=b"ETH-USD"),
+            a_tick(quantity_lots="many"),
+            a_tick(key=b"DOGE-USD", symbol="DOGE-USD"),
+            a_tick(sequence=0),
+            a_tick(price_ticks=-1),
+            a_tick(quantity_lots=0),
+            a_tick(observed_at_ms=6_001),
+        ],
+    )
+    def test_a_tick_that_cannot_be_true_has_to_be_a_dead_letter(self, record: Raw) -> None:
+        ticks = Ticks()
+        ticks.look([record])
+        origin = Origin("market-data", 0, 7)
+        (found,) = check_ticks(ticks, [], None).violations
+        assert (found.invariant, found.ids) == ("I5", (str(origin),))
+        assert "nobody can read or believe is no dead letter" in found.message
+        letter = DeadLetter(0, "marketdata", origin, None, record.key, b"")
+        assert check_ticks(ticks, [letter], {}).violations == []
+
+    def test_ticks_wait_behind_the_dead_letter_of_their_key_only(self) -> None:
+        ticks = Ticks()
+        ticks.look([a_tick(), a_tick(price_ticks=0, offset=8), a_tick(offset=9)])
+        head = Origin("market-data", 0, 8)
+        letters = [DeadLetter(0, "marketdata", head, None, b"BTC-USD", b"")]
+        (found,) = check_ticks(ticks, letters, None).violations
+        assert (found.invariant, found.ids) == ("I7", ("market-data/0/9",))
+        assert "not held behind the dead letter of its key" in found.message
+        letters.append(DeadLetter(1, "marketdata", Origin("market-data", 0, 9), head, b"BTC-USD", b""))
+        assert check_ticks(ticks, letters, None).violations == []
+
+    def test_a_lenient_tick_may_be_believed(self) -> None:
+        ticks = Ticks()
+        ticks.look([a_tick(), a_tick(quantity_lots="3")])
+        assert check_ticks(ticks, [], None).violations == []
+
+    def test_a_last_price_counts_what_never_came(self) -> None:
+        ticks = Ticks()
+        ticks.look([a_tick(), a_tick(sequence=4, price_ticks=5), a_tick(sequence=3)])
+        price = PriceUpdated("BTC-USD", price_ticks=5, tick_sequence=4, observed_at_ms=5_000, gaps=2)
+        assert check_ticks(ticks, [], {"BTC-USD": price}).violations == []
+        (found,) = check_ticks(ticks, [], {"BTC-USD": replace(price, gaps=3)}).violations
+        assert (found.invariant, found.ids) == ("I5", ("BTC-USD",))
+        assert "a last price is not what the ticks make" in found.message
+
+
 PLANTED = LIVES | VENUE | BOOKS | INTAKE | ORDER | LIMITS | CONDUCT
 
 
@@ -655,6 +726,11 @@ NOT_CHECKED = {
 def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
     planted = [each.message for each in PLANTED.values()]
     planted += ["differs from the one rebuilt", "ahead of what is committed"]  # TestTables
+    planted += [
+        "a tick that nobody can read or believe",
+        "a tick was not held behind",
+        "a last price is not",
+    ]  # TestTicks
     rules = [
         rule
         for path in Path(checker.invariants.__file__).parent.glob("*.py")

@@ -1,0 +1,89 @@
+"""Market data: what can't be read or believed is a dead letter (I5), what comes behind it waits (I7).
+
+Of all the others the last price is made, which counts the ticks that never came: one that marketdata has lost
+shows there (I5).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from checker.findings import Findings
+from checker.records import MARKET_DATA, DeadLetter, Origin, PriceUpdated, Raw, TickReceived, read_tick
+from models.values import INSTRUMENTS
+
+I5, I7 = "I5", "I7"
+MARKETDATA = "marketdata"
+CLOCK_SKEW_MS_MAX = 1_000
+
+
+@dataclass
+class Ticks:
+    """The records of `market-data` by what must become of them; `prices` is what they make of each symbol.
+
+    At the edge what cannot be read is buried alone. A tick that can be read and not believed (`refused`)
+    quarantines its key: whatever comes later under it is `behind`.
+    """
+
+    unreadable: list[Origin] = field(default_factory=list)
+    refused: list[Origin] = field(default_factory=list)
+    behind: list[Origin] = field(default_factory=list)
+    prices: dict[str, PriceUpdated] = field(default_factory=dict)
+    _refused_keys: set[tuple[int, bytes | None]] = field(default_factory=set)
+
+    def look(self, records: Sequence[Raw]) -> None:
+        for record in records:
+            origin = Origin(record.topic, record.partition, record.offset)
+            place = (record.partition, record.key)
+            if place in self._refused_keys:
+                self.behind.append(origin)
+                continue
+            tick = read_tick(record.key, record.value, record.headers)
+            if tick is None:
+                self.unreadable.append(origin)
+            elif not is_believable(tick, record.timestamp):
+                self.refused.append(origin)
+                self._refused_keys.add(place)
+            else:
+                self._fold(tick)
+
+    def _fold(self, tick: TickReceived) -> None:
+        before = self.prices.get(tick.symbol)
+        last, gaps = (before.tick_sequence, before.gaps) if before else (0, 0)
+        if tick.sequence > last:
+            gaps += tick.sequence - last - 1
+            self.prices[tick.symbol] = PriceUpdated(
+                tick.symbol, tick.price_ticks, tick.sequence, tick.observed_at_ms, gaps
+            )
+
+
+def is_believable(tick: TickReceived, logged_at_ms: int) -> bool:
+    """Whether a tick may be true: of an instrument of ours, positive, and not from the future."""
+    return (
+        tick.symbol in INSTRUMENTS
+        and min(tick.sequence, tick.price_ticks, tick.quantity_lots) > 0
+        and tick.observed_at_ms <= logged_at_ms + CLOCK_SKEW_MS_MAX
+    )
+
+
+def check_ticks(
+    ticks: Ticks, letters: Iterable[DeadLetter], prices: Mapping[str, PriceUpdated] | None
+) -> Findings:
+    """Compare with what marketdata has made of them, once it has taken in everything.
+
+    `prices` are the last ones of each symbol; None when ticks are gone, so that nobody can tell.
+    """
+    found = Findings()
+    theirs = [each for each in letters if (each.service, each.origin.topic) == (MARKETDATA, MARKET_DATA)]
+    buried = {each.origin for each in theirs}
+    held = {each.origin for each in theirs if each.behind is not None}
+    for origin in (*ticks.unreadable, *ticks.refused):
+        if origin not in buried:
+            found.violate(I5, "a tick that nobody can read or believe is no dead letter", origin)
+    for origin in ticks.behind:
+        if origin not in held:
+            found.violate(I7, "a tick was not held behind the dead letter of its key", origin)
+    if prices is not None:
+        for symbol in ticks.prices.keys() | prices.keys():
+            if ticks.prices.get(symbol) != prices.get(symbol):
+                found.violate(I5, "a last price is not what the ticks make", symbol)
+    return found
