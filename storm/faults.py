@@ -240,8 +240,9 @@ class Injector:
         return [each.client_prefix for each in self._field.workers_of(fault.service, fault.worker)]
 
     async def _cut(self, fault: Fault, done: Done) -> None:
-        worker = await self._victim(fault)
-        busy = {fault.service: await self._busy_partitions(worker) if fault.worker else []}
+        busy = {}
+        if fault.worker:
+            busy[fault.service] = await self._busy_partitions(await self._victim(fault))
         proxy = self._field.kafka.proxy
         for prefix in self._prefixes(fault):
             proxy.cut(prefix)

@@ -72,9 +72,8 @@ async def storm(options: StormOptions) -> int:
     if options.mutant is not None:
         return await _hunt(options, console)
     wanted = counts(options.seed, options.kills, options.others, options.faults)
-    faults = schedule(
-        options.seed, wanted, list(map(str, ENGINE_STEPS)), options.workers, exchange_steps=EXCHANGE_STEPS
-    )
+    steps, venue_steps = list(map(str, ENGINE_STEPS)), list(map(str, EXCHANGE_STEPS))
+    faults = schedule(options.seed, wanted, steps, options.workers, exchange_steps=venue_steps)
     rounds = [faults[at : at + ROUND_FAULTS] for at in range(0, len(faults), ROUND_FAULTS)] or [[]]
     report, kept = await _blow(options, console, rounds, None)
     console.print(report.to_text(), highlight=False, markup=False, soft_wrap=True)
