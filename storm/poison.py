@@ -1,4 +1,4 @@
-"""Records that nobody can take in, for every way in: at the edges, and put between the services by a stranger.
+"""Records that nobody can take in, for every way in: at the edges, and between the services by a stranger.
 
 Each ends as a dead letter. Of those that quarantine their key there are two under one key, so that the
 second has to wait behind the first.
