@@ -10,7 +10,8 @@ end the ids of the orders sent are compared with those of the decisions.
 "supervised" has a parent that sends the dead member's LeaveGroup, as `app.processes.Worker.after_death` does
 (the way of the news through `app/guard.py` is not in it); the others wait for the session to end, and those
 with a long one are killed less often. The engine and stock Faust keep one standby by default, Kafka Streams
-none. Kafka Streams' open transaction ends after 10 s, its default, and holds back whoever reads behind it.
+none. A transaction that a killed Kafka Streams worker left open ends after 10 s, its default; until then
+nobody reads what is behind it.
 """
 
 import time

@@ -114,7 +114,8 @@ def _events_into(events: list[Logged[E]], wire: Wire[E]) -> Take:
         read, append = wire.read, events.append
         for record in records:
             event = read(record.value, record.headers)
-            append(Logged(record.offset, record.timestamp, record.key, event))
+            ours = event is not None or any(name == "event-id" for name, _ in record.headers)
+            append(Logged(record.offset, record.timestamp, record.key, event, ours))
 
     return take
 

@@ -183,7 +183,7 @@ class Logged(msgspec.Struct, Generic[E_co], frozen=True, gc=False):
     """An event and where it stands in its topic; `event` is None when nobody can read it.
 
     `timestamp_ms` is the broker's. `sound` is False for an order that only a lenient reader understands: it
-    may be decided or be a dead letter.
+    may be decided or be a dead letter; and for a record between services that none of them has written.
     """
 
     offset: int

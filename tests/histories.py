@@ -123,6 +123,11 @@ class World:
         _append(self.log.orders, Logged(0, self._next_ms(), key, None, False))
         return Origin("orders", self.log.partition, self.log.orders[-1].offset)
 
+    def log_stranger(self, key: bytes = b"stranger") -> Origin:
+        """Log a record among risk's decisions that risk has not written."""
+        _append(self.log.risk, Logged(0, self._next_ms(), key, None, False))
+        return Origin("risk-decisions", self.log.partition, self.log.risk[-1].offset)
+
     # decisions
 
     def approve(self, order: Order) -> None:

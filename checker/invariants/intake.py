@@ -8,6 +8,7 @@ from checker.history import COMPLIANCE, EXCHANGE, RISK, Slice, Traces, order_id_
 from checker.records import (
     COMPACTED,
     COMPLIANCE_DECISIONS,
+    EXECUTIONS,
     ORDERS,
     RISK_DECISIONS,
     DeadLetter,
@@ -15,7 +16,12 @@ from checker.records import (
     Origin,
 )
 
-I5 = "I5"
+I5, I7 = "I5", "I7"
+READERS = {
+    RISK_DECISIONS: (COMPLIANCE,),
+    COMPLIANCE_DECISIONS: (RISK, EXCHANGE),
+    EXECUTIONS: (RISK, COMPLIANCE),
+}
 
 
 class Intake(NamedTuple):
@@ -74,6 +80,8 @@ def check_intake(history: Slice, traces: Traces, intake: Intake) -> Findings:
         violate("a record has neither been decided nor is it a dead letter", known - decided - buried)
     if history.quiet and history.ended:
         violate("a record is still in flight", intake.in_flight & decided)
+    if history.quiet:
+        _check_strangers(history, found)
     _check_downstream(history, traces, found)
     return found
 
@@ -97,6 +105,28 @@ def _buried_ids(history: Slice, traces: Traces) -> Mapping[str, int]:
         for record in history.orders
         if record.offset in traces.buried and record.event is not None
     }
+
+
+def _check_strangers(history: Slice, found: Findings) -> None:
+    """What somebody else has put between the services is a dead letter of each that reads it, in order."""
+    for topic, services in READERS.items():
+        strangers = [each for each in history.topic(topic) if each.event is None and not each.sound]
+        for service in services if strangers else ():
+            letters = {each.origin.offset: each for each in history.letters(service, topic)}
+            quarantined: set[bytes] = set()
+            for record in strangers:
+                letter = letters.get(record.offset)
+                origin = Origin(topic, history.partition, record.offset)
+                if letter is None:
+                    found.violate(
+                        I5, f"{service} has no dead letter of a record that nobody can read", origin
+                    )
+                elif record.key in quarantined and letter.behind is None:
+                    found.violate(
+                        I7, f"{service} has not held a record behind one that nobody can read", origin
+                    )
+                if record.key is not None:
+                    quarantined.add(record.key)
 
 
 def _check_downstream(history: Slice, traces: Traces, found: Findings) -> None:

@@ -92,6 +92,7 @@ _ENGINE: Final = (
         "kill-at:before the commit",
         services=("risk",),
     ),
+    _rule("no_quarantine", "Records do not wait behind a dead letter of their key.", "I7", "poison"),
     _rule("dead_letter_is_rewritten", "A dead letter's bytes are made text.", "I5", "poison"),
     _rule(
         "told_before_the_commit",

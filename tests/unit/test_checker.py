@@ -69,6 +69,9 @@ def a_busy_world() -> World:
     world.refuse(barred, "duplicate_order_id", source)
     world.bury(world.log_garbage())
     world.bury(world.log_garbage(None), key=None)
+    stranger = world.log_stranger()
+    world.bury(stranger, key=b"stranger", service="compliance")
+    world.bury(world.log_stranger(), behind=stranger, key=b"stranger", service="compliance")
     head = world.receive("poisoned")
     origin = Origin("orders", 3, world.log.orders[-1].offset)
     world.bury(origin, key=b"poisoned")
@@ -491,6 +494,22 @@ INTAKE = {
 }
 
 
+def ignore_a_quarantine(world: World) -> None:
+    """Compliance buries each of two strangers by itself."""
+    for _ in range(2):
+        world.bury(world.log_stranger(), key=b"stranger", service="compliance")
+
+
+STRANGERS = {
+    "a stranger among the decisions": Planted(
+        lambda w: w.log_stranger(), "I5", "compliance has no dead letter of a record that nobody can read"
+    ),
+    "a stranger that overtakes another": Planted(
+        ignore_a_quarantine, "I7", "compliance has not held a record behind one that nobody can read"
+    ),
+}
+
+
 def overtake_quarantine(world: World) -> None:
     """The record that was held is decided instead: it overtakes the dead letter before it."""
     drop(world.log.dead_letters, -1)
@@ -688,7 +707,7 @@ class TestTicks:
         assert "a last price is not what the ticks make" in found.message
 
 
-PLANTED = LIVES | VENUE | BOOKS | INTAKE | ORDER | LIMITS | CONDUCT
+PLANTED = LIVES | VENUE | BOOKS | INTAKE | STRANGERS | ORDER | LIMITS | CONDUCT
 
 
 @pytest.mark.parametrize("name", PLANTED)
