@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from faust.types import TP
 from app.engine.admin import ensure_topics
 from app.engine.cluster import TP as Partition
 from app.engine.cluster import Cluster
+from app.engine.disk import Disk
+from app.engine.errors import StoreFailed
 from app.engine.standby import Standby, catch_up
-from app.engine.store import TaskStore, open_store
+from app.engine.store import TaskStore, mend, open_store
 from app.engine.table import CHANGELOG_CONFIG, Table
 from app.engine.task import FINISH_S_MAX, Task
 from app.engine.topics import TopicSpec
@@ -45,6 +48,11 @@ class TaskManager(TableManager):
         self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
         self._partition_counts: dict[str, int] = {}
         self._background: list[asyncio.Task[None]] = []
+
+    @cached_property
+    def disk(self) -> Disk:
+        """Where the tables are; known when the worker has been told its directory."""
+        return Disk(self._directory, self.app.settings.disk_free_bytes_min)
 
     @property
     def _directory(self) -> Path:
@@ -155,7 +163,13 @@ class TaskManager(TableManager):
             self._following[partition].cancel()
         for partition in partitions - set(self.standbys):
             standby = self.standbys[partition] = Standby(
-                self.app.conf.id, partition, self._cluster, self.declared, self._directory, self._leave
+                self.app.conf.id,
+                partition,
+                self._cluster,
+                self.declared,
+                self._directory,
+                self._leave,
+                self.disk,
             )
             previous = self._running.get(partition)
             self._following[partition] = asyncio.create_task(self._keep_following(standby, previous))
@@ -175,11 +189,15 @@ class TaskManager(TableManager):
         try:
             await asyncio.gather(*(each.ready.wait() for each in self.app.global_tables))
             while partition in self.wanted and not self.should_stop:
-                store = await self._warm_store(partition)
-                if partition not in self.wanted:
-                    store.close()
-                    return
-                task = await self._run_once(partition, store)
+                try:
+                    store = await self._warm_store(partition)
+                    if partition not in self.wanted:
+                        store.close()
+                        return
+                    task = await self._run_once(partition, store)
+                except StoreFailed as error:
+                    await mend(self._directory / str(partition), error, self.disk)
+                    continue
                 if task.fenced is None or partition not in self.wanted:
                     return
                 await self._wait_for_new_assignment()
@@ -209,7 +227,8 @@ class TaskManager(TableManager):
         """The tables of a partition, close to the end of their changelogs."""
         store = self._left.pop(partition, None) or await open_store(self._directory / str(partition))
         changelogs = {table.name: Partition(table.changelog, partition) for table in self.declared}
-        await catch_up(store, self._cluster, changelogs, (self.app.conf.id, "catch up", partition))
+        lane = (self.app.conf.id, "catch up", partition)
+        await catch_up(store, self._cluster, changelogs, lane, self.disk)
         return store
 
     async def _run_once(self, partition: int, store: TaskStore) -> Task:
@@ -227,6 +246,7 @@ class TaskManager(TableManager):
             deliver=lambda batch: agent.deliver(actor, batch),
             membership=self.app.consumer.membership,
             store=store,
+            disk=self.disk,
         )
         self.tasks[partition] = task
         companions = [asyncio.create_task(self._accompany(task, fun)) for fun in self.app.task_companions]
@@ -245,6 +265,8 @@ class TaskManager(TableManager):
         await task.ready.wait()
         try:
             await fun(task)
+        except StoreFailed as error:
+            task.give_up(error)
         except Exception as error:
             if not task.closed:
                 await self.app.crash(error)
@@ -279,7 +301,11 @@ class TaskManager(TableManager):
         return False
 
     def ready(self) -> bool:
-        """Whether the group has assigned partitions and each of them is restored and processing."""
-        return self._assignments > 0 and all(
-            partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self.wanted
+        """Whether partitions are assigned, each of them is restored and processing, and the disk has room."""
+        return (
+            self._assignments > 0
+            and not self.disk.is_full
+            and all(
+                partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self.wanted
+            )
         )

@@ -17,9 +17,10 @@ from aiokafka import errors
 
 from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
 from app.engine.dead_letter import QUARANTINE, DeadLetters
-from app.engine.errors import Fenced, OffsetsLost, Poison, PositionGap, StoreFailed, Transient
+from app.engine.disk import Disk
+from app.engine.errors import Fenced, OffsetsLost, Poison, PositionGap, Transient
 from app.engine.restore import restore
-from app.engine.store import TaskStore, open_store
+from app.engine.store import TaskStore, open_store, store_failure
 from app.engine.table import Table, TaskTable
 from app.engine.topics import TopicSpec
 from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed, all_done
@@ -42,7 +43,8 @@ class EngineSettings:
     `inbox_records_max` and `inbox_bytes_max` bound what a task holds beyond the batch it works on: nothing is
     fetched while one of them is reached. `fetch_bytes_max` bounds what one fetch brings of one partition,
     though a single larger record comes whole. `standby_replicas` is how many other workers, as far as there
-    are any, keep a copy of each partition's tables warm.
+    are any, keep a copy of each partition's tables warm. `disk_free_bytes_min` is the room that the tables'
+    disk has to have: with less, the worker waits.
     """
 
     bootstrap: str
@@ -59,6 +61,7 @@ class EngineSettings:
     fetch_bytes_max: int = 2 * 1024 * 1024
     attempts_max: int = 3
     standby_replicas: int = 1
+    disk_free_bytes_min: int = 64 * 1024 * 1024
 
 
 @dataclass
@@ -108,6 +111,7 @@ class Task:
         deliver: Callable[[Batch], Awaitable[None]],
         membership: Callable[[], tuple[int, str]],
         store: TaskStore | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.app_id = app_id
         self.partition = partition
@@ -135,6 +139,7 @@ class Task:
         self._membership = membership
         self._lane = f"{app_id}-{partition}"
         self._store = store
+        self._disk = disk or Disk(directory, settings.disk_free_bytes_min)
         self.positions: dict[TP, int] = {}
         self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
         self._arrived = asyncio.Event()
@@ -484,6 +489,8 @@ class Task:
             self.positions.update(chunk.end)
             self.timings.records += len(chunk.items)
             return
+        if not await self._disk.room(self._stopping):
+            raise Transient(f"{self} was told to stop while it waited for room on the disk")
         if self.transactional:
             ends = await self._commit_transaction(work.outbox, offsets)
         else:
@@ -492,7 +499,7 @@ class Task:
         try:
             self._apply(work, changes, ends)
         except Exception as error:
-            raise StoreFailed(f"{self} cannot write to {self._path}: {error}") from error
+            raise store_failure(self._path, error) from error
         if not self.transactional and offsets:
             await self._producer.commit_offsets(offsets, *self._membership())
         self._deferred = {}

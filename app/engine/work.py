@@ -245,6 +245,8 @@ class UnitOfWork:
         try:
             if error is None:
                 error = await self._commit()
+            elif isinstance(error, CannotGoOn):
+                self.task.give_up(error)
         finally:
             self.task.lock.release()
         if self.batch is not None:

@@ -49,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     session_timeout_s: float = 1.0
     transaction_timeout_ms: int = 10_000
     standby_replicas: int = 1
+    disk_free_bytes_min: int = 0
     stumbles: int = 0
     """How many batches make the agent fail before its unit of work, and then how many behind it."""
     ticks: int = 0
@@ -110,6 +111,7 @@ def make_app(options: Options) -> App:
             fetch_bytes_max=options.fetch_bytes_max,
             attempts_max=options.attempts_max,
             standby_replicas=options.standby_replicas,
+            disk_free_bytes_min=options.disk_free_bytes_min,
         ),
         topics=[corrections, numbers, totals],
         modules=[],
