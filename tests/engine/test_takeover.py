@@ -9,9 +9,9 @@ from app.engine import unit_of_work
 from app.engine.cluster import TP, Cluster
 from app.engine.errors import ChangelogMismatch, OffsetsLost, StoreFailed
 from app.engine.store import TaskStore
+from storm.steps import Gate, Step
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import Number
-from tests.engine.steps import Gate, Step
 from tests.engine.waiting import until
 from tests.engine.workers import BareWorker
 from tests.engine.world import World
