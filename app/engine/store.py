@@ -5,6 +5,7 @@ changelog offset of a table stands under a key of its own and changes in the wri
 """
 
 import asyncio
+import gc
 import logging
 import re
 import shutil
@@ -94,6 +95,7 @@ class TaskStore:
                 return Rdict(str(self.path), _options(), access_type=AccessType.read_write())
             except Exception as error:  # rocksdict has one exception for everything
                 if _LOCKED.search(str(error)) and time.monotonic() < give_up_at:
+                    gc.collect()  # an iterator that a failure has left behind keeps a closed database open
                     time.sleep(0.05)
                 elif _DAMAGED.search(str(error)) and self.path.exists() and not moved:
                     move_aside(self.path, error)
