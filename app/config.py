@@ -108,6 +108,8 @@ class Settings:
         "PIPELINE_DISK_FREE_BYTES_MIN", 64 * 1024 * 1024, _number(int, 0, 2**50)
     )
     """Room that the tables' disk must have: with less, a worker waits. 0 switches the check off."""
+    stuck_s_max: float = _setting("PIPELINE_STUCK_S_MAX", 10.0, _number(float, 0, 3600))
+    """How long a worker's event loop or agent may be stuck before the worker is ended; 0 for ever."""
     replication_factor: int = _setting("PIPELINE_REPLICATION_FACTOR", 1, _number(int, 1, 9))
 
     @property

@@ -26,6 +26,7 @@ def make_service(name: str) -> App:
             heartbeat_interval_s=chosen.heartbeat_interval_s,
             batch_records_max=chosen.batch_records_max,
             disk_free_bytes_min=chosen.disk_free_bytes_min,
+            stuck_s_max=chosen.stuck_s_max,
         ),
         topics=TOPICS,
         modules=[f"agents.{name}"],

@@ -20,6 +20,7 @@ from app.engine.store import TaskStore, mend, open_store
 from app.engine.table import CHANGELOG_CONFIG, Table
 from app.engine.task import FINISH_S_MAX, Task
 from app.engine.topics import TopicSpec
+from app.engine.watchdog import Turn, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class TaskManager(TableManager):
         self._assigned = asyncio.Condition()
         self._assignments = 0
         self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
+        self.watchdog = Watchdog(app.settings.stuck_s_max, self._turns)
         self._partition_counts: dict[str, int] = {}
         self._background: list[asyncio.Task[None]] = []
 
@@ -65,6 +67,7 @@ class TaskManager(TableManager):
     async def on_start(self) -> None:
         """Connect, make sure that the topics are there, and let the consumer subscribe."""
         app = self.app
+        self.watchdog.start(asyncio.get_running_loop())
         app.flow_control.resume()
         read = {*app.input_specs, *(each.topic for each in app.global_tables)}
         topics = {*app.topic_specs, *read, app.settings.dead_letters, *self._changelog_specs()}
@@ -85,6 +88,14 @@ class TaskManager(TableManager):
             self._background.append(asyncio.create_task(self._follow(global_table)))
         self._tables_finalized.set()
         self._tables_registered.set()
+
+    def _turns(self) -> dict[str, Turn]:
+        """What the watchdog times; called in its thread."""
+        found = {}
+        for task in list(self.tasks.values()):
+            found[f"the agent with a batch of {task}"] = task.agent_turn
+            found[f"a companion's unit of work of {task}"] = task.companion_turn
+        return found
 
     def _changelog_specs(self) -> Iterable[TopicSpec]:
         no_codec: Any = None  # nobody decodes a changelog through its topic
@@ -275,6 +286,7 @@ class TaskManager(TableManager):
 
     async def stop_tasks(self) -> None:
         """Let tasks finish the batch in hand, within a bound; what is left open their successors abort."""
+        self.watchdog.stop()
         self.wanted = set()
         for task in self.tasks.values():
             task.stop()

@@ -24,6 +24,7 @@ from app.engine.store import TaskStore, open_store, store_failure
 from app.engine.table import Table, TaskTable
 from app.engine.topics import TopicSpec
 from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed, all_done
+from app.engine.watchdog import Turn
 from app.engine.work import Batch, Chunk, Item, UnitOfWork, unit_of_work
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class EngineSettings:
     fetched while one of them is reached. `fetch_bytes_max` bounds what one fetch brings of one partition,
     though a single larger record comes whole. `standby_replicas` is how many other workers, as far as there
     are any, keep a copy of each partition's tables warm. `disk_free_bytes_min` is the room that the tables'
-    disk has to have: with less, the worker waits.
+    disk has to have: with less, the worker waits. `stuck_s_max` bounds how long the event loop, or the
+    service's code with a batch in its hands, may be stuck before the worker is ended; 0 for ever.
     """
 
     bootstrap: str
@@ -62,6 +64,7 @@ class EngineSettings:
     attempts_max: int = 3
     standby_replicas: int = 1
     disk_free_bytes_min: int = 64 * 1024 * 1024
+    stuck_s_max: float = 10.0
 
 
 @dataclass
@@ -124,6 +127,7 @@ class Task:
         self.fenced: Fenced | None = None
         self.broken: Exception | None = None
         self.timings = Timings()
+        self.agent_turn, self.companion_turn = Turn(), Turn()
         self.restored: Restored | None = None
         self._in_hand = True
         self._progress_at = time.monotonic()
@@ -458,13 +462,17 @@ class Task:
         What has proved to be poison is buried here: the agent, which may be what fails, has no part in it.
         """
         batch = Batch(self, part, poison, attempts, brief=brief)
-        if poison is None:
-            await self._deliver(batch)
-        else:
-            async with unit_of_work(batch) as work:
-                for _ in work.records():
-                    raise AssertionError("a batch that is poison has no records")
-        error = await batch.done
+        self.agent_turn.begin()
+        try:
+            if poison is None:
+                await self._deliver(batch)
+            else:
+                async with unit_of_work(batch) as work:
+                    for _ in work.records():
+                        raise AssertionError("a batch that is poison has no records")
+            error = await batch.done
+        finally:
+            self.agent_turn.end()
         return None if error is None else (error, batch.index)
 
     async def _back_off(self, attempt: int, error: BaseException) -> None:

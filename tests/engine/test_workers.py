@@ -374,6 +374,7 @@ async def test_a_broker_killed_again_and_again_costs_nothing_and_a_worker_ends_w
         directory=str(tmp_path),
         partitions=8,
         transaction_timeout_ms=1_000,  # shorter than the broker is away
+        stuck_s_max=4.0,
     )
     async with World(options) as world:
         with workers() as start:
