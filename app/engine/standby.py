@@ -12,7 +12,7 @@ from app.engine.cluster import TP, Cluster
 from app.engine.errors import ChangelogMismatch
 from app.engine.restore import follow, restore
 from app.engine.store import TaskStore, open_store
-from app.engine.table import Table
+from app.engine.table import Table, TaskTable
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ CAUGHT_UP_RECORDS = 500
 
 class Standby:
     """Follows one partition number until cancelled. `lag` is in changelog offsets, by table.
+
+    `tables` is what it has so far, empty when it does not follow.
 
     `leave` gets the open tables at the end.
     """
@@ -40,6 +42,8 @@ class Standby:
         self._lane = (app_id, "standby", partition)
         self._cluster = cluster
         self._changelogs = {table.name: TP(table.changelog, partition) for table in tables}
+        self.tables: dict[str, TaskTable] = {}
+        self._declared = tables
         self._path = directory / str(partition)
         self._leave = leave
 
@@ -48,11 +52,13 @@ class Standby:
         if previous is not None:
             await asyncio.wait([previous])
         store = await open_store(self._path)
+        self.tables = {table.name: TaskTable(table, store, self.partition) for table in self._declared}
         try:
             await follow(store, self._cluster, self._changelogs, self._lane, self.lag)
         except ChangelogMismatch as error:
             log.error("no standby of partition %s: %s", self.partition, error)
         finally:
+            self.tables = {}
             self._leave(store)
 
 
