@@ -3,7 +3,8 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable
@@ -25,6 +26,12 @@ def _tables_of(url: str) -> list[LiveTable]:
 
 
 def parse_state(body: bytes) -> list[LiveTable]:
-    """Read `{"tables": [{table, partition, changelog_topic, offset, count, sha256}]}` (and more)."""
-    fields = LiveTable.__dataclass_fields__
-    return [LiveTable(**{name: table[name] for name in fields}) for table in json.loads(body)["tables"]]
+    """Read `{"tables": [{table, partition, changelog_topic, offset, count, sha256}], "standbys": [...]}`."""
+    state = json.loads(body)
+    standbys = [_table_of(fields, standby=True) for fields in state.get("standbys", ())]
+    return [_table_of(fields, standby=False) for fields in state["tables"]] + standbys
+
+
+def _table_of(fields: Mapping[str, Any], *, standby: bool) -> LiveTable:
+    names = LiveTable.__dataclass_fields__.keys() - {"standby"}
+    return LiveTable(**{name: fields[name] for name in names}, standby=standby)

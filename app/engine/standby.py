@@ -13,7 +13,7 @@ from app.engine.disk import Disk
 from app.engine.errors import ChangelogMismatch, StoreFailed
 from app.engine.restore import follow, restore
 from app.engine.store import TaskStore, mend, open_store
-from app.engine.table import Table
+from app.engine.table import Table, TaskTable
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ CAUGHT_UP_RECORDS = 500
 
 class Standby:
     """Follows one partition number until cancelled. `lag` is in changelog offsets, by table.
+
+    `tables` is what it has so far, empty when it does not follow.
 
     `leave` gets the open tables at the end.
     """
@@ -42,6 +44,8 @@ class Standby:
         self._lane = (app_id, "standby", partition)
         self._cluster = cluster
         self._changelogs = {table.name: TP(table.changelog, partition) for table in tables}
+        self.tables: dict[str, TaskTable] = {}
+        self._declared = tables
         self._path = directory / str(partition)
         self._leave = leave
         self._disk = disk or Disk(directory, 0)
@@ -59,6 +63,7 @@ class Standby:
 
     async def _follow(self) -> None:
         store = await open_store(self._path)
+        self.tables = {table.name: TaskTable(table, store, self.partition) for table in self._declared}
         leave = self._leave
         try:
             await follow(store, self._cluster, self._changelogs, self._lane, self.lag, self._disk)
@@ -70,6 +75,7 @@ class Standby:
             leave = TaskStore.close
             raise
         finally:
+            self.tables = {}
             leave(store)
 
 

@@ -8,7 +8,7 @@ committed. `attach(app)` adds it; then there are
                                   &after= the key to go on behind, &limit= how many
     /tables/<table>/<key>         one record; a slash in the key is %2F (or a slash)
     /api/...                      the JSON of each of these
-    /state                        of this worker: each table's changelog offset, count and SHA-256
+    /state                        of this worker: offset, count and SHA-256 of its tables and its standbys'
     /status                       of this worker: partitions owned, standbys and their lag
     /metrics                      the same for Prometheus
     /ready, /alive                200, or 503 while not ready, or stuck
@@ -152,7 +152,8 @@ class Site:
 
     async def state(self, request: web.Request) -> web.Response:
         try:
-            return _json({"tables": await self._reader.states()})
+            tables = await self._reader.states()
+            return _json({"tables": tables, "standbys": await self._reader.standby_states()})
         except Busy as error:
             raise Refused(503, "Busy", str(error)) from None
 

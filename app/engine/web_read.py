@@ -3,12 +3,13 @@
 import asyncio
 import heapq
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from app.engine.dead_letter import QUARANTINE
+from app.engine.standby import Standby
 from app.engine.table import Table, TaskTable
 from app.engine.task import Task
 
@@ -214,6 +215,22 @@ class Reader:
         """Every table with its digest, each task at one moment. Raises Busy."""
         return [state for task in self.tasks() for state in await self._states_of(task)]
 
+    async def standby_states(self) -> list[TableState]:
+        """The same of every standby that stands still meanwhile: of another one there is nothing to say."""
+        standbys = list(self._app.tables.standbys.values())
+        return [state for standby in standbys for state in await self._states_of_standby(standby)]
+
+    async def _states_of_standby(self, standby: Standby) -> list[TableState]:
+        tables = standby.tables
+        before = _offsets(tables)
+        try:
+            states = await asyncio.to_thread(_states, standby.partition, tables)
+        except Exception:
+            if standby.tables:
+                raise
+            return []  # its tables were closed under the reader
+        return states if standby.tables and _offsets(tables) == before else []
+
     async def _states_of(self, task: Task) -> list[TableState]:
         """Between two units of work, in a thread: hashing takes a while."""
         try:
@@ -223,7 +240,7 @@ class Reader:
                 f"partition {task.partition} has been at one batch for {LOCK_WAIT_S_MAX:g} s"
             ) from None
         try:
-            return [] if task.closed else await asyncio.to_thread(_states, task)
+            return [] if task.closed else await asyncio.to_thread(_states, task.partition, task.tables)
         finally:
             task.lock.release()
 
@@ -292,8 +309,12 @@ def _report(task: Task) -> TaskReport:
     )
 
 
-def _states(task: Task) -> list[TableState]:
+def _states(partition: int, tables: Mapping[str, TaskTable]) -> list[TableState]:
     return [
-        TableState(name, task.partition, table.changelog.topic, table.offset, *table.digest())
-        for name, table in task.tables.items()
+        TableState(name, partition, table.changelog.topic, table.offset, *table.digest())
+        for name, table in tables.items()
     ]
+
+
+def _offsets(tables: Mapping[str, TaskTable]) -> list[int]:
+    return [table.offset for table in tables.values()]

@@ -1,4 +1,4 @@
-"""I6: a live table = the table rebuilt from its changelog at the same offset, byte for byte."""
+"""I6: a live table, a standby too, = the one rebuilt from its changelog at the same offset, byte for byte."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ I6 = "I6"
 
 @dataclass(frozen=True)
 class LiveTable:
-    """What a worker says of one partition of a table (or of its standby); `offset` is the next to apply."""
+    """What a worker says of one partition of a table, its own or a standby; `offset` is the next to apply."""
 
     table: str
     partition: int
@@ -20,6 +20,7 @@ class LiveTable:
     offset: int
     count: int
     sha256: str
+    standby: bool = False
 
 
 class Rebuilt(NamedTuple):
@@ -42,7 +43,8 @@ def check_tables(tables: Iterable[tuple[LiveTable, Rebuilt]]) -> Findings:
     """
     found = Findings()
     for live, rebuilt in tables:
-        identity = f"{live.changelog_topic}/{live.partition} at {live.offset}"
+        whose = "standby of " if live.standby else ""
+        identity = f"{whose}{live.changelog_topic}/{live.partition} at {live.offset}"
         if live.offset > rebuilt.end:
             found.violate(I6, "a table is ahead of what is committed in its changelog", identity)
         elif (live.count, live.sha256) == digest(rebuilt.values):

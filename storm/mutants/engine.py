@@ -13,6 +13,7 @@ from uuid import uuid4
 from app.engine import cluster as cluster_module
 from app.engine import dead_letter as dead_letter_module
 from app.engine import restore as restore_module
+from app.engine import standby as standby_module
 from app.engine import task as task_module
 from app.engine.cluster import Cluster
 from app.engine.dead_letter import QUARANTINE, DeadLetters
@@ -95,6 +96,7 @@ def processing_before_restore(patch: Patch) -> None:
         return 0
 
     patch.setattr(task_module, "restore", restore_never)
+    patch.setattr(standby_module, "restore", restore_never)
 
 
 # -- rule 2: read_committed everywhere

@@ -16,6 +16,8 @@ from app.domain import compliance, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
+from app.engine import restore as restore_module
+from app.engine import standby as standby_module
 from app.engine import task as task_module
 from app.engine.dead_letter import DeadLetters
 from app.engine.transaction import Producer
@@ -430,8 +432,6 @@ def no_fencing(patch: Patch) -> None:
 @mutant("I1", *SERVICES, faults=("kill",))
 def standby_promoted_without_its_tail(patch: Patch) -> None:
     """Who has followed a partition's changelogs takes it over as it stands, though it was a second behind."""
-    import app.engine.restore as restore_module
-
     fetch, restore = restore_module._fetch, vars(task_module)["restore"]
 
     async def fetch_late(cluster: Any, positions: Any, lane: object, wait_ms: int) -> Any:
@@ -447,3 +447,4 @@ def standby_promoted_without_its_tail(patch: Patch) -> None:
 
     patch.setattr(restore_module, "_fetch", fetch_late)
     patch.setattr(task_module, "restore", restore_if_empty)
+    patch.setattr(standby_module, "restore", restore_if_empty)

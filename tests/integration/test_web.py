@@ -153,6 +153,10 @@ def test_each_worker_has_a_part_and_shows_all(workers: list[RiskWorker]) -> None
     assert not held[0] & held[1]
 
 
+def hash_of(table: Any) -> tuple[str, int, str]:
+    return table["table"], table["partition"], table["sha256"]
+
+
 def test_each_worker_tells_what_it_owns_and_what_it_follows(workers: list[RiskWorker]) -> None:
     def told(worker: RiskWorker) -> Any:
         return json.loads(worker.get("/status")[1])
@@ -168,6 +172,9 @@ def test_each_worker_tells_what_it_owns_and_what_it_follows(workers: list[RiskWo
     followed = [{each["partition"] for each in found["standbys"]} for found in (one, two)]
     assert owned[0] | owned[1] == set(range(PARTITIONS))
     assert followed == [owned[1], owned[0]]
+    states = [json.loads(each.get("/state")[1]) for each in workers]
+    for his, other in (states, reversed(states)):
+        assert sorted(map(hash_of, his["tables"])) == sorted(map(hash_of, other["standbys"]))
     assert {each["state"] for each in one["partitions"]} == {"ready"}
     assert all(each["restored"]["seconds"] > 0 for each in one["partitions"])
 

@@ -946,6 +946,13 @@ class TestTables:
         body = msgspec.json.encode({"tables": [msgspec.to_builtins(self.live()) | {"standby": True}]})
         assert parse_state(body) == [self.live()]
 
+    def test_the_standbys_of_a_worker_are_read_and_judged_alike(self) -> None:
+        fields = msgspec.to_builtins(self.live(sha256="00"))
+        (live,) = parse_state(msgspec.json.encode({"tables": [], "standbys": [fields]}))
+        assert live.standby
+        (found,) = check_tables([(live, Rebuilt(self.VALUES, 11))]).violations
+        assert found.ids[0].startswith("standby of risk-positions-changelog/3")
+
 
 FATES = (
     "trade",

@@ -72,6 +72,7 @@ class Group:
             tables=SimpleNamespace(
                 declared=TABLES,
                 tasks=tasks,
+                standbys={},
                 ready=lambda: bool(tasks),
                 watchdog=SimpleNamespace(stuck=[]),
             ),
