@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
@@ -215,26 +215,37 @@ async def _hunt(options: StormOptions, console: Console) -> int:
     if options.mutant != "all" and options.mutant not in MUTANTS:
         raise UserError(f"there is no mutant {options.mutant!r}: --list-mutants names them")
     chosen = list(MUTANTS.values()) if options.mutant == "all" else [MUTANTS[str(options.mutant)]]
-    escaped = [mutant.name for mutant in chosen if not await _caught(options, console, mutant)]
+    found = [await _chase(options, console, mutant) for mutant in chosen]
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    escaped = [each["mutant"] for each in found if not each["caught_by"]]
     if escaped:
         console.print(f"not caught: {', '.join(escaped)}")
     return EXIT_VIOLATIONS if escaped else 0
 
 
-async def _caught(options: StormOptions, console: Console, mutant: Mutant) -> bool:
+async def _chase(options: StormOptions, console: Console, mutant: Mutant) -> dict[str, Any]:
+    """Run one mutant until it is caught, or for so many rounds; tells by what, and after how much."""
     report, data_dir = await _blow(options, console, _rounds_for(mutant, options), mutant)
     if options.data_dir is None:
         shutil.rmtree(data_dir, ignore_errors=True)
     by = sorted({each.invariant for each in report.violations})
     first = report.violations[0].message if report.violations else "nothing was found wrong"
+    caught = f"caught by {', '.join(by)}" if by else "NOT CAUGHT"
     console.print(
-        f"{mutant.name}: {'caught by ' + ', '.join(by) if by else 'NOT CAUGHT'} after "
-        f"{len(report.done)} faults and {report.orders:,} orders: {first}",
+        f"{mutant.name}: {caught} after {len(report.done)} faults and {report.orders:,} orders: {first}",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    return bool(by)
+    return {
+        "mutant": mutant.name,
+        "told": mutant.told,
+        "caught_by": by,
+        "faults": len(report.done),
+        "orders": report.orders,
+        "message": first,
+    }
 
 
 def _rounds_for(mutant: Mutant, options: StormOptions) -> list[list[Fault]]:
