@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.partitioner import murmur2
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
@@ -22,6 +23,24 @@ T = TypeVar("T")
 
 # Two debug records a request are built even when nobody prints them: a fifth of a small transaction's time.
 logging.getLogger("aiokafka").setLevel(logging.INFO)
+
+_send = AIOKafkaConnection.send
+
+
+def _send_or_lose(connection: Any, request: Any, expect_response: bool = True) -> Any:
+    """Take a connection that has just closed for a lost one.
+
+    uvloop raises RuntimeError then, and aiokafka expects OSError (aiokafka issue 1038): its refresher of
+    leaders ended of it, and whoever waited for the leaders waited for ever.
+    """
+    try:
+        return _send(connection, request, expect_response)
+    except RuntimeError as error:
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise errors.KafkaConnectionError(f"{connection} has just closed") from error
+
+
+AIOKafkaConnection.send = _send_or_lose
 
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 EARLIEST, LATEST = -2, -1

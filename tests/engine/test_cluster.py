@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from app.engine.admin import ensure_topics
 from app.engine.cluster import Cluster
@@ -69,3 +71,17 @@ async def test_topics_are_created_though_nodes_come_and_go_meanwhile(
         assert [await reader.partition_count(each.name) for each in wanted] == [3, 3]
     finally:
         await reader.stop()
+
+
+async def test_a_connection_that_uvloop_has_just_closed_is_a_lost_one(
+    bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(data: bytes) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    host, _, port = bootstrap.partition(":")
+    connection: Any = await create_conn(host, int(port))
+    monkeypatch.setattr(connection._writer, "write", write)
+    with pytest.raises(KafkaConnectionError, match="has just closed"):
+        await connection.send(MetadataRequest([]))
+    assert not connection.connected()
