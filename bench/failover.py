@@ -38,7 +38,7 @@ SETTLE_SECONDS_MAX = 180.0
 FRESH_SECONDS = 1.0
 OUTAGE_SECONDS_MAX = 150.0
 AFTERMATH_SECONDS = 1.0
-QUIET_SECONDS = 10.0
+QUIET_SECONDS, QUIET_SECONDS_MISSING = 5.0, 90.0
 POLL_SECONDS = 0.05
 RUNS_MAX = 3
 TITLE = (
@@ -125,7 +125,7 @@ def failover(bench: Bench, contender: Contender, case: Case) -> Failover:
             if kills:
                 pair.start(1 - victim)
             kills.append(_kill(pair, victim, traffic, parent if case.supervised else None))
-        traffic.end(QUIET_SECONDS)
+        traffic.end(QUIET_SECONDS, QUIET_SECONDS_MISSING)
     missing, duplicated = traffic.missing(), traffic.duplicated()
     return Failover(kills, traffic.sent, len(missing), len(duplicated), traffic.wrong)
 

@@ -53,11 +53,13 @@ class Traffic(threading.Thread):
         self._closed.set()
         self.join(JOIN_SECONDS_MAX)
 
-    def end(self, quiet_seconds: float) -> None:
-        """Send no more, read on until nothing has come for so long, and it is over."""
+    def end(self, quiet_seconds: float, quiet_seconds_missing: float) -> None:
+        """Send no more, read on until nothing has come for so long, or for longer while some are missing."""
         self._ended.set()
         count, since = 0, time.monotonic()
-        while time.monotonic() - since < quiet_seconds:
+        while time.monotonic() - since < (
+            quiet_seconds if len(self._decided) == len(self._sent) else quiet_seconds_missing
+        ):
             self.check()
             if self.count > count:
                 count, since = self.count, time.monotonic()
