@@ -58,9 +58,11 @@ def run_services(options: argparse.Namespace) -> int:
 
 
 def run_storm(options: argparse.Namespace) -> int:
+    import uvloop
+
     from storm.run import storm
 
-    return run_until_stopped(storm(storm_options(options)))
+    return run_until_stopped(storm(storm_options(options)), uvloop.new_event_loop)
 
 
 def run_checker(options: argparse.Namespace) -> int:
@@ -94,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def run_until_stopped(work: Coroutine[object, object, int | None]) -> int:
+def run_until_stopped(
+    work: Coroutine[object, object, int | None],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
     """Run a coroutine to its end; SIGTERM cancels it as Ctrl-C does, so that it cleans up."""
 
     async def cancellable() -> int:
@@ -114,7 +119,8 @@ def run_until_stopped(work: Coroutine[object, object, int | None]) -> int:
                 return EXIT_TERMINATED
             raise
 
-    return asyncio.run(cancellable())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(cancellable())
 
 
 def port_number(text: str) -> int:
