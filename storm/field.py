@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.005
 ASK_S_MAX: Final = 0.5
-WELL_S_MAX: Final = 60.0
+WELL_S_MAX: Final = 20.0
 WELL_POLL_S: Final = 0.1
 STANDBY_LAG_MAX: Final = 200
 VENUE_AWAY_S: Final = 0.2
@@ -73,6 +73,7 @@ class StormWorker(Worker):
         self.unseen = False
         self._mutant = mutant if mutant is not None and self.service in mutant.services else None
         self._note = note
+        self._usual_port = 0  # another pipeline on this machine may have it
 
     @property
     def armed_at(self) -> Path:
@@ -222,24 +223,33 @@ class Field(Pipeline):
     async def until_well(self, within_s: float = WELL_S_MAX) -> bool:
         """Wait until every partition of every service is worked at by one worker, and copied by another."""
         deadline = time.monotonic() + within_s
-        while not all([await self._is_well(service) for service in SERVICES]):
+        while ailments := [each for service in SERVICES for each in await self._ailments(service)]:
             if time.monotonic() > deadline:
+                self.tell(f"not well after {within_s:.0f} s: {'; '.join(ailments)}")
                 return False
             await asyncio.sleep(WELL_POLL_S)
         return True
 
-    async def _is_well(self, service: str) -> bool:
+    async def _ailments(self, service: str) -> list[str]:
+        """What is not as it is when nothing is broken."""
         workers = self.workers_of(service)
-        found = [await self._status(worker) for worker in workers]
-        if not all(found):
-            return False
-        owned = [each for status in found if status for each in status["partitions"]]
-        copied = [each for status in found if status for each in status["standbys"]]
-        count = int(self.shared["PIPELINE_PARTITIONS"])
-        return (
-            sorted(each["partition"] for each in owned) == list(range(count))
-            and all(each["state"] == "ready" for each in owned)
-            and all(status["partitions"] for status in found if status)
-            and (len(workers) == 1 or len(copied) == count)
-            and all(each["lag"] and max(each["lag"].values()) < STANDBY_LAG_MAX for each in copied)
-        )
+        found = {each.name: await self._status(each) for each in workers}
+        told = {name: status for name, status in found.items() if status is not None}
+        if len(told) < len(found):
+            return [f"{name} does not answer" for name in found.keys() - told.keys()]
+        owned = [each for status in told.values() for each in status["partitions"]]
+        copied = [each for status in told.values() for each in status["standbys"]]
+        wanted = list(range(int(self.shared["PIPELINE_PARTITIONS"])))
+        ailments = [
+            f"{service}-{each['partition']} is {each['state']}" for each in owned if each["state"] != "ready"
+        ]
+        ailments += [f"{name} has no partition" for name, status in told.items() if not status["partitions"]]
+        if sorted(each["partition"] for each in owned) != wanted:
+            ailments.append(f"{service}: owned are {sorted(each['partition'] for each in owned)}")
+        if len(workers) > 1 and sorted(each["partition"] for each in copied) != wanted:
+            ailments.append(f"{service}: copied are {sorted(each['partition'] for each in copied)}")
+        return ailments + [
+            f"the standby of {service}-{each['partition']} is behind: {each['lag']}"
+            for each in copied
+            if not each["lag"] or max(each["lag"].values()) > STANDBY_LAG_MAX
+        ]

@@ -92,7 +92,13 @@ def storm_arguments(parser: argparse.ArgumentParser) -> None:
     add("--brokers", type=int, choices=(1, 3), default=1, help="Kafka nodes; default: 1")
     add("--workers", type=_whole(1, WORKERS_MAX), default=2, metavar="N", help="a service; default: 2")
     add("--keys", type=_whole(0, 10_000_000), default=0, metavar="N", help="more accounts in risk's tables")
-    add("--speed", type=float, default=1_000.0, metavar="X", help="of the market; default: 1000")
+    add(
+        "--speed",
+        type=float,
+        default=150.0,
+        metavar="X",
+        help="of the market; default: 150, some 400 orders/s",
+    )
     add("--json", type=Path, metavar="FILE", help="write the result there")
     add("--data-dir", type=Path, metavar="D", help="default: a new one, kept when something was wrong")
     add("--mutant", metavar="NAME", help="run with a planted bug, or with each of them (all), to be caught")
