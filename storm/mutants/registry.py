@@ -60,7 +60,12 @@ _ENGINE: Final = (
         "engine",
         "kill",
     ),
-    _rule("fenced_goes_on", "A task that is fenced takes its id back and goes on.", "I1", "freeze", "kill"),
+    _rule(
+        "fenced_goes_on",
+        "A task that is fenced takes its id back and goes on.",
+        "I1",
+        "freeze-at:before the commit",
+    ),
     _rule(
         "fenced_writes_its_store",
         "A task that is fenced writes the batch to RocksDB that Kafka has refused.",
@@ -100,18 +105,6 @@ _ENGINE: Final = (
         "I2",
         "kill-at:before the commit",
         services=("exchange",),
-    ),
-    _rule(
-        "fetch_of_an_old_assignment",
-        "A task begins with what was fetched for the one before it.",
-        "engine",
-        "kill",
-    ),
-    _rule(
-        "fetch_of_an_old_assignment_unnoticed",
-        "The same, and nobody checks where a batch begins.",
-        "I1",
-        "kill",
     ),
 )
 
