@@ -379,7 +379,7 @@ def dead_letter_is_rewritten(patch: Patch) -> None:
     append = DeadLetters._append
 
     def append_as_text(self: DeadLetters, work: UnitOfWork, spec: Any, raw: Any, why: Any) -> None:
-        value = raw.value.decode("utf-8", "replace").encode()
+        value = raw.value and raw.value.decode("utf-8", "replace").encode()
         append(self, work, spec, _Changed(raw, value=value), why)
 
     patch.setattr(DeadLetters, "_append", append_as_text)
