@@ -15,6 +15,7 @@ from typing import NamedTuple
 from app.errors import UserError
 from app.options import run_arguments, run_options, up_arguments, up_plan
 from checker.options import check_arguments
+from storm.options import storm_arguments, storm_options
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -56,6 +57,14 @@ def run_services(options: argparse.Namespace) -> int:
     return run_until_stopped(up(up_plan(options)))
 
 
+def run_storm(options: argparse.Namespace) -> int:
+    import uvloop
+
+    from storm.run import storm
+
+    return run_until_stopped(storm(storm_options(options)), uvloop.new_event_loop)
+
+
 def run_checker(options: argparse.Namespace) -> int:
     from app.config import settings
     from checker.check import run_check
@@ -69,6 +78,7 @@ COMMANDS = (
     Command("run", "run everything: Kafka, venue, services, feed", run_arguments, run_pipeline),
     Command("up", "run the services alone, on the Kafka of KAFKA_BOOTSTRAP", up_arguments, run_services),
     Command("check", "check the invariants I1 to I7", check_arguments, run_checker),
+    Command("storm", "break everything while orders flow, and check", storm_arguments, run_storm),
     Command("broker", "run the embedded Kafka alone", broker_arguments, run_broker),
 )
 
@@ -86,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def run_until_stopped(work: Coroutine[object, object, int | None]) -> int:
+def run_until_stopped(
+    work: Coroutine[object, object, int | None],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
     """Run a coroutine to its end; SIGTERM cancels it as Ctrl-C does, so that it cleans up."""
 
     async def cancellable() -> int:
@@ -106,7 +119,8 @@ def run_until_stopped(work: Coroutine[object, object, int | None]) -> int:
                 return EXIT_TERMINATED
             raise
 
-    return asyncio.run(cancellable())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(cancellable())
 
 
 def port_number(text: str) -> int:

@@ -104,6 +104,12 @@ class Settings:
     session_timeout_s: float = _setting("PIPELINE_SESSION_TIMEOUT_S", 6.0, _number(float, 0.5, 300))
     heartbeat_interval_s: float = _setting("PIPELINE_HEARTBEAT_INTERVAL_S", 0.1, _number(float, 0.05, 100))
     batch_records_max: int = _setting("PIPELINE_BATCH_RECORDS_MAX", 2_000, _number(int, 1, 100_000))
+    disk_free_bytes_min: int = _setting(
+        "PIPELINE_DISK_FREE_BYTES_MIN", 64 * 1024 * 1024, _number(int, 0, 2**50)
+    )
+    """Room that the tables' disk must have: with less, a worker waits. 0 switches the check off."""
+    stuck_s_max: float = _setting("PIPELINE_STUCK_S_MAX", 10.0, _number(float, 0, 3600))
+    """How long a worker's event loop or agent may be stuck before the worker is ended; 0 for ever."""
     replication_factor: int = _setting("PIPELINE_REPLICATION_FACTOR", 1, _number(int, 1, 9))
 
     @property

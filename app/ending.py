@@ -1,4 +1,4 @@
-"""How a run ends: the market is closed, and what has happened is judged by the log, the ledger and the tables."""
+"""How a run ends: the market is closed, and the log, the ledger and the live tables tell what was wrong."""
 
 import asyncio
 import logging

@@ -15,7 +15,7 @@ from mode import Service
 
 from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
 from app.engine.dead_letter import PREFIX
-from app.engine.topics import EVENT_TYPE
+from app.engine.topics import EVENT_TYPE, TopicSpec
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class Monitor(Service):
     `venue_sequences` holds the last report booked of each session.
     """
 
+    followed: tuple[TopicSpec, ...] = FOLLOWED
+
     def __init__(self, cluster: Cluster, *, from_beginning: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.records: Counter[str] = Counter()
@@ -65,7 +67,7 @@ class Monitor(Service):
     async def on_start(self) -> None:
         tps = [
             TP(spec.name, number)
-            for spec in FOLLOWED
+            for spec in self.followed
             for number in range(await self._cluster.partition_count(spec.name))
         ]
         self.positions = await self._cluster.offsets(tps, self._from)
@@ -111,11 +113,12 @@ class Monitor(Service):
             await asyncio.sleep(RETRY_PAUSE_S)
             return
         for each in fetched:
-            self._count(each.tp, each.records)
+            self.take(each.tp, each.records)
             self.positions[each.tp] = each.next_position
             await asyncio.sleep(0)
 
-    def _count(self, tp: TP, records: list[Any]) -> None:
+    def take(self, tp: TP, records: list[Any]) -> None:
+        """Count records that have come, those of one partition in their order."""
         topic = tp.topic
         self.records[topic] += len(records)
         if topic == DEAD_LETTERS.name:

@@ -38,6 +38,7 @@ class Pipeline(Service):
         super().__init__(**kwargs)
         self.plan = plan
         self.bootstrap = settings().bootstrap
+        self.replication_factor = settings().replication_factor
         self.broker: Broker | None = None
         self.cluster: Cluster | None = None
         self.venue: Venue | None = None
@@ -46,7 +47,7 @@ class Pipeline(Service):
         """What every process has to know, as environment variables."""
         self.processes = Supervisor(plan.data_dir / RECORD_NAME)
         self._lock = DirectoryLock(plan.data_dir)
-        self._tell = tell
+        self.tell = tell
 
     async def __aenter__(self) -> "Pipeline":
         await self.start()
@@ -58,7 +59,7 @@ class Pipeline(Service):
 
     async def on_stop(self) -> None:
         if self.processes.children:
-            self._tell("stopping")
+            self.tell("stopping")
         if self.crashed:
             self.processes.hurry(CRASHED_GRACE_S)
         await self.processes.stop()
@@ -86,16 +87,17 @@ class Pipeline(Service):
         """Start everything but the feed; returns when every worker has its partitions."""
         started_at = time.monotonic()
         if self.plan.embedded and settings().kafka_bootstrap is None:
-            await self._start_broker()
+            await self.start_kafka()
         self.cluster = Cluster(self.bootstrap, "supervisor")
         await self._reach_kafka(self.cluster)
         if self.plan.embedded:
-            await self._prepare_topics(self.cluster)
+            await self.prepare_topics(self.cluster)
             await self._start_venue()
         await self._start_workers(self.cluster)
-        self._tell(f"{len(self.workers)} workers ready after {time.monotonic() - started_at:.1f} s")
+        self.tell(f"{len(self.workers)} workers ready after {time.monotonic() - started_at:.1f} s")
 
-    async def _start_broker(self) -> None:
+    async def start_kafka(self) -> None:
+        """Start what the plan says is ours to start, and note its address."""
         usual = int(EMBEDDED_BOOTSTRAP.rpartition(":")[2])
         port = free_port(usual) if self.plan.port is None else self.plan.port
         self.broker = Broker(self.plan.data_dir / "kafka", port)
@@ -103,24 +105,24 @@ class Pipeline(Service):
         await self.broker.maybe_start()
         await self.broker.ready()
         self.bootstrap = self.broker.bootstrap
-        self._tell(f"Kafka listens on {self.bootstrap}, data in {self.plan.data_dir}")
+        self.tell(f"Kafka listens on {self.bootstrap}, data in {self.plan.data_dir}")
 
     async def _reach_kafka(self, cluster: Cluster) -> None:
         starting = asyncio.ensure_future(cluster.start())
         try:
             while not (await asyncio.wait([starting], timeout=5.0))[0]:
-                self._tell(f"waiting for Kafka on {self.bootstrap}")
+                self.tell(f"waiting for Kafka on {self.bootstrap}")
             starting.result()
         finally:
             starting.cancel()
 
-    async def _prepare_topics(self, cluster: Cluster) -> None:
+    async def prepare_topics(self, cluster: Cluster) -> None:
         wanted = self.plan.partitions
         await ensure_topics(
             self.bootstrap,
             TOPICS,
             partitions=wanted or settings().partitions,
-            replication_factor=settings().replication_factor,
+            replication_factor=self.replication_factor,
             client_id="supervisor",
         )
         partitions = await cluster.partition_count(ORDERS.name)
@@ -129,18 +131,25 @@ class Pipeline(Service):
                 f"the topics on {self.bootstrap} have {partitions} partitions already, not {wanted}: leave "
                 "--partitions out, or choose another --data-dir"
             )
-        self.shared |= {"KAFKA_BOOTSTRAP": self.bootstrap, "PIPELINE_PARTITIONS": str(partitions)}
+        self.shared |= {
+            "KAFKA_BOOTSTRAP": self.bootstrap,
+            "PIPELINE_PARTITIONS": str(partitions),
+            "PIPELINE_REPLICATION_FACTOR": str(self.replication_factor),
+        }
 
     async def _start_venue(self) -> None:
-        self.venue = Venue(self.plan.data_dir)
+        self.venue = self.make_venue()
         self.shared |= {"VENUE_URL": self.venue.url, "VENUE_TOKEN": self.venue.token}
         await self.processes.add(self.venue)
+
+    def make_venue(self) -> Venue:
+        return Venue(self.plan.data_dir)
 
     async def _start_workers(self, cluster: Cluster) -> None:
         groups = Groups(cluster)
         counts = {service: self.plan.workers.get(service, 1) for service in SERVICES}
         self.workers = [
-            self._worker(groups, service, number, has_peers=count > 1)
+            self.worker(groups, service, number, has_peers=count > 1)
             for service, count in counts.items()
             for number in range(1, count + 1)
         ]
@@ -149,7 +158,7 @@ class Pipeline(Service):
             worker.add_future(worker.remove_former_members())
         await asyncio.gather(*(groups.until_stable(*each) for each in counts.items()))
 
-    def _worker(self, groups: Groups, service: str, number: int, *, has_peers: bool) -> Worker:
-        """With peers, a dead worker's successor leaves them the processor until they have taken over."""
+    def worker(self, groups: Groups, service: str, number: int, *, has_peers: bool) -> Worker:
+        """Make one. With peers, a dead one's successor leaves them the processor until they took over."""
         restarts = Restarts(pause_s_min=TAKE_OVER_S if has_peers else 0.05)
         return Worker(service, number, self.plan.data_dir, groups, self.shared, restarts=restarts)

@@ -124,10 +124,12 @@ class Feed(Child):
         orders: int | None,
         speed: str,
         seed: int | None,
+        accounts: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__("feed", data_dir / "logs", **kwargs)
         self._shared = shared
+        self._accounts = accounts
         self._orders = orders
         self._speed = speed
         self._seed = seed
@@ -137,6 +139,7 @@ class Feed(Child):
             *(sys.executable, "-m", "feed", "--resume", "--speed", self._speed),
             *("--orders", str(self._orders or "unlimited")),
             *(() if self._seed is None else ("--seed", str(self._seed))),
+            *(() if self._accounts is None else ("--accounts", str(self._accounts))),
         ]
 
     def environment(self) -> dict[str, str]:

@@ -25,6 +25,8 @@ def make_service(name: str) -> App:
             session_timeout_s=chosen.session_timeout_s,
             heartbeat_interval_s=chosen.heartbeat_interval_s,
             batch_records_max=chosen.batch_records_max,
+            disk_free_bytes_min=chosen.disk_free_bytes_min,
+            stuck_s_max=chosen.stuck_s_max,
         ),
         topics=TOPICS,
         modules=[f"agents.{name}"],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import growth, latency, memory, restore, risk, throughput
+from bench import failover, growth, latency, memory, overhead, restore, risk, throughput
 from bench.broker import broker
 from bench.contenders import JOB
 from bench.kafka import Cluster, KafkaException
@@ -24,10 +24,12 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "job": Benchmark(throughput.TITLE, throughput.run),
     "risk": Benchmark(risk.TITLE, risk.run),
+    "overhead": Benchmark(overhead.TITLE, overhead.run),
     "latency": Benchmark(latency.TITLE, latency.run),
     "restore": Benchmark(restore.TITLE, restore.run),
     "memory": Benchmark(memory.TITLE, memory.run),
     "growth": Benchmark(growth.TITLE, growth.run),
+    "failover": Benchmark(failover.TITLE, failover.run),
 }
 
 

@@ -43,6 +43,7 @@ def make_app(given: Options) -> Any:
         modules=[],
         datadir=given.data_dir,
         web_enabled=False,
+        broker_client_id=given.client_id,
     )
     positions = app.Table("positions", value_type=job.Position)
 

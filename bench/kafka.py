@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from confluent_kafka import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
     Consumer,
+    ConsumerGroupState,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -57,10 +58,32 @@ class Cluster:
         finally:
             consumer.close()
 
+    def owners(self, group: str, topic: str) -> dict[str, set[int]]:
+        """Which partitions of a topic each member of a group has, by client id; {} while it is unstable."""
+        (future,) = self._admin.describe_consumer_groups([group]).values()
+        found = future.result(REQUEST_SECONDS_MAX)
+        if found.state != ConsumerGroupState.STABLE:
+            return {}
+        return {
+            member.client_id: {
+                each.partition for each in member.assignment.topic_partitions if each.topic == topic
+            }
+            for member in found.members
+        }
+
     def delete_group(self, group: str) -> None:
-        """Forget where a consumer group stands; its members must be gone."""
-        for future in self._admin.delete_consumer_groups([group]).values():
-            future.result(REQUEST_SECONDS_MAX)
+        """Forget where a consumer group stands; waits for the sessions of members that were killed."""
+        deadline = time.monotonic() + REQUEST_SECONDS_MAX
+        while True:
+            (future,) = self._admin.delete_consumer_groups([group]).values()
+            try:
+                future.result(REQUEST_SECONDS_MAX)
+                return
+            except KafkaException as error:
+                is_busy = error.args[0].code() == KafkaError.NON_EMPTY_GROUP
+                if not is_busy or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def fill(
         self, topic: str, records: Iterable[tuple[bytes, bytes]], headers: Sequence[tuple[str, bytes]] = ()

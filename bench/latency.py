@@ -98,6 +98,8 @@ def times(cluster: Cluster, input_topic: str, output: str, samples: int) -> Time
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
+    if len(values) == 1:
+        return values[0]
     return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 

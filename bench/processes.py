@@ -79,6 +79,13 @@ class Child:
         """Processor time of the process and its children so far (Linux)."""
         return sum(_cpu_ticks(pid) for pid in (self.pid, *_descendants(self.pid))) / os.sysconf("SC_CLK_TCK")
 
+    def kill(self) -> float:
+        """SIGKILL; returns when it is gone, with the moment just before the signal."""
+        at = time.monotonic()
+        self._process.kill()
+        self._process.wait()
+        return at
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to its whole group after `STOP_SECONDS_MAX`."""
         if self._process.poll() is None:

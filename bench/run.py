@@ -59,15 +59,15 @@ class Bench:
         self.cluster = cluster
         self.directory = directory
         self._numbers = itertools.count(1)
-        self._filled: set[str] = set()
+        self.filled: set[str] = set()
 
     def input(self, records: int, partitions: int, accounts: int = job.ACCOUNTS, warm: bool = False) -> str:
         """The topic with these orders; filled once, read by all."""
         topic = f"orders-{records}-{accounts}-{partitions}{'-warm' if warm else ''}"
-        if topic not in self._filled:
+        if topic not in self.filled:
             self.cluster.create_topic(topic, partitions)
             self.cluster.fill(topic, job.records(records, accounts, warm))
-            self._filled.add(topic)
+            self.filled.add(topic)
         return topic
 
     def new_topic(self, name: str, partitions: int) -> str:
@@ -76,8 +76,11 @@ class Bench:
         self.cluster.create_topic(topic, partitions)
         return topic
 
-    def command(self, contender: Contender) -> list[str]:
-        return _command(contender, self.directory)
+    def command(self, contender: Contender, **arguments: object) -> list[str]:
+        """The command line of a worker; the arguments are those of `worker.Options`."""
+        given = {"bootstrap": self.cluster.bootstrap, "guarantee": contender.guarantee, **arguments}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        return _command(contender, self.directory) + flags
 
     @contextmanager
     def worker(
@@ -94,17 +97,16 @@ class Bench:
         directory = self.directory / app_id
         directory.mkdir()
         self.cluster.create_topic(output, partitions)
-        arguments = {
-            "bootstrap": self.cluster.bootstrap,
-            "input": input_topic,
-            "output": output,
-            "app-id": app_id,
-            "data-dir": directory / "state",
-            "guarantee": contender.guarantee,
-            "partitions": partitions,
-            "goal": goal,
-        }
-        command = self.command(contender) + [f"--{name}={value}" for name, value in arguments.items()]
+        command = self.command(
+            contender,
+            input=input_topic,
+            output=output,
+            app_id=app_id,
+            client_id=app_id,
+            data_dir=directory / "state",
+            partitions=partitions,
+            goal=goal,
+        )
         try:
             with child(str(contender), command, directory / "log") as process:
                 yield Worker(process, app_id, input_topic, output, partitions)

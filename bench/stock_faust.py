@@ -38,6 +38,7 @@ def make_app(given: Options) -> Any:
     app = faust.App(
         given.app_id,
         broker=f"aiokafka://{given.bootstrap}",
+        broker_client_id=given.client_id,
         datadir=str(given.data_dir),
         topic_partitions=given.partitions,
         **settings,
@@ -46,7 +47,10 @@ def make_app(given: Options) -> Any:
     @app.on_rebalance_complete.connect
     async def tell_recovery(*_: Any, **__: Any) -> None:
         recovery: Any = app.tables.recovery  # type: ignore[attr-defined]
-        mark("restored", seconds=recovery._recovery_ended_at - recovery._recovery_started_at)
+        if (
+            recovery._recovery_started_at and recovery._recovery_ended_at
+        ):  # it may have had nothing to restore
+            mark("restored", seconds=recovery._recovery_ended_at - recovery._recovery_started_at)
 
     return app
 

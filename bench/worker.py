@@ -14,13 +14,14 @@ from pathlib import Path
 class Options:
     """A worker reads `input`, writes `output`, keeps its state in `data_dir`, and runs until SIGTERM.
 
-    `goal` is what it may be set up for: "throughput" or "latency".
+    `goal` is what it may be set up for: "throughput" or "latency". Kafka knows it by its `client_id`.
     """
 
     bootstrap: str
     input: str
     output: str
     app_id: str
+    client_id: str
     data_dir: Path
     guarantee: str
     partitions: int
@@ -30,7 +31,7 @@ class Options:
 def options(argv: Sequence[str] | None = None) -> Options:
     """Parse the command line, and from now on end when stdin does: the parent is gone then."""
     parser = argparse.ArgumentParser()
-    for name in ("bootstrap", "input", "output", "app-id"):
+    for name in ("bootstrap", "input", "output", "app-id", "client-id"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--guarantee", choices=("exactly_once", "at_least_once"), required=True)

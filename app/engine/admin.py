@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 
+from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError
 
-from app.engine.cluster import retry
+from app.engine.cluster import RETRIABLE, retry
 from app.engine.topics import TopicSpec
 
 log = logging.getLogger(__name__)
@@ -15,11 +17,11 @@ log = logging.getLogger(__name__)
 async def ensure_topics(
     bootstrap: str, topics: Iterable[TopicSpec], *, partitions: int, replication_factor: int, client_id: str
 ) -> None:
-    """Create what is missing; `partitions` is for topics that do not say."""
+    """Create what is missing, however long Kafka is away; `partitions` is for topics that do not say."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id=client_id)
     await retry(admin.start)
     try:
-        existing = set(await admin.list_topics())
+        existing = set(await retry(admin.list_topics))
         missing = [
             NewTopic(
                 name=topic.name,
@@ -31,7 +33,7 @@ async def ensure_topics(
             if topic.name not in existing
         ]
         for topic in missing:
-            await _create(admin, topic)
+            await retry(partial(_create, admin, topic))
     finally:
         await admin.close()
 
@@ -39,6 +41,8 @@ async def ensure_topics(
 async def _create(admin: AIOKafkaAdminClient, topic: NewTopic) -> None:
     response = await admin.create_topics([topic])
     for name, code, *rest in response.topic_errors:
+        if (error := errors.for_code(code)) in RETRIABLE:
+            raise error()
         if code not in (0, TopicAlreadyExistsError.errno):
             raise RuntimeError(f"topic {name} cannot be created: {rest[0] if rest else code}")
     log.info("created topic %s, %s partitions", topic.name, topic.num_partitions)

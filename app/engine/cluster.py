@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.partitioner import murmur2
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
@@ -22,6 +23,24 @@ T = TypeVar("T")
 
 # Two debug records a request are built even when nobody prints them: a fifth of a small transaction's time.
 logging.getLogger("aiokafka").setLevel(logging.INFO)
+
+_send = AIOKafkaConnection.send
+
+
+def _send_or_lose(connection: Any, request: Any, expect_response: bool = True) -> Any:
+    """Take a connection that has just closed for a lost one.
+
+    uvloop raises RuntimeError then, and aiokafka expects OSError (aiokafka issue 1038): its refresher of
+    leaders ended of it, and whoever waited for the leaders waited for ever.
+    """
+    try:
+        return _send(connection, request, expect_response)
+    except RuntimeError as error:
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise errors.KafkaConnectionError(f"{connection} has just closed") from error
+
+
+AIOKafkaConnection.send = _send_or_lose
 
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 EARLIEST, LATEST = -2, -1
@@ -211,18 +230,18 @@ class Cluster:
     async def coordinator(self, kind: int, key: str) -> int:
         """The node that coordinates a group (kind 0) or a transactional id (kind 1)."""
         if (kind, key) not in self._coordinators:
-            node = await retry(lambda: self._client.coordinator_lookup(kind, key))
-            await self._until_known(node)
-            self._coordinators[kind, key] = node
+            self._coordinators[kind, key] = await retry(partial(self._look_up, kind, key))
         return self._coordinators[kind, key]
 
     def forget_coordinator(self, kind: int, key: str) -> None:
         self._coordinators.pop((kind, key), None)
 
-    async def _until_known(self, node: int) -> None:
-        while self._client.cluster.broker_metadata(node) is None:
+    async def _look_up(self, kind: int, key: str) -> int:
+        node: int = await self._client.coordinator_lookup(kind, key)
+        if self._client.cluster.broker_metadata(node) is None:
             await self.refresh()
-            await asyncio.sleep(RETRY_PAUSE_S)
+            raise errors.StaleMetadata(f"node {node} coordinates {key}, and is not among those that live")
+        return node
 
     async def offsets(self, tps: Iterable[TP], which: int, isolation: int = READ_COMMITTED) -> dict[TP, int]:
         """The first (EARLIEST) or last (LATEST) offset of each partition.

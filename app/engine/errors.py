@@ -8,7 +8,9 @@ EngineError
     ├── PositionGap       a batch does not begin where the task's last one ended
     ├── ChangelogMismatch the local table and its changelog cannot belong together
     ├── OffsetsLost       the tables hold records but the group has no offsets: all would count twice
-    └── StoreFailed       what Kafka has committed cannot be written to the local table
+    └── StoreFailed       the local tables cannot be read or written
+        ├── StoreFull         for want of room: they are opened and restored again when there is some
+        └── StoreDamaged      their files are damaged: they are moved aside and restored
 """
 
 
@@ -45,4 +47,12 @@ class OffsetsLost(CannotGoOn):
 
 
 class StoreFailed(CannotGoOn):
-    """The local table lacks what its changelog has. A restart restores it, once its disk is well."""
+    """The local tables cannot be trusted any more. A restart restores them, once their disk is well."""
+
+
+class StoreFull(StoreFailed):
+    """The disk has no room for the local tables."""
+
+
+class StoreDamaged(StoreFailed):
+    """The files of the local tables are not what RocksDB has written."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from faust.types import TP
 from app.engine.admin import ensure_topics
 from app.engine.cluster import TP as Partition
 from app.engine.cluster import Cluster
+from app.engine.disk import Disk
+from app.engine.errors import StoreFailed
 from app.engine.standby import Standby, catch_up
-from app.engine.store import TaskStore, open_store
+from app.engine.store import TaskStore, mend, open_store
 from app.engine.table import CHANGELOG_CONFIG, Table
 from app.engine.task import FINISH_S_MAX, Task
 from app.engine.topics import TopicSpec
+from app.engine.watchdog import Turn, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +42,19 @@ class TaskManager(TableManager):
         self._left: dict[int, TaskStore] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self.wanted: set[int] = set()
+        self._member = ""
+        self._questions: list[asyncio.Task[None]] = []
         self._assigned = asyncio.Condition()
         self._assignments = 0
         self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
+        self.watchdog = Watchdog(app.settings.stuck_s_max, self._turns)
         self._partition_counts: dict[str, int] = {}
         self._background: list[asyncio.Task[None]] = []
+
+    @cached_property
+    def disk(self) -> Disk:
+        """Where the tables are; known when the worker has been told its directory."""
+        return Disk(self._directory, self.app.settings.disk_free_bytes_min)
 
     @property
     def _directory(self) -> Path:
@@ -55,6 +67,7 @@ class TaskManager(TableManager):
     async def on_start(self) -> None:
         """Connect, make sure that the topics are there, and let the consumer subscribe."""
         app = self.app
+        self.watchdog.start(asyncio.get_running_loop())
         app.flow_control.resume()
         read = {*app.input_specs, *(each.topic for each in app.global_tables)}
         topics = {*app.topic_specs, *read, app.settings.dead_letters, *self._changelog_specs()}
@@ -75,6 +88,14 @@ class TaskManager(TableManager):
             self._background.append(asyncio.create_task(self._follow(global_table)))
         self._tables_finalized.set()
         self._tables_registered.set()
+
+    def _turns(self) -> dict[str, Turn]:
+        """What the watchdog times; called in its thread."""
+        found = {}
+        for task in list(self.tasks.values()):
+            found[f"the agent with a batch of {task}"] = task.agent_turn
+            found[f"a companion's unit of work of {task}"] = task.companion_turn
+        return found
 
     def _changelog_specs(self) -> Iterable[TopicSpec]:
         no_codec: Any = None  # nobody decodes a changelog through its topic
@@ -122,9 +143,17 @@ class TaskManager(TableManager):
             if previous is None or previous.done() or ends:
                 self._running[partition] = asyncio.create_task(self._own(partition, previous))
         self._follow_standbys(standbys)
+        self._question_tasks_after_absence()
         self._assignments += 1
         async with self._assigned:
             self._assigned.notify_all()
+
+    def _question_tasks_after_absence(self) -> None:
+        """Who was put out of the group may have tasks that others took over meanwhile: let each find out."""
+        _, member = self.app.consumer.membership()
+        if self.app.settings.exactly_once and self._member not in ("", member):
+            self._questions = [asyncio.create_task(task.renew()) for task in self.tasks.values()]
+        self._member = member
 
     def _let_go(self, task: Task) -> None:
         """A task whose partition has moved works on until its new owner, tables ready, fences it."""
@@ -145,7 +174,13 @@ class TaskManager(TableManager):
             self._following[partition].cancel()
         for partition in partitions - set(self.standbys):
             standby = self.standbys[partition] = Standby(
-                self.app.conf.id, partition, self._cluster, self.declared, self._directory, self._leave
+                self.app.conf.id,
+                partition,
+                self._cluster,
+                self.declared,
+                self._directory,
+                self._leave,
+                self.disk,
             )
             previous = self._running.get(partition)
             self._following[partition] = asyncio.create_task(self._keep_following(standby, previous))
@@ -165,11 +200,15 @@ class TaskManager(TableManager):
         try:
             await asyncio.gather(*(each.ready.wait() for each in self.app.global_tables))
             while partition in self.wanted and not self.should_stop:
-                store = await self._warm_store(partition)
-                if partition not in self.wanted:
-                    store.close()
-                    return
-                task = await self._run_once(partition, store)
+                try:
+                    store = await self._warm_store(partition)
+                    if partition not in self.wanted:
+                        store.close()
+                        return
+                    task = await self._run_once(partition, store)
+                except StoreFailed as error:
+                    await mend(self._directory / str(partition), error, self.disk)
+                    continue
                 if task.fenced is None or partition not in self.wanted:
                     return
                 await self._wait_for_new_assignment()
@@ -199,7 +238,8 @@ class TaskManager(TableManager):
         """The tables of a partition, close to the end of their changelogs."""
         store = self._left.pop(partition, None) or await open_store(self._directory / str(partition))
         changelogs = {table.name: Partition(table.changelog, partition) for table in self.declared}
-        await catch_up(store, self._cluster, changelogs, (self.app.conf.id, "catch up", partition))
+        lane = (self.app.conf.id, "catch up", partition)
+        await catch_up(store, self._cluster, changelogs, lane, self.disk)
         return store
 
     async def _run_once(self, partition: int, store: TaskStore) -> Task:
@@ -217,6 +257,7 @@ class TaskManager(TableManager):
             deliver=lambda batch: agent.deliver(actor, batch),
             membership=self.app.consumer.membership,
             store=store,
+            disk=self.disk,
         )
         self.tasks[partition] = task
         companions = [asyncio.create_task(self._accompany(task, fun)) for fun in self.app.task_companions]
@@ -235,6 +276,8 @@ class TaskManager(TableManager):
         await task.ready.wait()
         try:
             await fun(task)
+        except StoreFailed as error:
+            task.give_up(error)
         except Exception as error:
             if not task.closed:
                 await self.app.crash(error)
@@ -243,6 +286,7 @@ class TaskManager(TableManager):
 
     async def stop_tasks(self) -> None:
         """Let tasks finish the batch in hand, within a bound; what is left open their successors abort."""
+        self.watchdog.stop()
         self.wanted = set()
         for task in self.tasks.values():
             task.stop()
@@ -255,7 +299,7 @@ class TaskManager(TableManager):
             for each in late:
                 each.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        aside = [*self._background, *self._following.values(), *self._leaving.values()]
+        aside = [*self._background, *self._following.values(), *self._leaving.values(), *self._questions]
         for each in aside:
             each.cancel()
         await asyncio.gather(*aside, return_exceptions=True)
@@ -269,7 +313,11 @@ class TaskManager(TableManager):
         return False
 
     def ready(self) -> bool:
-        """Whether the group has assigned partitions and each of them is restored and processing."""
-        return self._assignments > 0 and all(
-            partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self.wanted
+        """Whether partitions are assigned, each of them is restored and processing, and the disk has room."""
+        return (
+            self._assignments > 0
+            and not self.disk.is_full
+            and all(
+                partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self.wanted
+            )
         )

@@ -18,6 +18,7 @@ from app.engine.cluster import (
     Cluster,
     Fetched,
 )
+from app.engine.disk import Disk
 from app.engine.errors import ChangelogMismatch
 from app.engine.store import TaskStore
 
@@ -30,7 +31,9 @@ FORGET_AFTER_MS = 12 * 3600 * 1000
 """A local table older than this is restored whole: deletions leave a compacted log after a day."""
 
 
-async def restore(store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object) -> int:
+async def restore(
+    store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object, disk: Disk | None = None
+) -> int:
     """Apply what each table's changelog has beyond the local offset; returns the number of records.
 
     Reads committed records up to the last stable offset; transaction markers and aborted records count as
@@ -41,6 +44,8 @@ async def restore(store: TaskStore, cluster: Cluster, changelogs: Mapping[str, T
     count = 0
     started = time.monotonic()
     while behind := {tp: at for tp, at in positions.items() if at < ends[tp]}:
+        if disk is not None:
+            await disk.room()
         for fetched in await _fetch(cluster, behind, lane, RESTORE_WAIT_MS):
             count += _apply(store, tables[fetched.tp], fetched)
             positions[fetched.tp] = fetched.next_position
@@ -51,7 +56,12 @@ async def restore(store: TaskStore, cluster: Cluster, changelogs: Mapping[str, T
 
 
 async def follow(
-    store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object, lag: dict[str, int]
+    store: TaskStore,
+    cluster: Cluster,
+    changelogs: Mapping[str, TP],
+    lane: object,
+    lag: dict[str, int],
+    disk: Disk | None = None,
 ) -> None:
     """Keep the tables of a partition that another worker owns close to the end of their changelogs, for ever.
 
@@ -61,6 +71,8 @@ async def follow(
     positions, ends = await _bounds(store, cluster, tables)
     lag.update({table: max(0, ends[tp] - positions[tp]) for tp, table in tables.items()})
     while True:
+        if disk is not None:
+            await disk.room()
         for fetched in await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS):
             table = tables[fetched.tp]
             _apply(store, table, fetched)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from app.engine.cluster import TP, Cluster
-from app.engine.errors import ChangelogMismatch
+from app.engine.disk import Disk
+from app.engine.errors import ChangelogMismatch, StoreFailed
 from app.engine.restore import follow, restore
-from app.engine.store import TaskStore, open_store
+from app.engine.store import TaskStore, mend, open_store
 from app.engine.table import Table, TaskTable
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Standby:
         tables: Sequence[Table],
         directory: Path,
         leave: Callable[[TaskStore], None] = TaskStore.close,
+        disk: Disk | None = None,
     ) -> None:
         self.partition = partition
         self.lag: dict[str, int] = {}
@@ -46,29 +48,46 @@ class Standby:
         self._declared = tables
         self._path = directory / str(partition)
         self._leave = leave
+        self._disk = disk or Disk(directory, 0)
 
     async def run(self, previous: "asyncio.Task[None] | None") -> None:
         """Follow once `previous`, who may have the tables open, has ended."""
         if previous is not None:
             await asyncio.wait([previous])
+        while True:
+            try:
+                return await self._follow()
+            except StoreFailed as error:
+                self.lag.clear()
+                await mend(self._path, error, self._disk)
+
+    async def _follow(self) -> None:
         store = await open_store(self._path)
         self.tables = {table.name: TaskTable(table, store, self.partition) for table in self._declared}
+        leave = self._leave
         try:
-            await follow(store, self._cluster, self._changelogs, self._lane, self.lag)
+            await follow(store, self._cluster, self._changelogs, self._lane, self.lag, self._disk)
         except ChangelogMismatch as error:
+            self.lag.clear()
             log.error("no standby of partition %s: %s", self.partition, error)
+            leave = TaskStore.close
+        except StoreFailed:
+            leave = TaskStore.close
+            raise
         finally:
             self.tables = {}
-            self._leave(store)
+            leave(store)
 
 
-async def catch_up(store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object) -> None:
+async def catch_up(
+    store: TaskStore, cluster: Cluster, changelogs: Mapping[str, TP], lane: object, disk: Disk
+) -> None:
     """Bring a partition's tables close to the end while its owner, if there still is one, works on.
 
     What is left for the task to restore, once the owner is fenced, is a tail. Closes the store on failure.
     """
     try:
-        while await restore(store, cluster, changelogs, lane) > CAUGHT_UP_RECORDS:
+        while await restore(store, cluster, changelogs, lane, disk) > CAUGHT_UP_RECORDS:
             pass
     except BaseException:
         store.close()

@@ -5,6 +5,7 @@ changelog offset of a table stands under a key of its own and changes in the wri
 """
 
 import asyncio
+import gc
 import logging
 import re
 import shutil
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch
+
+from app.engine.disk import Disk
+from app.engine.errors import StoreDamaged, StoreFailed, StoreFull
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +44,12 @@ def _close_unwanted(opening: "asyncio.Future[TaskStore]") -> None:
         opening.result().close()
 
 
+_NO_ROOM = re.compile("No space left|Disk quota exceeded")
 _LOCKED = re.compile("While lock file|lock hold by")
 _DAMAGED = re.compile("^Corruption|^IO error: No such file")
 """What RocksDB says. A full disk or missing rights are no damage: moving the database would not help."""
+
+MEND_PAUSE_S = 0.5
 
 Changes = Mapping[str, Mapping[bytes, bytes | None]]
 _block_cache = Cache(BLOCK_CACHE_BYTES)
@@ -88,25 +95,29 @@ class TaskStore:
                 return Rdict(str(self.path), _options(), access_type=AccessType.read_write())
             except Exception as error:  # rocksdict has one exception for everything
                 if _LOCKED.search(str(error)) and time.monotonic() < give_up_at:
+                    gc.collect()  # an iterator that a failure has left behind keeps a closed database open
                     time.sleep(0.05)
                 elif _DAMAGED.search(str(error)) and self.path.exists() and not moved:
-                    self._move_aside(error)
+                    move_aside(self.path, error)
                     moved = True
                 else:
-                    raise
-
-    def _move_aside(self, error: Exception) -> None:
-        for earlier in self.path.parent.glob(f"{self.path.name}.damaged-*"):
-            shutil.rmtree(earlier, ignore_errors=True)
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        self.path.rename(aside)
-        log.error(
-            "%s cannot be opened (%s): moved to %s, restoring from the changelog", self.path, error, aside
-        )
+                    raise store_failure(self.path, error) from error
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        value: bytes | None = self._db.get(table.encode() + b"\x00" + key)
+        return self._read(table.encode() + b"\x00" + key)
+
+    def _read(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise store_failure(self.path, error) from error
         return value
+
+    def _write(self, batch: WriteBatch) -> None:
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            raise store_failure(self.path, error) from error
 
     def apply(self, changes: Changes, offsets: Mapping[str, int]) -> None:
         """Write changed records (None deletes) and the next changelog offset of their tables, atomically."""
@@ -121,11 +132,11 @@ class TaskStore:
         now_ms = time.time_ns() // 1_000_000
         for table, offset in offsets.items():
             batch.put(_OFFSET_PREFIX + table.encode(), _OFFSET.pack(offset, now_ms))
-        self._db.write(batch)
+        self._write(batch)
         self.written_at = time.monotonic()
 
     def applied(self, table: str) -> Applied | None:
-        value = self._db.get(_OFFSET_PREFIX + table.encode())
+        value = self._read(_OFFSET_PREFIX + table.encode())
         return None if value is None else Applied(*_OFFSET.unpack(value))
 
     def scan(self, table: str, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
@@ -136,6 +147,19 @@ class TaskStore:
             if not key.startswith(prefix):
                 return
             yield key[len(prefix) :], value
+            start = key
+        self._require_the_end_behind(start)
+
+    def _require_the_end_behind(self, key: bytes) -> None:
+        """rocksdict's iteration ends without a word where a block is damaged: look there once more."""
+        look = self._db.iter()
+        look.seek(key)
+        if look.valid():
+            look.next()
+        try:
+            look.status()
+        except Exception as error:
+            raise store_failure(self.path, error) from error
 
     def forget(self, table: str) -> None:
         """Drop a table, so that it is restored from the beginning of its changelog."""
@@ -143,13 +167,51 @@ class TaskStore:
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(prefix + b"\x00", prefix + b"\x01")
         batch.delete(_OFFSET_PREFIX + prefix)
-        self._db.write(batch)
+        self._write(batch)
 
     def close(self) -> None:
+        """Close. What cannot be flushed now is in the log on disk, or comes again from the changelog."""
         if self._db is not None:
-            self._db.close()
-            self._db = None
+            db, self._db = self._db, None
+            try:
+                db.close()
+            except Exception as error:
+                log.warning("%s was not closed cleanly: %s", self.path, error)
 
     def destroy(self) -> None:
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def store_failure(path: Path, error: Exception) -> StoreFailed:
+    """What kind of failure RocksDB's error is."""
+    if isinstance(error, StoreFailed):
+        return error
+    if _NO_ROOM.search(str(error)):
+        return StoreFull(f"{path} has no room: {error}")
+    if _DAMAGED.search(str(error)):
+        return StoreDamaged(f"{path} is damaged: {error}")
+    return StoreFailed(f"{path}: {error}")
+
+
+def move_aside(path: Path, error: Exception) -> None:
+    """Put a damaged database, if it is still there, out of the way; of several, the newest is kept."""
+    if not path.exists():
+        return
+    for earlier in path.parent.glob(f"{path.name}.damaged-*"):
+        shutil.rmtree(earlier, ignore_errors=True)
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    path.rename(aside)
+    log.error("%s is damaged (%s): moved to %s, restoring from the changelog", path, error, aside)
+
+
+async def mend(path: Path, error: StoreFailed, disk: Disk) -> None:
+    """Make good what the closed tables at `path` have failed of; raises `error` if nothing helps."""
+    if isinstance(error, StoreDamaged):
+        move_aside(path, error)
+    elif isinstance(error, StoreFull):
+        log.error("%s: waiting for room, then restoring its tail: %s", path, error)
+    else:
+        raise error
+    await asyncio.sleep(MEND_PAUSE_S)
+    await disk.room()

@@ -118,10 +118,6 @@ class TaskTable:
         return self._store.scan(self.name, after)
 
     @property
-    def is_empty(self) -> bool:
-        return next(self.scan(), None) is None
-
-    @property
     def offset(self) -> int:
         """The changelog offset up to which this state goes."""
         applied = self._store.applied(self.name)

@@ -17,12 +17,14 @@ from aiokafka import errors
 
 from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
 from app.engine.dead_letter import QUARANTINE, DeadLetters
-from app.engine.errors import Fenced, OffsetsLost, Poison, PositionGap, StoreFailed, Transient
+from app.engine.disk import Disk
+from app.engine.errors import Fenced, OffsetsLost, Poison, PositionGap, Transient
 from app.engine.restore import restore
-from app.engine.store import TaskStore, open_store
+from app.engine.store import TaskStore, open_store, store_failure
 from app.engine.table import Table, TaskTable
 from app.engine.topics import TopicSpec
 from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed, all_done
+from app.engine.watchdog import Turn
 from app.engine.work import Batch, Chunk, Item, UnitOfWork, unit_of_work
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,9 @@ class EngineSettings:
     `inbox_records_max` and `inbox_bytes_max` bound what a task holds beyond the batch it works on: nothing is
     fetched while one of them is reached. `fetch_bytes_max` bounds what one fetch brings of one partition,
     though a single larger record comes whole. `standby_replicas` is how many other workers, as far as there
-    are any, keep a copy of each partition's tables warm.
+    are any, keep a copy of each partition's tables warm. `disk_free_bytes_min` is the room that the tables'
+    disk has to have: with less, the worker waits. `stuck_s_max` bounds how long the event loop, or the
+    service's code with a batch in its hands, may be stuck before the worker is ended; 0 for ever.
     """
 
     bootstrap: str
@@ -59,6 +63,8 @@ class EngineSettings:
     fetch_bytes_max: int = 2 * 1024 * 1024
     attempts_max: int = 3
     standby_replicas: int = 1
+    disk_free_bytes_min: int = 64 * 1024 * 1024
+    stuck_s_max: float = 10.0
 
 
 @dataclass
@@ -108,6 +114,7 @@ class Task:
         deliver: Callable[[Batch], Awaitable[None]],
         membership: Callable[[], tuple[int, str]],
         store: TaskStore | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.app_id = app_id
         self.partition = partition
@@ -120,6 +127,7 @@ class Task:
         self.fenced: Fenced | None = None
         self.broken: Exception | None = None
         self.timings = Timings()
+        self.agent_turn, self.companion_turn = Turn(), Turn()
         self.restored: Restored | None = None
         self._in_hand = True
         self._progress_at = time.monotonic()
@@ -135,6 +143,7 @@ class Task:
         self._membership = membership
         self._lane = f"{app_id}-{partition}"
         self._store = store
+        self._disk = disk or Disk(directory, settings.disk_free_bytes_min)
         self.positions: dict[TP, int] = {}
         self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
         self._arrived = asyncio.Event()
@@ -214,7 +223,7 @@ class Task:
         self.tables = {table.name: TaskTable(table, self._store, self.partition) for table in self._declared}
         self.dead_letters.held_keys = sum(1 for _ in self.tables[QUARANTINE].scan())
         if self._starts_anew:
-            self._require_empty_tables()
+            await self._require_empty_tables()
             await self._commit_start()
         fenced_s, asked_s, restored_s = (later - earlier for earlier, later in pairwise(marks))
         log.info(
@@ -229,10 +238,15 @@ class Task:
         begins = await self._cluster.offsets(fresh, EARLIEST) if fresh else {}
         return {tp: begins[tp] if offset is None else offset for tp, offset in committed.items()}
 
-    def _require_empty_tables(self) -> None:
-        """Tables that hold something belong to offsets: without them every record would count twice."""
+    async def _require_empty_tables(self) -> None:
+        """Tables that hold something belong to offsets: without them every record would count twice.
+
+        Who slept in its take-over has asked for offsets before its successor committed any: it is fenced.
+        """
         filled = [table.name for table in self.tables.values() if next(table.scan(), None) is not None]
         if filled:
+            if self.transactional:
+                await self._producer.renew()
             raise OffsetsLost(
                 f"{self} has no committed offsets, but its tables {', '.join(filled)} hold records: the "
                 "group's offsets have expired or were deleted. Set them to where the tables stand, or "
@@ -448,13 +462,17 @@ class Task:
         What has proved to be poison is buried here: the agent, which may be what fails, has no part in it.
         """
         batch = Batch(self, part, poison, attempts, brief=brief)
-        if poison is None:
-            await self._deliver(batch)
-        else:
-            async with unit_of_work(batch) as work:
-                for _ in work.records():
-                    raise AssertionError("a batch that is poison has no records")
-        error = await batch.done
+        self.agent_turn.begin()
+        try:
+            if poison is None:
+                await self._deliver(batch)
+            else:
+                async with unit_of_work(batch) as work:
+                    for _ in work.records():
+                        raise AssertionError("a batch that is poison has no records")
+            error = await batch.done
+        finally:
+            self.agent_turn.end()
         return None if error is None else (error, batch.index)
 
     async def _back_off(self, attempt: int, error: BaseException) -> None:
@@ -479,6 +497,8 @@ class Task:
             self.positions.update(chunk.end)
             self.timings.records += len(chunk.items)
             return
+        if not await self._disk.room(self._stopping):
+            raise Transient(f"{self} was told to stop while it waited for room on the disk")
         if self.transactional:
             ends = await self._commit_transaction(work.outbox, offsets)
         else:
@@ -487,7 +507,7 @@ class Task:
         try:
             self._apply(work, changes, ends)
         except Exception as error:
-            raise StoreFailed(f"{self} cannot write to {self._path}: {error}") from error
+            raise store_failure(self._path, error) from error
         if not self.transactional and offsets:
             await self._producer.commit_offsets(offsets, *self._membership())
         self._deferred = {}

@@ -262,7 +262,7 @@ class Producer:
                 node = self._cluster.leader(tp)
                 if node is not None:
                     by_node[node][tp] = data
-            for done in await asyncio.gather(*(self._produce_to(*each) for each in by_node.items())):
+            for done in await all_done(*(self._produce_to(*each) for each in by_node.items())):
                 bases.update(done)
             batches = {tp: data for tp, data in batches.items() if tp not in bases}
             if batches:

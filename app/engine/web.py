@@ -11,7 +11,7 @@ committed. `attach(app)` adds it; then there are
     /state                        of this worker: offset, count and SHA-256 of its tables and its standbys'
     /status                       of this worker: partitions owned, standbys and their lag
     /metrics                      the same for Prometheus
-    /ready, /alive                200, or 503 while not ready
+    /ready, /alive                200, or 503 while not ready, or stuck
     /worker...                    what this worker has itself: what the others ask
 """
 
@@ -168,7 +168,8 @@ class Site:
         return _json({"service": self._app.conf.id, "ready": ready}, 200 if ready else 503)
 
     async def alive(self, request: web.Request) -> web.Response:
-        return _json({"service": self._app.conf.id, "alive": True})
+        alive = not self._app.tables.watchdog.stuck
+        return _json({"service": self._app.conf.id, "alive": alive}, 200 if alive else 503)
 
     async def worker(self, request: web.Request) -> web.Response:
         return _json(await self._reader.report())

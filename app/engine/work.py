@@ -152,6 +152,7 @@ class UnitOfWork:
         self._emitted = 0
         self._all_read = batch is None or not len(batch)
         self._now_ms = time.time_ns() // 1_000_000
+        self._turn = task.companion_turn if batch is None else task.agent_turn
 
     def __getitem__(self, table: "Table") -> TableView:
         view = self.views.get(table.name)
@@ -233,8 +234,12 @@ class UnitOfWork:
         self.callbacks.append(callback)
 
     async def __aenter__(self) -> "UnitOfWork":
+        if self.batch is not None:
+            self._turn.end()  # it is somebody else's now
         await self.task.lock.acquire()
+        self._turn.begin()
         if self.task.closed:
+            self._turn.end()
             self.task.lock.release()
             raise Fenced(f"{self.task}: no longer ours")
         return self
@@ -245,7 +250,10 @@ class UnitOfWork:
         try:
             if error is None:
                 error = await self._commit()
+            elif isinstance(error, CannotGoOn):
+                self.task.give_up(error)
         finally:
+            self._turn.end()
             self.task.lock.release()
         if self.batch is not None:
             self.batch.finish(error)
@@ -259,6 +267,7 @@ class UnitOfWork:
     async def _commit(self) -> Exception | None:
         try:
             self._require_all_read()
+            self._turn.end()
             await self.task.commit(self)
         except (Fenced, CannotGoOn) as error:
             self.task.give_up(error)

@@ -7,6 +7,7 @@ import java.util.HashMap;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
+import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.streams.KafkaStreams;
@@ -130,10 +131,18 @@ public final class Job {
     private static Properties settings(Map<String, String> given) {
         var settings = new Properties();
         settings.put(StreamsConfig.APPLICATION_ID_CONFIG, given.get("app-id"));
+        settings.put(StreamsConfig.CLIENT_ID_CONFIG, given.get("client-id"));
         settings.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, given.get("bootstrap"));
         settings.put(StreamsConfig.STATE_DIR_CONFIG, given.get("data-dir"));
         settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         settings.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
+        // a second worker has its share at once, however little of the tables it has; by default after 10 minutes
+        settings.put(StreamsConfig.ACCEPTABLE_RECOVERY_LAG_CONFIG, Long.MAX_VALUE);
+        if (given.containsKey("session-timeout-ms")) {
+            settings.put(
+                StreamsConfig.consumerPrefix(ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG),
+                Integer.parseInt(given.get("session-timeout-ms")));
+        }
         settings.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG,
             given.get("guarantee").equals("exactly_once")
                 ? StreamsConfig.EXACTLY_ONCE_V2 : StreamsConfig.AT_LEAST_ONCE);

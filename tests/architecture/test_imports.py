@@ -100,13 +100,14 @@ def test_app_imports_neither_agents_nor_tables() -> None:
     )
 
 
-def test_nothing_but_tests_imports_the_storm() -> None:
+def test_nothing_but_tests_and_the_command_line_imports_the_storm() -> None:
     others = [package for package in PACKAGES if package not in {"storm", "tests"}]
-    assert [
+    found = [
         offence
         for package in others
         for offence in offences(package, *(each for each in PACKAGES if each != "storm"))
-    ] == []
+    ]
+    assert [each for each in found if not each.startswith("app.cli imports storm.")] == []
 
 
 def test_models_import_pydantic_and_the_standard_library_only() -> None:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     session_timeout_s: float = 1.0
     transaction_timeout_ms: int = 10_000
     standby_replicas: int = 1
+    disk_free_bytes_min: int = 0
+    stuck_s_max: float = 0.0
     stumbles: int = 0
     """How many batches make the agent fail before its unit of work, and then how many behind it."""
     ticks: int = 0
@@ -110,6 +113,8 @@ def make_app(options: Options) -> App:
             fetch_bytes_max=options.fetch_bytes_max,
             attempts_max=options.attempts_max,
             standby_replicas=options.standby_replicas,
+            disk_free_bytes_min=options.disk_free_bytes_min,
+            stuck_s_max=options.stuck_s_max,
         ),
         topics=[corrections, numbers, totals],
         modules=[],
@@ -128,6 +133,8 @@ def make_app(options: Options) -> App:
                     number = record.value
                     if number.then == "ignore":
                         continue
+                    if number.then == "wait":
+                        await asyncio.Event().wait()
                     misbehave(number.then)
                     before = work[sums].get(number.key)
                     count, total = (before.count, before.sum) if before is not None else (0, 0)
@@ -180,6 +187,8 @@ def misbehave(then: str) -> None:
     if times and tries[then] > int(times):
         return
     match kind:
+        case "hang":
+            time.sleep(3600)
         case "poison":
             raise Poison("this number can never be added")
         case "transient":

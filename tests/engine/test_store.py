@@ -215,3 +215,17 @@ def test_a_table_too_old_for_its_changelogs_deletions_is_restored_whole(
     assert _start(store, "sums", CHANGELOG, 5, 90) == 5
     assert store.get("sums", b"a") is None
     assert store.applied("sums") is None
+
+
+def test_what_a_failure_leaves_behind_does_not_keep_a_closed_database_open(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path / "0")
+    store.apply({"sums": {b"a": b"1", b"b": b"2"}}, {"sums": 2})
+    rest = store.scan("sums")
+    next(rest)
+    left_behind: list[object] = [rest]
+    left_behind.append(left_behind)  # as an error's traceback and its frames hold each other
+    store.close()
+    del rest, left_behind
+    again = TaskStore(tmp_path / "0")
+    assert again.get("sums", b"b") == b"2"
+    again.close()

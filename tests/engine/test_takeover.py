@@ -9,6 +9,7 @@ from app.engine import unit_of_work
 from app.engine.cluster import TP, Cluster
 from app.engine.errors import ChangelogMismatch, OffsetsLost, StoreFailed
 from app.engine.store import TaskStore
+from storm.steps import Gate, Step
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import Number
 from tests.engine.waiting import until
@@ -80,6 +81,24 @@ async def test_tables_without_offsets_do_not_start_from_the_beginning(
         with pytest.raises(OffsetsLost, match="offsets have expired or were deleted"):
             await worker.ended()
     assert await world.faults() == []
+
+
+async def test_a_worker_that_sleeps_in_its_first_take_over_finds_itself_fenced(world: World) -> None:
+    asleep = Gate()
+    async with (
+        BareWorker(world.options, "old", {Step.READ_OFFSETS: asleep}) as old,
+        BareWorker(world.options, "new") as new,
+    ):
+        await old.own()
+        await until(asleep.reached.is_set)
+        await new.own()
+        await world.send(*world.more(10))
+        await world.all_processed()
+        asleep.open()
+        await old.ended()
+        assert old.tasks[0].fenced is not None
+        await new.stop()
+    assert await world.faults(directories=[Path(world.options.directory) / "new"]) == []
 
 
 async def test_a_table_ahead_of_its_changelog_does_not_start(world: World) -> None:

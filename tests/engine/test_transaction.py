@@ -250,6 +250,29 @@ async def test_nothing_of_a_transaction_is_under_way_when_its_beginning_has_fail
     assert sorted(kafka.names) == ["AddOffsetsToTxn", "AddPartitionsToTxn"]
 
 
+async def test_nothing_is_under_way_to_one_leader_when_another_has_refused() -> None:
+    slow = asyncio.Event()
+
+    class Slow(Kafka):
+        def leader(self, tp: TP) -> int | None:
+            return tp.partition
+
+        async def send(self, node: int, request: Any, lane: object) -> Any:
+            if node == LOG.partition:
+                await slow.wait()
+            return await super().send(node, request, lane)
+
+    kafka = Slow((ProduceRequest, 48))
+    sending = asyncio.ensure_future(a_producer(kafka).send(an_outbox()))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not sending.done()
+    slow.set()
+    with pytest.raises(TransactionFailed):
+        await sending
+    assert [node for node, _ in kafka.at] == [OUT.partition, LOG.partition]
+
+
 async def test_a_partition_refused_for_the_sake_of_another_is_tried_again() -> None:
     class Partly(Kafka):
         async def send(self, node: int, request: Any, lane: object) -> Any:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,15 @@ def workers() -> Iterator[Any]:
 
 
 @asynccontextmanager
-async def load(world: World, count: int = 10) -> AsyncIterator[None]:
-    """Numbers keep coming in."""
+async def load(world: World, count: int = 10, *, corrections: bool = False) -> AsyncIterator[None]:
+    """Numbers keep coming in, and corrections if they shall."""
     over = asyncio.Event()
 
     async def send() -> None:
         while not over.is_set():
             await world.send(*world.more(count, keys=23))
+            if corrections:
+                await world.send(*world.more(count, keys=23), topic=world.corrections.name)
             await asyncio.sleep(0.03)
 
     sending = asyncio.create_task(send())
@@ -159,6 +161,7 @@ async def test_a_worker_frozen_in_its_commit_is_fenced_and_joins_again(make_worl
             frozen.signal(signal.SIGCONT)
             await until(lambda: "is fenced" in frozen.said())
             await until(lambda: "is ours" in frozen.said().split("is fenced")[-1])
+            await until(lambda: shared_out([frozen, awake], 2))
             await committed_more(world, 200)
             awake.kill()
             await committed_more(world, 100)
@@ -166,6 +169,36 @@ async def test_a_worker_frozen_in_its_commit_is_fenced_and_joins_again(make_worl
         frozen.signal(signal.SIGTERM)
         assert await frozen.ended() == 0
     assert await world.faults(directories=directories(world, "frozen", "awake")) == []
+
+
+async def test_zombies_are_fenced_and_work_again_under_load_and_when_idle(make_world: MakeWorld) -> None:
+    """Both inputs flow; in turn each worker sleeps past its session and wakes up as if it owned all."""
+    world = await make_world(partitions=4)
+    with workers() as start:
+        pair = [start(world, name) for name in "ab"]
+        await until(lambda: shared_out(pair, 4))
+        await until(lambda: all(ours(p) in each.said() for each in pair for p in given(each)[0]))
+        for number, (zombie, other) in enumerate([pair, pair[::-1], pair]):
+            idle = number == 2
+            async with nullcontext() if idle else load(world, corrections=True):
+                zombie.signal(signal.SIGSTOP)
+                await zombie.frozen()
+                await until(lambda: not given(other)[1])  # the group has given it everything  # noqa: B023
+                if not idle:
+                    await committed_more(world, 200)
+                before = len(zombie.said())
+                zombie.signal(signal.SIGCONT)
+                await until(lambda: "is fenced" in zombie.said()[before:])  # noqa: B023
+                await until(lambda: shared_out(pair, 4))
+                await until(
+                    lambda: all(ours(partition) in zombie.said()[before:] for partition in given(zombie)[0])  # noqa: B023
+                )
+            await world.send(*world.more(100))
+            await world.all_processed()
+        for each in pair:
+            each.signal(signal.SIGTERM)
+            assert await each.ended() == 0
+    assert await world.faults(directories=directories(world, "a", "b")) == []
 
 
 async def test_a_partition_that_moves_is_worked_at_until_its_new_owner_has_the_tables(
@@ -208,6 +241,11 @@ async def test_a_killed_worker_s_partitions_go_to_the_workers_that_followed_them
             assert owned & given(process)[0] <= standbys
         await world.all_processed()
     assert await world.faults(directories=directories(world, "b", "c")) == []
+
+
+def ours(partition: int) -> str:
+    """What a worker says when it has taken a partition over."""
+    return f"-{partition} is ours"
 
 
 def given(process: WorkerProcess) -> tuple[set[int], set[int]]:
@@ -336,6 +374,7 @@ async def test_a_broker_killed_again_and_again_costs_nothing_and_a_worker_ends_w
         directory=str(tmp_path),
         partitions=8,
         transaction_timeout_ms=1_000,  # shorter than the broker is away
+        stuck_s_max=4.0,
     )
     async with World(options) as world:
         with workers() as start:

@@ -1,5 +1,6 @@
 """A storm's Kafka on real processes: nodes die and come back, clients are cut off, and nothing is lost."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.errors import BrokerDiedError
 from storm.kafka import KafkaNodes
@@ -45,7 +48,20 @@ def worker(world: World, kafka: KafkaNodes, name: str) -> Iterator[WorkerProcess
         process.kill()
 
 
-@pytest.mark.timeout(300)
+async def durability(kafka: KafkaNodes, topic: str) -> tuple[set[int], str]:
+    """How many copies the topic's partitions have, and how many have to be in sync for a record to count."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        (found,) = await admin.describe_topics([topic])
+        (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    finally:
+        await admin.close()
+    config = {name: value for name, value, *_ in answer.resources[0][4]}
+    return {len(each["replicas"]) for each in found["partitions"]}, config["min.insync.replicas"]
+
+
+@pytest.mark.timeout(600)  # each of three nodes starts twice
 async def test_any_of_three_nodes_may_die_under_load_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     async with KafkaNodes(tmp_path / "kafka", 3) as kafka:
         await kafka.ready()
@@ -54,6 +70,8 @@ async def test_any_of_three_nodes_may_die_under_load_and_nothing_is_lost_or_doub
             with worker(world, kafka, "sum-1") as first, worker(world, kafka, "sum-2") as second:
                 async with load(world):
                     await committed_more(world, 100)
+                    for topic in (world.changelog, "__consumer_offsets", "__transaction_state"):
+                        assert await durability(kafka, topic) == ({3}, "2"), topic
                     for node in (1, 2, 3):
                         await kafka.kill(node)
                         await committed_more(world, 200)
@@ -107,6 +125,22 @@ async def test_a_worker_cut_off_is_replaced_and_fenced_and_the_others_never_noti
                     await committed_more(world, 100)
                 await world.all_processed()
                 assert (first.exit_code, second.exit_code) == (None, None)
+            assert await world.faults() == []
+
+
+async def test_connections_reset_again_and_again_cost_nothing(tmp_path: Path) -> None:
+    async with KafkaNodes(tmp_path / "kafka", 1) as kafka:
+        await kafka.ready()
+        async with World(options(kafka, tmp_path, partitions=2)) as world:
+            with worker(world, kafka, "sum-1") as process:
+                async with load(world):
+                    await committed_more(world, 100)
+                    for pause in range(200):
+                        kafka.proxy.reset("sum-1.")
+                        await asyncio.sleep(pause % 7 / 100)
+                    await committed_more(world, 200)
+                await world.all_processed()
+                assert process.exit_code is None
             assert await world.faults() == []
 
 

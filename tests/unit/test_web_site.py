@@ -69,7 +69,13 @@ class Group:
         app = SimpleNamespace(
             conf=SimpleNamespace(id="risk", canonical_url="not known yet"),
             router=SimpleNamespace(tables_metadata=self.assignment),
-            tables=SimpleNamespace(declared=TABLES, tasks=tasks, standbys={}, ready=lambda: bool(tasks)),
+            tables=SimpleNamespace(
+                declared=TABLES,
+                tasks=tasks,
+                standbys={},
+                ready=lambda: bool(tasks),
+                watchdog=SimpleNamespace(stuck=[]),
+            ),
             http_client=session,
             web=SimpleNamespace(web_app=web.Application()),
         )

@@ -1,0 +1,324 @@
+"""What each kind of fault does to the pipeline, and how long its services were gone for it."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from aiokafka import AIOKafkaProducer
+
+from app.config import settings
+from app.options import SERVICES
+from app.topics import MARKET_DATA, ORDERS, RISK_DECISIONS
+from storm.field import Field, StormWorker, until
+from storm.observer import Observer
+from storm.options import Kind
+from storm.plan import Fault
+from storm.steps import Step
+
+OUTAGE_S_MAX: Final = 90.0
+BIRTH_S_MAX: Final = 30.0
+STEP_S_MAX: Final = 8.0
+AFTERMATH_S: Final = 2.0
+TAKE_OVER_STEPS: Final = frozenset(
+    {
+        *list(Step)[: list(Step).index(Step.BEFORE_ADD)],
+        *list(Step)[list(Step).index(Step.IN_REVOCATION) : list(Step).index(Step.BEFORE_VENUE_CALL)],
+    }
+    - {Step.IN_STANDBY}
+)
+"""Steps that a worker gets to when another one is gone."""
+
+POISON: Final = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
+
+
+@dataclass
+class Done:
+    """What came of a fault. `outage_ms`: None where it does not apply or nothing came back in time.
+
+    `alone` is false when something else was under way. `others_ms` is the slowest record meanwhile: of the
+    service's other workers, and of the other services.
+    """
+
+    fault: Fault
+    at_s: float
+    alone: bool
+    outage_ms: float | None = None
+    too_long: bool = False
+    broker_start_ms: float | None = None
+    others_ms: dict[str, int] = field(default_factory=dict)
+
+
+class Injector:
+    """Does one fault after the other; outages are measured beside the next ones unless a fault is alone."""
+
+    def __init__(self, pipeline: Field, observer: Observer, seed: int) -> None:
+        self._field = pipeline
+        self._observer = observer
+        self._dice = random.Random(f"{seed} details")
+        self._began_at = time.time()
+        self._watching: set[asyncio.Task[None]] = set()
+        self._does: Mapping[Kind, Callable[[Fault, Done], Awaitable[None]]] = {
+            Kind.KILL: self._kill,
+            Kind.KILL_AT: self._kill_at,
+            Kind.KILL_UNSEEN: self._kill_unseen,
+            Kind.FREEZE: self._freeze,
+            Kind.FREEZE_AT: self._freeze_at,
+            Kind.DAMAGE: self._damage,
+            Kind.BROKER: self._kill_broker,
+            Kind.CUT: self._cut,
+            Kind.SLOW: self._slow,
+            Kind.RESET: self._reset,
+            Kind.POISON: self._poison,
+            Kind.VENUE_HANG: self._spoil_venue,
+            Kind.VENUE_DROP_ACK: self._spoil_venue,
+            Kind.VENUE_TWICE: self._spoil_venue,
+            Kind.VENUE_KILL: self._kill_venue,
+        }
+
+    async def do(self, fault: Fault) -> Done:
+        """Do it; returns when it is done, and for a fault that is alone, when all have got over it."""
+        await asyncio.sleep(fault.pause_s)
+        alone = fault.alone and await self._field.until_well()
+        done = Done(fault, round(time.time() - self._began_at, 3), alone)
+        await self._does[fault.kind](fault, done)
+        if alone:
+            await self.over()
+        return done
+
+    async def over(self) -> None:
+        """Wait until every outage that is being measured has ended."""
+        while self._watching:
+            await asyncio.gather(*self._watching)
+
+    # -- measuring
+
+    async def _victim(self, fault: Fault) -> StormWorker:
+        """The worker that is meant, once it runs."""
+        (worker,) = self._field.workers_of(fault.service, fault.worker)
+        await until(lambda: worker.pid is not None, BIRTH_S_MAX)
+        return worker
+
+    async def _busy_partitions(self, worker: StormWorker) -> list[int]:
+        return self._observer.live(worker.service, await self._field.owned(worker))
+
+    def _measure(self, done: Done, where: Mapping[str, list[int]], since_ms: float) -> None:
+        """Measure in the background how long those partitions, by service, are without output."""
+        watching = asyncio.create_task(self._watch(done, where, since_ms))
+        self._watching.add(watching)
+        watching.add_done_callback(self._watching.discard)
+
+    async def _watch(self, done: Done, where: Mapping[str, list[int]], since_ms: float) -> None:
+        found = await asyncio.gather(
+            *(self._observer.outage_ms(*each, since_ms, OUTAGE_S_MAX) for each in where.items())
+        )
+        if None in found:
+            done.too_long = True
+        elif any(where.values()):
+            done.outage_ms = round(max(each for each in found if each is not None), 1)
+        if done.alone and len(where) == 1:
+            until_ms = since_ms + AFTERMATH_S * 1000
+            await asyncio.sleep(max(0.0, until_ms / 1000 - time.time()))
+            done.others_ms = self._slowest_others(where, since_ms, until_ms)
+
+    def _slowest_others(
+        self, where: Mapping[str, list[int]], since_ms: float, until_ms: float
+    ) -> dict[str, int]:
+        ((service, partitions),) = where.items()
+        slowest = self._observer.slowest_ms(since_ms, until_ms)
+        same = [ms for (name, number), ms in slowest.items() if name == service and number not in partitions]
+        other = [ms for (name, _), ms in slowest.items() if name != service]
+        return {"same_service": max(same, default=0), "other_services": max(other, default=0)}
+
+    # -- workers
+
+    async def _kill(self, fault: Fault, done: Done) -> None:
+        worker = await self._victim(fault)
+        busy = await self._busy_partitions(worker)
+        self._shoot(worker)
+        self._measure(done, {worker.service: busy}, time.time() * 1000)
+        await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
+
+    def _shoot(self, worker: StormWorker) -> None:
+        worker.deaths.meant = True
+        worker.signal(signal.SIGKILL)
+
+    async def _kill_at(self, fault: Fault, done: Done) -> None:
+        """Arm the step; steps of a take-over are got to by killing the other workers of the service."""
+        assert fault.step is not None
+        worker = await self._victim(fault)
+        busy = await self._busy_partitions(worker)
+        since_ms = time.time() * 1000
+        worker.deaths.meant = True
+        worker.arm(fault.step, fault.number, "kill")
+        if Step(fault.step) in TAKE_OVER_STEPS:
+            done.alone = False
+            self._shoot_peers(worker)
+        if not await worker.until_dead(since_ms, STEP_S_MAX):
+            worker.disarm()
+            self._shoot(worker)
+            await worker.until_dead(since_ms, STEP_S_MAX)
+        self._measure(done, {worker.service: busy}, worker.died_at_ms)
+
+    def _shoot_peers(self, worker: StormWorker) -> None:
+        for peer in self._field.workers_of(worker.service):
+            if peer is not worker or len(self._field.workers_of(worker.service)) == 1:
+                self._shoot(peer)
+
+    async def _kill_unseen(self, fault: Fault, done: Done) -> None:
+        worker = await self._victim(fault)
+        busy = await self._busy_partitions(worker)
+        worker.unseen = True
+        worker.deaths.pause_s = settings().session_timeout_s + 1
+        self._shoot(worker)
+        self._measure(done, {worker.service: busy}, time.time() * 1000)
+        await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
+
+    async def _freeze(self, fault: Fault, done: Done) -> None:
+        worker = await self._victim(fault)
+        busy = await self._busy_partitions(worker)
+        worker.signal(signal.SIGSTOP)
+        self._measure(done, {worker.service: busy}, time.time() * 1000)
+        await self._thaw(worker, fault)
+
+    async def _freeze_at(self, fault: Fault, done: Done) -> None:
+        assert fault.step is not None
+        worker = await self._victim(fault)
+        busy = await self._busy_partitions(worker)
+        worker.arm(fault.step, fault.number, "freeze")
+        if Step(fault.step) in TAKE_OVER_STEPS:
+            done.alone = False
+            self._shoot_peers(worker)
+        await until(lambda: _is_stopped(worker.pid), STEP_S_MAX)
+        worker.disarm()
+        worker.signal(signal.SIGSTOP)
+        self._measure(done, {worker.service: busy}, time.time() * 1000)
+        await self._thaw(worker, fault)
+
+    async def _thaw(self, worker: StormWorker, fault: Fault) -> None:
+        """Let it go on, well after the group has given its partitions away."""
+        await asyncio.sleep(settings().session_timeout_s + 0.5 + 2.5 * fault.length)
+        worker.signal(signal.SIGCONT)
+
+    async def _damage(self, fault: Fault, done: Done) -> None:
+        worker = await self._victim(fault)
+        busy = await self._busy_partitions(worker)
+        self._shoot(worker)
+        self._measure(done, {worker.service: busy}, time.time() * 1000)
+        await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
+        for path in sorted(worker.data_dir.glob("v1/tables/*")):
+            if path.name.isdigit() and self._dice.random() < 0.5:
+                damage(path, self._dice)
+
+    # -- Kafka and the network
+
+    async def _kill_broker(self, fault: Fault, done: Done) -> None:
+        kafka = self._field.kafka
+        where = {
+            service: self._observer.live(service, range(int(self._field.shared["PIPELINE_PARTITIONS"])))
+            for service in SERVICES
+        }
+        node = self._dice.choice(kafka.alive)
+        since_ms = time.time() * 1000
+        await kafka.kill(node)
+        await asyncio.sleep(3 * fault.length)
+        if kafka.count == 1:
+            self._measure(done, where, since_ms)
+        await kafka.revive(node)
+        done.broker_start_ms = round((time.time() * 1000) - since_ms, 1)
+        if kafka.count > 1:
+            self._measure(done, where, since_ms)
+            await kafka.in_sync()
+
+    def _prefixes(self, fault: Fault) -> list[str]:
+        return [each.client_prefix for each in self._field.workers_of(fault.service, fault.worker)]
+
+    async def _cut(self, fault: Fault, done: Done) -> None:
+        busy = {}
+        if fault.worker:
+            busy[fault.service] = await self._busy_partitions(await self._victim(fault))
+        proxy = self._field.kafka.proxy
+        for prefix in self._prefixes(fault):
+            proxy.cut(prefix)
+        self._measure(done, busy, time.time() * 1000)
+        await asyncio.sleep(0.5 + (settings().session_timeout_s + 2) * fault.length)
+        for prefix in self._prefixes(fault):
+            proxy.heal(prefix)
+
+    async def _slow(self, fault: Fault, done: Done) -> None:
+        proxy = self._field.kafka.proxy
+        for prefix in self._prefixes(fault):
+            proxy.slow(prefix, delay_ms=5 + 60 * fault.length, bytes_per_s=2_000_000)
+        await asyncio.sleep(1 + 2 * fault.length)
+        for prefix in self._prefixes(fault):
+            proxy.heal(prefix)
+
+    async def _reset(self, fault: Fault, done: Done) -> None:
+        for prefix in self._prefixes(fault):
+            self._field.kafka.proxy.reset(prefix)
+
+    # -- what comes from outside
+
+    async def _poison(self, fault: Fault, done: Done) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=self._field.bootstrap) as producer:
+            for number in range(1 + int(4 * fault.length)):
+                for topic in (ORDERS.name, MARKET_DATA.name, RISK_DECISIONS.name):
+                    key = f"poison-{fault.index}-{number}".encode()
+                    await producer.send_and_wait(topic, self._dice.choice(POISON), key)
+
+    async def _spoil_venue(self, fault: Fault, done: Done) -> None:
+        count = 1 + int(10 * fault.length)
+        what: dict[str, int] = {
+            Kind.VENUE_HANG: {"hang_ms": 200 + int(3_000 * fault.length), "requests": count},
+            Kind.VENUE_DROP_ACK: {"drop_acks": count},
+            Kind.VENUE_TWICE: {"duplicate_reports": 5 * count},
+        }[fault.kind]
+        venue = self._field.venue
+        assert venue is not None
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {venue.token}"}) as session:
+            while True:
+                try:
+                    async with session.post(f"{venue.url}/faults", json=what) as answer:
+                        answer.raise_for_status()
+                        return
+                except (aiohttp.ClientConnectionError, OSError):
+                    await asyncio.sleep(0.1)  # it is being restarted
+
+    async def _kill_venue(self, fault: Fault, done: Done) -> None:
+        venue = self._field.venue
+        assert venue is not None
+        await until(lambda: venue.pid is not None, BIRTH_S_MAX)
+        if venue.pid is not None:
+            self._field.venue_deaths.meant = True
+            os.kill(venue.pid, signal.SIGKILL)
+        await asyncio.sleep(0.3)
+
+
+def damage(path: Path, dice: random.Random) -> None:
+    """Spoil a RocksDB directory as a dying disk would: one of its files is cut or overwritten."""
+    files = [
+        each for each in sorted(path.iterdir()) if each.suffix in (".sst", ".log") or "MANIFEST" in each.name
+    ]
+    if not files:
+        return
+    victim = dice.choice(files)
+    size = victim.stat().st_size
+    with victim.open("r+b") as file:
+        if dice.random() < 0.5:
+            file.truncate(size // 2)
+        else:
+            file.seek(size // 3)
+            file.write(dice.randbytes(max(16, size // 4)))
+
+
+def _is_stopped(pid: int | None) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

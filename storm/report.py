@@ -1,0 +1,111 @@
+"""What a storm has come to: for people and as JSON."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from checker.findings import Violation
+from storm.faults import Done
+
+IDS_SHOWN_MAX: Final = 20
+IDS_JSON_MAX: Final = 1_000
+
+
+@dataclass
+class Report:
+    """Faults, outages, orders, and what was found wrong after each round."""
+
+    seed: int
+    done: list[Done] = field(default_factory=list)
+    orders: int = 0
+    seconds: float = 0.0
+    checks: int = 0
+    violations: list[Violation] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "orders": self.orders,
+            "seconds": round(self.seconds, 1),
+            "orders_per_second": round(self.orders / max(self.seconds, 0.001), 1),
+            "checks": self.checks,
+            "faults": [_fault(each) for each in self.done],
+            "outage_ms": {kind: summary(values) for kind, values in outages(self.done, alone=True)},
+            "outage_on_top_ms": {kind: summary(values) for kind, values in outages(self.done, alone=False)},
+            "others_ms": {name: summary(values) for name, values in self._others()},
+            "violations": [
+                {"invariant": each.invariant, "message": each.message, "ids": list(each.ids[:IDS_JSON_MAX])}
+                for each in self.violations
+            ],
+        }
+
+    def _others(self) -> Iterable[tuple[str, list[float]]]:
+        """The slowest record of everybody else, in the two seconds after a fault that was alone."""
+        for name in ("same_service", "other_services"):
+            yield name, [each.others_ms[name] for each in self.done if name in each.others_ms]
+
+    def to_text(self) -> str:
+        """Outages by kind, then what is wrong."""
+        rows = [
+            *outages(self.done, alone=True),
+            *((f"{kind}, on top of others", values) for kind, values in outages(self.done, alone=False)),
+            *((f"meanwhile, {name.replace('_', ' ')}", values) for name, values in self._others()),
+        ]
+        return "\n".join(
+            [
+                f"{len(self.done):,} faults, {self.orders:,} orders in {self.seconds:,.0f} s, "
+                f"checked {self.checks} times",
+                f"{'outage in ms':<36}{'faults':>8}{'p50':>10}{'p99':>10}{'max':>10}",
+                *(_row(name, summary(values)) for name, values in rows if values),
+                *(
+                    f"VIOLATION {each.invariant}: {each.message}: {_few(each.ids)}"
+                    for each in self.violations
+                ),
+                "something is broken" if self.violations else "every invariant holds",
+            ]
+        )
+
+
+def _fault(done: Done) -> dict[str, Any]:
+    fault = done.fault
+    return {
+        "kind": str(fault.kind),
+        "service": fault.service,
+        "worker": fault.worker,
+        "step": fault.step,
+        "at_seconds": done.at_s,
+        "outage_ms": done.outage_ms,
+        "alone": done.alone,
+        "broker_start_ms": done.broker_start_ms,
+        "others_ms": done.others_ms,
+    }
+
+
+def outages(done: Sequence[Done], *, alone: bool) -> Iterable[tuple[str, list[float]]]:
+    """The measured outages by kind of fault."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for each in done:
+        if each.outage_ms is not None and each.alone is alone:
+            found[str(each.fault.kind)].append(each.outage_ms)
+    return sorted(found.items())
+
+
+def summary(values: Sequence[float]) -> dict[str, float | int | None]:
+    """p50, p99 (nearest rank), max and the count of the values."""
+    ranked = sorted(values)
+
+    def rank(part: float) -> float | None:
+        return ranked[min(len(ranked) - 1, int(part * len(ranked)))] if ranked else None
+
+    return {"count": len(ranked), "p50": rank(0.5), "p99": rank(0.99), "max": rank(1.0)}
+
+
+def _few(ids: Sequence[str]) -> str:
+    more = len(ids) - IDS_SHOWN_MAX
+    return ", ".join(ids[:IDS_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def _row(name: str, found: dict[str, float | int | None]) -> str:
+    cells = [f"{value:>10,.0f}" if value is not None else f"{'-':>10}" for value in list(found.values())[1:]]
+    return f"{name:<36}{found['count']:>8}{''.join(cells)}"
