@@ -1,18 +1,17 @@
-"""Records that nobody can take in, for every way in: at the edges, and between the services by a stranger.
+"""Records that nobody can take in: at both edges, and put between two services by a stranger.
 
-Each ends as a dead letter. Of those that quarantine their key there are two under one key, so that the
-second has to wait behind the first.
+Each ends as a dead letter. Of those that quarantine their key there are several under one key, so that all
+but the first have to wait behind it.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from app.topics import COMPLIANCE_DECISIONS, EXECUTIONS, MARKET_DATA, ORDERS, RISK_DECISIONS
+from app.topics import MARKET_DATA, ORDERS, RISK_DECISIONS
 from feed.wire import headers_of
 from models.events import TickReceived
 
 UNREADABLE = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
-BETWEEN_SERVICES = (RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS)
 
 
 class Poison(NamedTuple):
@@ -32,9 +31,8 @@ def poison(name: str) -> Iterator[Poison]:
             yield Poison(topic.name, key, value, [])
     for sequence in (1, 2):
         yield _unbelievable(name, sequence)
-    for topic in BETWEEN_SERVICES:
-        for value in UNREADABLE[:2]:
-            yield Poison(topic.name, key, value, [])
+    for value in UNREADABLE:
+        yield Poison(RISK_DECISIONS.name, key, value, [])
 
 
 def _unbelievable(symbol: str, sequence: int) -> Poison:

@@ -12,6 +12,7 @@ class Mutant:
 
     `faults` are the kinds of fault that show it, `none` where plain order flow does. `invariant` is the one
     of I1 to I7 that breaks, `engine` where the workers stop themselves, loudly, or everything stands still.
+    `workers` is how many a service has to have; None: any number above one.
     """
 
     name: str
@@ -21,3 +22,4 @@ class Mutant:
     patch: Callable[[Patch], None]
     told: str
     """What is wrong with it, in a sentence."""
+    workers: int | None = None

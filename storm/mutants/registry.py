@@ -7,8 +7,15 @@ from storm.mutants.mutant import Mutant
 from storm.mutants.pipeline import PIPELINE, SERVICES
 
 
-def _rule(name: str, told: str, invariant: str, *faults: str, services: tuple[str, ...] = SERVICES) -> Mutant:
-    return Mutant(name, services, faults, invariant, BROKEN_RULES[name].patch, told)
+def _rule(
+    name: str,
+    told: str,
+    invariant: str,
+    *faults: str,
+    services: tuple[str, ...] = SERVICES,
+    workers: int | None = None,
+) -> Mutant:
+    return Mutant(name, services, faults, invariant, BROKEN_RULES[name].patch, told, workers)
 
 
 _ENGINE: Final = (
@@ -47,6 +54,7 @@ _ENGINE: Final = (
         "RocksDB has a batch before Kafka has committed it.",
         "I1",
         "kill-at:before the commit",
+        workers=1,  # of two, the other one would do the same work once more, and heal the first one's tables
     ),
     _rule(
         "offset_before_data",
@@ -60,7 +68,12 @@ _ENGINE: Final = (
         "engine",
         "kill",
     ),
-    _rule("fenced_goes_on", "A task that is fenced takes its id back and goes on.", "I1", "freeze", "kill"),
+    _rule(
+        "fenced_goes_on",
+        "A task that is fenced takes its id back and goes on.",
+        "I1",
+        "freeze-at:before the commit",
+    ),
     _rule(
         "fenced_writes_its_store",
         "A task that is fenced writes the batch to RocksDB that Kafka has refused.",
@@ -100,18 +113,6 @@ _ENGINE: Final = (
         "I2",
         "kill-at:before the commit",
         services=("exchange",),
-    ),
-    _rule(
-        "fetch_of_an_old_assignment",
-        "A task begins with what was fetched for the one before it.",
-        "engine",
-        "kill",
-    ),
-    _rule(
-        "fetch_of_an_old_assignment_unnoticed",
-        "The same, and nobody checks where a batch begins.",
-        "I1",
-        "kill",
     ),
 )
 
