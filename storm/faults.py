@@ -15,11 +15,11 @@ from aiokafka import AIOKafkaProducer
 
 from app.config import settings
 from app.options import SERVICES
-from app.topics import MARKET_DATA, ORDERS, RISK_DECISIONS
 from storm.field import Field, StormWorker, until
 from storm.observer import Observer
 from storm.options import Kind
 from storm.plan import Fault
+from storm.poison import poison
 from storm.steps import Step
 
 OUTAGE_S_MAX: Final = 90.0
@@ -35,15 +35,13 @@ TAKE_OVER_STEPS: Final = frozenset(
 )
 """Steps that a worker gets to when another one is gone."""
 
-POISON: Final = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
-
 
 @dataclass
 class Done:
     """What came of a fault. `outage_ms`: None where it does not apply or nothing came back in time.
 
-    `alone` is false when something else was under way. `others_ms` is the slowest record meanwhile: of the
-    service's other workers, and of the other services.
+    `alone` is false when something else was under way. `gaps_elsewhere_ms` holds the longest gap of each
+    partition that the victim did not have, in the two seconds after a fault that was alone.
     """
 
     fault: Fault
@@ -52,7 +50,7 @@ class Done:
     outage_ms: float | None = None
     too_long: bool = False
     broker_start_ms: float | None = None
-    others_ms: dict[str, int] = field(default_factory=dict)
+    gaps_elsewhere_ms: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Injector:
@@ -125,16 +123,15 @@ class Injector:
         if done.alone and len(where) == 1:
             until_ms = since_ms + AFTERMATH_S * 1000
             await asyncio.sleep(max(0.0, until_ms / 1000 - time.time()))
-            done.others_ms = self._slowest_others(where, since_ms, until_ms)
+            done.gaps_elsewhere_ms = self._gaps_elsewhere(where, since_ms, until_ms)
 
-    def _slowest_others(
+    def _gaps_elsewhere(
         self, where: Mapping[str, list[int]], since_ms: float, until_ms: float
-    ) -> dict[str, int]:
+    ) -> dict[str, list[int]]:
         ((service, partitions),) = where.items()
-        slowest = self._observer.slowest_ms(since_ms, until_ms)
-        same = [ms for (name, number), ms in slowest.items() if name == service and number not in partitions]
-        other = [ms for (name, _), ms in slowest.items() if name != service]
-        return {"same_service": max(same, default=0), "other_services": max(other, default=0)}
+        longest = self._observer.longest_gaps_ms(since_ms, until_ms).items()
+        same = [ms for (name, number), ms in longest if name == service and number not in partitions]
+        return {"same_service": same, "other_services": [ms for (name, _), ms in longest if name != service]}
 
     # -- workers
 
@@ -267,10 +264,8 @@ class Injector:
 
     async def _poison(self, fault: Fault, done: Done) -> None:
         async with AIOKafkaProducer(bootstrap_servers=self._field.bootstrap) as producer:
-            for number in range(1 + int(4 * fault.length)):
-                for topic in (ORDERS.name, MARKET_DATA.name, RISK_DECISIONS.name):
-                    key = f"poison-{fault.index}-{number}".encode()
-                    await producer.send_and_wait(topic, self._dice.choice(POISON), key)
+            for each in poison(f"poison-{self._began_at:.0f}-{fault.index}"):
+                await producer.send_and_wait(each.topic, each.value, each.key, headers=each.headers)
 
     async def _spoil_venue(self, fault: Fault, done: Done) -> None:
         count = 1 + int(10 * fault.length)

@@ -22,25 +22,33 @@ OUTPUT: Final = {
 INPUT: Final = {"risk": ORDERS.name, "compliance": RISK_DECISIONS.name, "exchange": COMPLIANCE_DECISIONS.name}
 SERVICE: Final = {topic: service for service, topic in OUTPUT.items()}
 KEPT: Final = 4_096
+INPUTS_KEPT: Final = 50_000
 POLL_S: Final = 0.004
 LIVE_S: Final = 3.0
 """A partition from which nothing has come for so long has nothing to do."""
 
 
 class Seen(NamedTuple):
-    """A committed record: the broker's clock when it was appended, ours when it could be read (Unix ms)."""
+    """A committed output: the broker's clock when it was appended, ours when it could be read (Unix ms).
+
+    `asked_ms` is when the input that it answers was appended, 0 when that is not known.
+    """
 
     appended_ms: int
     seen_ms: float
+    asked_ms: int
 
 
-class Hop(NamedTuple):
-    """How long a service took over one record, by the broker's clock: input appended to output appended."""
+class Gap(NamedTuple):
+    """A time without output though there was work, by the broker's clock; it ends with an output.
+
+    It begins with the output before, or with the arrival of the input when that came later.
+    """
 
     service: str
     partition: int
-    appended_ms: int
-    took_ms: int
+    ended_ms: int
+    ms: int
 
 
 class Observer(Monitor):
@@ -52,35 +60,40 @@ class Observer(Monitor):
         super().__init__(*args, **kwargs)
         self._seen: dict[TP, deque[Seen]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._inputs: dict[str, dict[str, int]] = defaultdict(dict)
-        self._hops: deque[Hop] = deque(maxlen=10 * KEPT)
+        self._gaps: deque[Gap] = deque(maxlen=10 * KEPT)
 
     def take(self, tp: TP, records: list[Any]) -> None:
         seen_ms = time.time() * 1000
-        if tp.topic in SERVICE:
-            self._seen[tp].extend(Seen(record.timestamp, seen_ms) for record in records)
         for record in records:
-            self._note(tp, record)
+            headers = dict(record.headers)
+            if tp.topic in SERVICE:
+                asked_ms = self._match(tp, record, headers)
+                self._seen[tp].append(Seen(record.timestamp, seen_ms, asked_ms))
+            if tp.topic in INPUT.values():
+                self._await_answer(tp, record, headers)
         if tp.topic != PRICES.name:
             super().take(tp, records)
 
-    def _note(self, tp: TP, record: Any) -> None:
-        """Match outputs with their inputs: by the event id, at the exchange by the order."""
-        headers = dict(record.headers)
-        service = SERVICE.get(tp.topic)
-        if service in INPUT:
-            known = self._inputs[INPUT[service]]
-            source = _text(headers, CORRELATION_ID if service == "exchange" else EVENT_ID).partition(":")[0]
-            if (appended_ms := known.pop(source, None)) is not None:
-                took_ms = record.timestamp - appended_ms
-                self._hops.append(Hop(service, tp.partition, record.timestamp, took_ms))
-        if tp.topic in INPUT.values():
-            name = f"{tp.topic}/{tp.partition}/{record.offset}"
-            if tp.topic == COMPLIANCE_DECISIONS.name:
-                name = _text(headers, CORRELATION_ID)
-            waiting = self._inputs[tp.topic]
-            waiting[name] = record.timestamp
-            if len(waiting) > 10 * KEPT:
-                del waiting[next(iter(waiting))]
+    def _match(self, tp: TP, record: Any, headers: dict[str, bytes]) -> int:
+        """Find the input that an output answers: by the event id, at the exchange by the order."""
+        service = SERVICE[tp.topic]
+        if service not in INPUT:
+            return 0
+        source = _text(headers, CORRELATION_ID if service == "exchange" else EVENT_ID).partition(":")[0]
+        asked_ms = self._inputs[INPUT[service]].pop(source, 0)
+        if asked_ms:
+            begun_ms = max(asked_ms, self._last(service, tp.partition).appended_ms)
+            self._gaps.append(Gap(service, tp.partition, record.timestamp, record.timestamp - begun_ms))
+        return asked_ms
+
+    def _await_answer(self, tp: TP, record: Any, headers: dict[str, bytes]) -> None:
+        name = f"{tp.topic}/{tp.partition}/{record.offset}"
+        if tp.topic == COMPLIANCE_DECISIONS.name:
+            name = _text(headers, CORRELATION_ID)
+        waiting = self._inputs[tp.topic]
+        waiting[name] = record.timestamp
+        if len(waiting) > INPUTS_KEPT:
+            del waiting[next(iter(waiting))]
 
     def live(self, service: str, partitions: Iterable[int]) -> list[int]:
         """Those of the partitions that had output lately."""
@@ -89,26 +102,27 @@ class Observer(Monitor):
 
     def _last(self, service: str, partition: int) -> Seen:
         seen = self._seen.get(TP(OUTPUT[service], partition))
-        return seen[-1] if seen else Seen(0, 0)
+        return seen[-1] if seen else Seen(0, 0, 0)
 
     async def outage_ms(
         self, service: str, partitions: Iterable[int], since_ms: float, within_s: float
     ) -> float | None:
-        """From `since_ms` (Unix) until each of the partitions has output that was written after it.
+        """The longest time from `since_ms` (Unix) until a partition has output that was written after it.
 
+        Where nothing was waiting then, the time counts from the arrival of the first record that is answered.
         0 without partitions, None when it does not come within the time.
         """
-        waiting, last_ms = set(partitions), since_ms
+        waiting, outage_ms = set(partitions), 0.0
         while waiting:
             for partition in list(waiting):
                 first = self._first(service, partition, since_ms)
                 if first is not None:
                     waiting.discard(partition)
-                    last_ms = max(last_ms, first.seen_ms)
+                    outage_ms = max(outage_ms, first.seen_ms - max(since_ms, first.asked_ms))
             if time.time() * 1000 - since_ms > within_s * 1000:
                 return None
             await asyncio.sleep(POLL_S)
-        return last_ms - since_ms
+        return outage_ms
 
     def _first(self, service: str, partition: int, since_ms: float) -> Seen | None:
         last = None
@@ -118,14 +132,14 @@ class Observer(Monitor):
             last = seen
         return last
 
-    def slowest_ms(self, since_ms: float, until_ms: float) -> dict[tuple[str, int], int]:
-        """By service and partition: the longest wait of a record whose output was written in that time."""
-        slowest: dict[tuple[str, int], int] = {}
-        for hop in self._hops:
-            if since_ms <= hop.appended_ms <= until_ms:
-                place = (hop.service, hop.partition)
-                slowest[place] = max(slowest.get(place, 0), hop.took_ms)
-        return slowest
+    def longest_gaps_ms(self, since_ms: float, until_ms: float) -> dict[tuple[str, int], int]:
+        """By service and partition: the longest gap that ended in that time (Unix)."""
+        longest: dict[tuple[str, int], int] = {}
+        for gap in self._gaps:
+            if since_ms <= gap.ended_ms <= until_ms:
+                place = (gap.service, gap.partition)
+                longest[place] = max(longest.get(place, 0), gap.ms)
+        return longest
 
 
 def _text(headers: dict[str, bytes], name: str) -> str:

@@ -33,24 +33,23 @@ class Report:
             "faults": [_fault(each) for each in self.done],
             "outage_ms": {kind: summary(values) for kind, values in outages(self.done, alone=True)},
             "outage_on_top_ms": {kind: summary(values) for kind, values in outages(self.done, alone=False)},
-            "others_ms": {name: summary(values) for name, values in self._others()},
+            "gaps_elsewhere_ms": {name: summary(values) for name, values in self._elsewhere()},
             "violations": [
                 {"invariant": each.invariant, "message": each.message, "ids": list(each.ids[:IDS_JSON_MAX])}
                 for each in self.violations
             ],
         }
 
-    def _others(self) -> Iterable[tuple[str, list[float]]]:
-        """The slowest record of everybody else, in the two seconds after a fault that was alone."""
+    def _elsewhere(self) -> Iterable[tuple[str, list[float]]]:
         for name in ("same_service", "other_services"):
-            yield name, [each.others_ms[name] for each in self.done if name in each.others_ms]
+            yield name, [float(ms) for each in self.done for ms in each.gaps_elsewhere_ms.get(name, ())]
 
     def to_text(self) -> str:
         """Outages by kind, then what is wrong."""
         rows = [
             *outages(self.done, alone=True),
             *((f"{kind}, on top of others", values) for kind, values in outages(self.done, alone=False)),
-            *((f"meanwhile, {name.replace('_', ' ')}", values) for name, values in self._others()),
+            *((f"gaps elsewhere, {name.replace('_', ' ')}", values) for name, values in self._elsewhere()),
         ]
         return "\n".join(
             [
@@ -78,7 +77,7 @@ def _fault(done: Done) -> dict[str, Any]:
         "outage_ms": done.outage_ms,
         "alone": done.alone,
         "broker_start_ms": done.broker_start_ms,
-        "others_ms": done.others_ms,
+        "gaps_elsewhere_ms": done.gaps_elsewhere_ms,
     }
 
 

@@ -90,7 +90,8 @@ async def _blow(
 ) -> tuple[Report, Path]:
     """Run one storm from an empty directory, or the one that was named, to its report."""
     data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="storm-"))
-    plan = Plan(data_dir=data_dir.absolute(), workers=dict.fromkeys(SERVICES, options.workers))
+    workers = (mutant.workers if mutant is not None else None) or options.workers
+    plan = Plan(data_dir=data_dir.absolute(), workers=dict.fromkeys(SERVICES, workers))
     proxied = any(fault.kind in NETWORK for faults in rounds for fault in faults)
     report = Report(options.seed)
     field = Field(plan, teller(console), brokers=options.brokers, mutant=mutant, proxied=proxied)
@@ -101,6 +102,8 @@ async def _blow(
             await field.or_crash(one.run(rounds))
         except (StuckError, ProcessError) as error:  # loud, as it should be when something is broken
             report.violations.append(Violation("engine", str(error), tuple(field.own_deaths)))
+            if isinstance(error, StuckError):
+                report.violations += (await judge(field)).violations
     if options.data_dir is None and not report.violations:
         shutil.rmtree(data_dir, ignore_errors=True)
     return report, data_dir
@@ -250,6 +253,7 @@ async def _chase(options: StormOptions, console: Console, mutant: Mutant) -> dic
 
 def _rounds_for(mutant: Mutant, options: StormOptions) -> list[list[Fault]]:
     """A few faults of the kinds that show it, on the services that have it, again and again."""
+    workers = mutant.workers or options.workers
     rounds = []
     for number in range(MUTANT_ROUNDS_MAX):
         faults = []
@@ -263,7 +267,7 @@ def _rounds_for(mutant: Mutant, options: StormOptions) -> list[list[Fault]]:
                 seed,
                 {Kind(kind): 1},
                 [step or str(Step.BEFORE_COMMIT)],
-                options.workers,
+                workers,
                 services=mutant.services,
             )
         rounds.append(faults)
