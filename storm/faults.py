@@ -24,7 +24,7 @@ from storm.steps import Step
 
 OUTAGE_S_MAX: Final = 90.0
 BIRTH_S_MAX: Final = 30.0
-STEP_S_MAX: Final = 8.0
+STEP_S_MAX: Final = 4.0
 AFTERMATH_S: Final = 2.0
 TAKE_OVER_STEPS: Final = frozenset(
     {
@@ -211,6 +211,7 @@ class Injector:
         await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
         for path in sorted(worker.data_dir.glob("v1/tables/*")):
             if path.name.isdigit() and self._dice.random() < 0.5:
+                worker.damaged = True
                 damage(path, self._dice)
 
     # -- Kafka and the network

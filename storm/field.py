@@ -29,6 +29,7 @@ WELL_S_MAX: Final = 20.0
 WELL_POLL_S: Final = 0.1
 STANDBY_LAG_MAX: Final = 200
 VENUE_AWAY_S: Final = 0.2
+TELLING: Final = ("rror", "storm:", "stuck", "Timeout (")
 ACCOUNTS: Final = 96
 """Enough that every partition has some."""
 
@@ -71,6 +72,8 @@ class StormWorker(Worker):
         super().__init__(*args, restarts=self.deaths, **kwargs)
         self.died_at_ms = 0.0
         self.unseen = False
+        self.damaged = False
+        """Whether its files were: RocksDB may hang on them, and the watchdog end it, once."""
         self._mutant = mutant if mutant is not None and self.service in mutant.services else None
         self._note = note
         self._usual_port = 0  # another pipeline on this machine may have it
@@ -90,7 +93,7 @@ class StormWorker(Worker):
 
     async def after_death(self) -> None:
         self.died_at_ms = time.time() * 1000
-        if not self.deaths.last_was_meant:
+        if not self.deaths.last_was_meant and not (self.damaged and "Timeout (" in self._last_words()):
             self._note(f"{self.name} ended by itself: {self._last_words()}")
         if self.unseen:
             self.unseen = False
@@ -99,7 +102,7 @@ class StormWorker(Worker):
 
     def _last_words(self) -> str:
         status = self._process.returncode if self._process is not None else None
-        lines = [line for line in self.output.last_lines(40) if "rror" in line or "storm:" in line]
+        lines = [line for line in self.output.last_lines(40) if any(each in line for each in TELLING)]
         return f"{told(status or 0)}: {lines[-1].strip() if lines else 'it said nothing'}"
 
     def signal(self, number: signal.Signals) -> None:

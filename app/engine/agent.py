@@ -8,6 +8,7 @@ from typing import Any, cast
 import faust
 from faust.types import TP
 
+from app.engine.errors import Fenced
 from app.engine.work import Batch
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,10 @@ class TaskAgent(faust.Agent):
                 await coro
                 return
             except Exception as error:
-                log.exception("%s failed outside its unit of work", self.name)
+                if isinstance(error, Fenced):
+                    log.info("%s: %s", self.name, error)
+                else:
+                    log.exception("%s failed outside its unit of work", self.name)
                 batch = self._in_hand.get(channel)
                 if batch is not None:
                     batch.finish(error)

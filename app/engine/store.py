@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import re
+import secrets
 import shutil
 import struct
 import time
@@ -50,6 +51,7 @@ _DAMAGED = re.compile("^Corruption|^IO error: No such file")
 """What RocksDB says. A full disk or missing rights are no damage: moving the database would not help."""
 
 MEND_PAUSE_S = 0.5
+_PROCESS = secrets.token_hex(8)
 
 Changes = Mapping[str, Mapping[bytes, bytes | None]]
 _block_cache = Cache(BLOCK_CACHE_BYTES)
@@ -88,6 +90,20 @@ class TaskStore:
         self._db: Any = self._open()
 
     def _open(self) -> Any:
+        """Damaged files may keep RocksDB for ever, and the whole process with it: a note outlives that."""
+        note = self.path.with_name(f"{self.path.name}.opening")
+        try:
+            if note.exists() and note.read_text() != _PROCESS:
+                move_aside(self.path, RuntimeError("its last opening never ended"))
+            note.write_text(_PROCESS)
+        except OSError as error:
+            raise store_failure(self.path, error) from error
+        try:
+            return self._open_or_move_aside()
+        finally:
+            note.unlink(missing_ok=True)
+
+    def _open_or_move_aside(self) -> Any:
         give_up_at = time.monotonic() + LOCK_WAIT_S
         moved = False
         while True:

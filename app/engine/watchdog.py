@@ -3,6 +3,8 @@
 A thread looks. Waiting for a broker, for room on the disk or between two attempts is not being stuck, nor is
 a restore: only the event loop and what an agent or a companion does with a task in its hands are timed.
 A process that was stopped and continued has not been stuck either: only time that the thread has seen counts.
+The thread sees nothing while a call into C keeps the interpreter for itself: then a timer that needs no
+interpreter ends the worker, after GRIP_FACTOR times the bound.
 """
 
 import asyncio
@@ -18,6 +20,9 @@ EXIT_STATUS = 70
 
 LOOKS = 10
 """How often the thread looks within the bound."""
+
+GRIP_FACTOR = 3
+"""The timer does not know of a process that was stopped, so it is patient; its exit status is 1."""
 
 
 class Turn:
@@ -57,12 +62,14 @@ class Watchdog:
         held: dict[str, tuple[int, float]] = {}
         looked_at = time.monotonic()
         while not self._over.wait(period_s):
+            faulthandler.dump_traceback_later(GRIP_FACTOR * self._stuck_s_max, exit=True)
             now = time.monotonic()
             seen_s, looked_at = min(now - looked_at, 2 * period_s), now
             held = self._longer_held(held, self._in_hand(loop), seen_s)
             self.stuck = [f"{who} ({s:.1f} s)" for who, (_, s) in held.items() if s > self._stuck_s_max]
             if self.stuck and not self._over.is_set():
                 self._end()
+        faulthandler.cancel_dump_traceback_later()
 
     @staticmethod
     def _longer_held(

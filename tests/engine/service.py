@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import ctypes
 import time
 from contextlib import suppress
 from functools import partial
@@ -189,6 +190,8 @@ def misbehave(then: str) -> None:
     match kind:
         case "hang":
             time.sleep(3600)
+        case "grip":
+            ctypes.PyDLL(None).sleep(3600)  # a call into C that does not let the interpreter go
         case "poison":
             raise Poison("this number can never be added")
         case "transient":

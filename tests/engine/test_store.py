@@ -229,3 +229,16 @@ def test_what_a_failure_leaves_behind_does_not_keep_a_closed_database_open(tmp_p
     again = TaskStore(tmp_path / "0")
     assert again.get("sums", b"b") == b"2"
     again.close()
+
+
+def test_a_database_whose_opening_never_ended_is_moved_aside(tmp_path: Path) -> None:
+    path = tmp_path / "0"
+    store = TaskStore(path)
+    store.apply({"sums": {b"a": b"1"}}, {"sums": 1})
+    store.close()
+    (tmp_path / "0.opening").write_text("another process")
+    again = TaskStore(path)
+    assert again.applied("sums") is None
+    again.close()
+    assert list(tmp_path.glob("0.damaged-*"))
+    assert not (tmp_path / "0.opening").exists()

@@ -26,6 +26,17 @@ async def test_a_stuck_worker_is_ended_and_says_what_is_stuck(make_world: MakeWo
         assert ("misbehave" in process.said()) == (then == "hang")  # where the event loop is
 
 
+async def test_a_worker_in_the_grip_of_a_call_into_c_is_ended_too(make_world: MakeWorld) -> None:
+    world = await make_world(stuck_s_max=1.0)
+    with workers() as start:
+        process = start(world, "a")
+        await world.send(*world.more(20))
+        await world.all_processed()
+        await world.send(Number("stuck", "key-1", 1, then="grip"))
+        assert await process.ended() == 1
+        assert "Timeout (0:00:03)!" in process.said()
+
+
 async def test_a_worker_that_was_stopped_or_has_nothing_to_do_is_not_stuck(make_world: MakeWorld) -> None:
     world = await make_world(partitions=2, stuck_s_max=2.0)
     with workers() as start:

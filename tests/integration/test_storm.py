@@ -1,0 +1,45 @@
+"""The storm itself, in small: twenty faults of all kinds cost nothing, and planted bugs are seen."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from storm.mutants.registry import MUTANTS
+from tests.integration.running import Running, mentioning, result
+
+
+@pytest.mark.timeout(400)
+def test_twenty_faults_of_all_kinds_leave_no_violation(tmp_path: Path) -> None:
+    data_dir, report = tmp_path / "data", tmp_path / "report.json"
+    options = ("--kills", "14", "--others", "6", "--seed", "21", "--json", str(report))
+    with Running("storm", *options, "--data-dir", str(data_dir)) as run:
+        status = run.wait(390)
+    assert status == 0, run.said
+    found = result(report)
+    assert found["violations"] == []
+    assert len(found["faults"]) == 20
+    assert found["orders"] > 1_000
+    assert found["checks"] == 1
+    assert mentioning(data_dir) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("mutant", "invariant"), [("reservation_not_released", "I3"), ("told_before_the_commit", "I2")]
+)
+def test_a_planted_bug_is_caught(mutant: str, invariant: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    with Running("storm", "--mutant", mutant, "--json", str(report)) as run:
+        status = run.wait(290)
+    assert status == 0, run.said
+    (found,) = json.loads(report.read_text())
+    assert found["mutant"] == mutant
+    assert invariant in found["caught_by"], run.said
+
+
+def test_the_planted_bugs_are_named() -> None:
+    with Running("storm", "--list-mutants") as run:
+        assert run.wait(60) == 0
+    assert len(MUTANTS) >= 20
+    assert all(name in run.said for name in MUTANTS)
