@@ -233,6 +233,7 @@ class World:
 
     async def wrong_dead_letters(self, expected: "Iterable[Dead]") -> list[str]:
         """Where the dead letters are not `expected`, in each key's order, bytes and headers as they came."""
+        await self.markers_written()
         found = await self.dead()
         by_source = {source_of(each): each for each in found}
         wrong = [f"{n} dead letters of {s}" for s, n in Counter(map(source_of, found)).items() if n > 1]

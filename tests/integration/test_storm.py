@@ -25,17 +25,14 @@ def test_twenty_faults_of_all_kinds_leave_no_violation(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("mutant", "invariant"), [("reservation_not_released", "I3"), ("told_before_the_commit", "I2")]
-)
-def test_a_planted_bug_is_caught(mutant: str, invariant: str, tmp_path: Path) -> None:
+def test_a_planted_bug_is_caught(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    with Running("storm", "--mutant", mutant, "--json", str(report)) as run:
+    with Running("storm", "--mutant", "reservation_not_released", "--json", str(report)) as run:
         status = run.wait(290)
     assert status == 0, run.said
     (found,) = json.loads(report.read_text())
-    assert found["mutant"] == mutant
-    assert invariant in found["caught_by"], run.said
+    assert found["mutant"] == "reservation_not_released"
+    assert "I3" in found["caught_by"], run.said
 
 
 def test_the_planted_bugs_are_named() -> None:
