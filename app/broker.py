@@ -29,6 +29,7 @@ from app.kafka_node import (
     MEMBER_JVM_FLAGS,
     Member,
     Proxied,
+    fence_former_self,
     format_storage,
     guarded,
     new_cluster_id,
@@ -146,6 +147,8 @@ class Broker(Service):
         write_files(self.data_dir, self._port, controller_port, proxied=proxied, member=member)
         cluster_id = new_cluster_id() if member is None else member.cluster_id
         format_storage(self.data_dir, cluster_id, *self._java_flags())
+        if member is None:
+            fence_former_self(self.data_dir, *self._java_flags())
         self._log_offset = self.log_file.stat().st_size if self.log_file.exists() else 0
 
     def _java_flags(self) -> tuple[str, ...]:

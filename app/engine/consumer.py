@@ -11,12 +11,14 @@ from faust.transport.base import Transport as BaseTransport
 from faust.transport.consumer import Consumer as BaseConsumer
 from faust.transport.drivers.aiokafka import Producer as AiokafkaProducer
 from faust.types import TP, ConsumerMessage
+from mode import Service
 
 from app.engine.cluster import retry
 
 log = logging.getLogger(__name__)
 
 NEVER_MS = 2**31 - 1
+ERRORS_POLL_S = 0.2
 
 
 class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -80,6 +82,23 @@ class Consumer(BaseConsumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Tasks go on until the new assignment is known: whoever takes one over fences it."""
         self.app.tables.on_partitions_revoked(revoked)
+
+    @Service.task
+    async def _go_on_after_errors(self) -> None:
+        """aiokafka waits with a failed rebalance until somebody who polls has seen why: nobody polls here.
+
+        A broker that is starting answers one with GroupLoadInProgress, for example.
+        """
+        while not self.should_stop:
+            await self.sleep(ERRORS_POLL_S)
+            coordinator = cast(Any, self._member)._coordinator
+            try:
+                coordinator.check_errors()
+            except aiokafka.errors.KafkaError as error:
+                if coordinator._coordination_task.done():
+                    await self.app.crash(error)
+                    return
+                log.warning("the group goes on after %r", error)
 
     def membership(self) -> tuple[int, str]:
         """The generation and member id that an offset commit outside transactions must name."""

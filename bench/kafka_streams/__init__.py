@@ -13,8 +13,11 @@ from bench.processes import BenchError
 SOURCE = Path(__file__).with_name("Job.java")
 COMPILE_SECONDS_MAX = 120.0
 
-# what Kafka's own class path, pinned in app/artifacts.lock, lacks
+# what Kafka's own class path, pinned in app/artifacts.lock, lacks; the client is newer than the broker
 JARS = {  # SHA-256 by coordinate
+    "org.apache.kafka:kafka-clients:4.3.0": (
+        "97a5b492d4ad658fd2dfba969fa0e403c2e38c971fb1e083da4e391471925fc1"
+    ),
     "org.apache.kafka:kafka-streams:4.3.0": (
         "aa3a70c72cb04c72eabcf6d04762c3a3ca8522e93654eca9180e7877172433c4"
     ),
@@ -29,7 +32,7 @@ def missing() -> str | None:
 
 def command(directory: Path) -> list[str]:
     """Compile the job into `directory`; the command that runs it."""
-    class_path = os.pathsep.join([kafka_classpath(), *map(str, _jars())])
+    class_path = os.pathsep.join([*map(str, _jars()), kafka_classpath()])
     classes = directory / "kafka-streams-job"
     compiler = ["javac", "--release", "17", "-cp", class_path, "-d", str(classes), str(SOURCE)]
     done = subprocess.run(compiler, capture_output=True, text=True, timeout=COMPILE_SECONDS_MAX, check=False)
@@ -41,7 +44,7 @@ def command(directory: Path) -> list[str]:
 
 def _jars() -> list[Path]:
     label = "downloading Kafka Streams (70 MB)"
-    directory = make_once(settings().cache_dir / "kafka-streams-4.3.0", label, _download)
+    directory = make_once(settings().cache_dir / "kafka-streams-4.3.0-clients", label, _download)
     return [directory / _file_name(coordinate) for coordinate in JARS]
 
 
