@@ -67,6 +67,9 @@ SERVER_PROPERTIES: Final[dict[str, object]] = {
     "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 500,
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
+    # each start waits for the former self's session to end, even if it is fenced; 9 s by default
+    "broker.session.timeout.ms": 2500,
+    "broker.heartbeat.interval.ms": 250,
     # bad input of some MB has to arrive, so that it can be refused
     "message.max.bytes": RECORD_BYTES_MAX,
     "replica.fetch.max.bytes": RECORD_BYTES_MAX,
@@ -142,9 +145,6 @@ class Member:
         voters = (f"{node_id}@{HOST}:{port}" for node_id, port in self.controller_ports.items())
         return {
             "node.id": self.node_id,
-            # a dead node's partitions are led by others as soon as its session has ended; 9 s by default
-            "broker.session.timeout.ms": 2500,
-            "broker.heartbeat.interval.ms": 250,
             "controller.quorum.voters": ",".join(voters),
             "default.replication.factor": copies,
             "min.insync.replicas": in_sync,
