@@ -44,15 +44,13 @@ class RunOptions:
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `run`."""
     add = parser.add_argument
-    add(
-        "--orders", type=_whole(1, COUNT_MAX), metavar="N", help="stop feeding after N orders; default: never"
-    )
+    add("--orders", type=whole(1, COUNT_MAX), metavar="N", help="stop feeding after N orders; default: never")
     add("--speed", type=_speed, default="10", metavar="X", help="times real speed, or 'max'; default: 10")
     add("--exit", action="store_true", help="with --orders: end when all is quiet, and check")
     add("--json", type=Path, metavar="FILE", help="with --exit: write the result there")
-    add("--seed", type=_whole(0, COUNT_MAX), metavar="S", help="of the accounts' dice; default: 1")
-    add("--partitions", type=_whole(1, 256), metavar="N", help="of new topics; default: 8")
-    add("--port", type=_whole(0, 65_535), metavar="P", help="Kafka's; default: 9092, or a free one")
+    add("--seed", type=whole(0, COUNT_MAX), metavar="S", help="of the accounts' dice; default: 1")
+    add("--partitions", type=whole(1, 256), metavar="N", help="of new topics; default: 8")
+    add("--port", type=whole(0, 65_535), metavar="P", help="Kafka's; default: 9092, or a free one")
     up_arguments(parser)
 
 
@@ -95,7 +93,9 @@ def _plan(parsed: argparse.Namespace, **more: Any) -> Plan:
     return Plan(data_dir=data_dir, workers=dict(parsed.workers), **more)
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number within these bounds."""
+
     def read(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from {low} to {high:,}")

@@ -136,7 +136,10 @@ class Injector:
     # -- workers
 
     async def _kill(self, fault: Fault, done: Done) -> None:
-        worker = await self._victim(fault)
+        await self._shoot_and_measure(await self._victim(fault), done)
+
+    async def _shoot_and_measure(self, worker: StormWorker, done: Done) -> None:
+        """Kill a worker, measure what its partitions miss, and return when it is dead."""
         busy = await self._busy_partitions(worker)
         self._shoot(worker)
         self._measure(done, {worker.service: busy}, time.time() * 1000)
@@ -170,12 +173,9 @@ class Injector:
 
     async def _kill_unseen(self, fault: Fault, done: Done) -> None:
         worker = await self._victim(fault)
-        busy = await self._busy_partitions(worker)
         worker.unseen = True
         worker.deaths.pause_s = settings().session_timeout_s + 1
-        self._shoot(worker)
-        self._measure(done, {worker.service: busy}, time.time() * 1000)
-        await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
+        await self._shoot_and_measure(worker, done)
 
     async def _freeze(self, fault: Fault, done: Done) -> None:
         worker = await self._victim(fault)
@@ -205,10 +205,7 @@ class Injector:
 
     async def _damage(self, fault: Fault, done: Done) -> None:
         worker = await self._victim(fault)
-        busy = await self._busy_partitions(worker)
-        self._shoot(worker)
-        self._measure(done, {worker.service: busy}, time.time() * 1000)
-        await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
+        await self._shoot_and_measure(worker, done)
         for path in sorted(worker.data_dir.glob("v1/tables/*")):
             if path.name.isdigit() and self._dice.random() < 0.5:
                 worker.damaged = True

@@ -1,13 +1,12 @@
 """The options of `storm`; light on imports."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from app.errors import UserError
+from app.options import whole
 
 COUNT_MAX = 100_000
 WORKERS_MAX = 8
@@ -73,14 +72,14 @@ class StormOptions:
 def storm_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
     add = parser.add_argument
-    add("--kills", type=_whole(0, COUNT_MAX), default=20, metavar="N", help="of workers; default: 20")
+    add("--kills", type=whole(0, COUNT_MAX), default=20, metavar="N", help="of workers; default: 20")
     add(
         "--others",
-        type=_whole(0, COUNT_MAX),
+        type=whole(0, COUNT_MAX),
         metavar="N",
         help="faults of other kinds; default: three for ten kills",
     )
-    add("--seed", type=_whole(0, COUNT_MAX), default=1, metavar="S", help="of the schedule; default: 1")
+    add("--seed", type=whole(0, COUNT_MAX), default=1, metavar="S", help="of the schedule; default: 1")
     add(
         "--faults",
         type=_faults,
@@ -90,8 +89,8 @@ def storm_arguments(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(Kind)}",
     )
     add("--brokers", type=int, choices=(1, 3), default=1, help="Kafka nodes; default: 1")
-    add("--workers", type=_whole(1, WORKERS_MAX), default=2, metavar="N", help="a service; default: 2")
-    add("--keys", type=_whole(0, 10_000_000), default=0, metavar="N", help="more accounts in risk's tables")
+    add("--workers", type=whole(1, WORKERS_MAX), default=2, metavar="N", help="a service; default: 2")
+    add("--keys", type=whole(0, 10_000_000), default=0, metavar="N", help="more accounts in risk's tables")
     add(
         "--speed",
         type=float,
@@ -125,12 +124,3 @@ def _faults(text: str) -> dict[Kind, int | None]:
                 f"{part!r}: allowed is KIND or KIND=COUNT, KIND one of {', '.join(Kind)}"
             ) from None
     return found
-
-
-def _whole(low: int, high: int) -> Callable[[str], Any]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from {low} to {high:,}")
-        return int(text)
-
-    return read
