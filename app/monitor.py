@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiokafka import errors
@@ -19,6 +19,7 @@ from app.engine.topics import EVENT_TYPE, TopicSpec
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FOLLOWED: Final = (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, DEAD_LETTERS)
 FETCH_WAIT_MS: Final = 250
@@ -129,7 +130,7 @@ class Monitor(Service):
             self._count_events(records)
             self.last_outcome_at_ms = max(self.last_outcome_at_ms, records[-1].timestamp)
             if topic == EXECUTIONS.name:
-                self.venue_sequences[tp.partition] = _report.decode(records[-1].value).venue_sequence
+                self._note_reports(tp.partition, records)
 
     def _note_new(self, tp: TP, records: list[Any]) -> None:
         if self._marked is None:
@@ -143,8 +144,24 @@ class Monitor(Service):
         for record in records:
             event = dict(record.headers).get(EVENT_TYPE, b"").decode(errors="replace")
             self.events[event] += 1
-            if event.endswith("Rejected"):
-                self.rejected[_refusal.decode(record.value).reason] += 1
+            if event.endswith("Rejected") and (refusal := _decoded(_refusal, record)) is not None:
+                self.rejected[refusal.reason] += 1
+
+    def _note_reports(self, session: int, records: list[Any]) -> None:
+        for record in reversed(records):
+            report = _decoded(_report, record)
+            if report is not None:
+                self.venue_sequences[session] = report.venue_sequence
+                return
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], record: Any) -> T | None:
+    """The value, None where a stranger has written what the services make dead letters of."""
+    try:
+        return decoder.decode(record.value or b"")
+    except msgspec.DecodeError as error:
+        log.warning("%s at offset %s is passed over: %s", record.key, record.offset, error)
+        return None
 
 
 def _origin(headers: dict[str, bytes]) -> tuple[str, str]:

@@ -1,0 +1,48 @@
+"""The monitor counts what the services wrote and passes over what a stranger put among it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+
+from app.engine.cluster import TP, Cluster
+from app.engine.topics import EVENT_TYPE
+from app.monitor import Monitor
+from app.topics import EXECUTIONS, RISK_DECISIONS
+
+
+class Raw(NamedTuple):
+    offset: int
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+    key: bytes = b"acct-1"
+    timestamp: int = 1_700_000_000_000
+
+
+def event(offset: int, name: str, value: bytes | None) -> Raw:
+    return Raw(offset, value, [(EVENT_TYPE, name.encode())])
+
+
+@pytest.fixture
+def monitor() -> Monitor:
+    return Monitor(Cluster("localhost:1", "test"), from_beginning=True)
+
+
+GARBAGE = [b"\xff\xfe", b"{", b"[]", b'{"venue_sequence": "many", "reason": 7}', b"", None]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_strangers_execution_hides_no_report(monitor: Monitor, garbage: bytes | None) -> None:
+    report = event(0, "TradeExecuted", b'{"venue_sequence": 41}')
+    monitor.take(TP(EXECUTIONS.name, 3), [report, event(1, "TradeExecuted", garbage)])
+    assert monitor.venue_sequences == {3: 41}
+    monitor.take(TP(EXECUTIONS.name, 3), [event(2, "TradeExecuted", garbage)])
+    assert monitor.venue_sequences == {3: 41}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_strangers_refusal_has_no_reason(monitor: Monitor, garbage: bytes | None) -> None:
+    refusal = event(0, "OrderRiskRejected", b'{"reason": "kill_switch"}')
+    monitor.take(TP(RISK_DECISIONS.name, 0), [event(1, "OrderRiskRejected", garbage), refusal])
+    assert monitor.rejected == {"kill_switch": 1}
+    assert monitor.records[RISK_DECISIONS.name] == 2
