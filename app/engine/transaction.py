@@ -53,28 +53,18 @@ class RecordRefused(Exception):
     """Kafka will never take one of the records: whatever made it is to be treated as having failed."""
 
 
-class Outbox:
-    """The records of one unit of work, built into record batches a partition at a time."""
+class _Lane:
+    """The records for one partition: full batches, and the one that is being filled."""
+
+    __slots__ = ("_append", "_count", "_full", "_open", "_transactional")
 
     def __init__(self, transactional: bool) -> None:
         self._transactional = transactional
-        self._open: dict[TP, Any] = {}
-        self._batches: dict[TP, list[Any]] = defaultdict(list)
-        self._counts: dict[TP, list[int]] = defaultdict(list)
+        self._full: list[tuple[Any, int]] = []
+        self._begin()
 
-    def append(
-        self, tp: TP, key: bytes | None, value: bytes | None, headers: list[Header], timestamp_ms: int
-    ) -> None:
-        batch = self._open.get(tp)
-        if batch is None:
-            batch = self._start_batch(tp)
-        counts = self._counts[tp]
-        if batch.append(counts[-1], timestamp_ms, key, value, headers) is None:
-            self._start_batch(tp).append(0, timestamp_ms, key, value, headers)
-        counts[-1] += 1
-
-    def _start_batch(self, tp: TP) -> Any:
-        batch = self._open[tp] = DefaultRecordBatchBuilder(
+    def _begin(self) -> None:
+        self._open = DefaultRecordBatchBuilder(
             magic=2,
             compression_type=0,
             is_transactional=self._transactional,
@@ -83,19 +73,51 @@ class Outbox:
             base_sequence=-1,
             batch_size=BATCH_BYTES_MAX,
         )
-        self._batches[tp].append(batch)
-        self._counts[tp].append(0)
-        return batch
+        self._append = self._open.append
+        self._count = 0
+
+    def append(
+        self, key: bytes | None, value: bytes | None, headers: list[Header], timestamp_ms: int
+    ) -> None:
+        if self._append(self._count, timestamp_ms, key, value, headers) is None:
+            self._full.append((self._open, self._count))
+            self._begin()
+            self._append(0, timestamp_ms, key, value, headers)
+        self._count += 1
+
+    def batches(self) -> list[tuple[Any, int]]:
+        """Each batch, and how many records it has."""
+        return [*self._full, (self._open, self._count)]
+
+
+class Outbox:
+    """The records of one unit of work, built into record batches a partition at a time."""
+
+    def __init__(self, transactional: bool) -> None:
+        self._transactional = transactional
+        self._lanes: dict[TP, _Lane] = {}
+
+    def append(
+        self, tp: TP, key: bytes | None, value: bytes | None, headers: list[Header], timestamp_ms: int
+    ) -> None:
+        lane = self._lanes.get(tp)
+        if lane is None:
+            lane = self._lanes[tp] = _Lane(self._transactional)
+        lane.append(key, value, headers, timestamp_ms)
 
     @property
     def partitions(self) -> list[TP]:
-        return list(self._batches)
+        return list(self._lanes)
 
     def rounds(self, producer: "Producer") -> Iterator[tuple[dict[TP, bytes], dict[TP, int]]]:
         """Yield what one produce request may hold, at most one batch a partition, and the counts."""
-        for turn in range(max(map(len, self._batches.values()), default=0)):
-            counts = {tp: each[turn] for tp, each in self._counts.items() if turn < len(each)}
-            yield {tp: producer.stamp(tp, self._batches[tp][turn], n) for tp, n in counts.items()}, counts
+        batches = {tp: lane.batches() for tp, lane in self._lanes.items()}
+        for turn in range(max(map(len, batches.values()), default=0)):
+            due = {tp: each[turn] for tp, each in batches.items() if turn < len(each)}
+            yield (
+                {tp: producer.stamp(tp, *each) for tp, each in due.items()},
+                {tp: count for tp, (_, count) in due.items()},
+            )
 
 
 class Producer:
