@@ -60,6 +60,9 @@ def needs_package(name: str) -> Callable[[], str | None]:
 
 
 STOCK = Contender("stock faust", AT_LEAST_ONCE, python_module("bench.stock_faust"), share=1 / 80)
+STOCK_DEFAULTS = Contender(
+    "stock faust, untuned", AT_LEAST_ONCE, python_module("bench.stock_faust_defaults"), share=1 / 80
+)
 ENGINE = [
     Contender("engine", guarantee, python_module("bench.engine"), missing=engine.missing)
     for guarantee in (EXACTLY_ONCE, AT_LEAST_ONCE)
@@ -93,4 +96,4 @@ KAFKA_STREAMS = [
     )
     for guarantee in (EXACTLY_ONCE, AT_LEAST_ONCE)
 ]
-JOB = [STOCK, *ENGINE, *QUIX, *KAFKA_STREAMS]
+JOB = [STOCK, STOCK_DEFAULTS, *ENGINE, *QUIX, *KAFKA_STREAMS]

@@ -11,7 +11,7 @@ from typing import Any
 from bench import job
 from bench.worker import Options, mark, options
 
-FAUST_SETTINGS: dict[str, Any] = {
+COMMON_SETTINGS: dict[str, Any] = {
     "store": "rocksdb://",
     "key_serializer": "raw",
     "value_serializer": "raw",
@@ -20,21 +20,24 @@ FAUST_SETTINGS: dict[str, Any] = {
     "agent_supervisor": "mode.CrashingSupervisor",
     "web_enabled": False,
     "stream_wait_empty": False,
+}
+TUNED_SETTINGS: dict[str, Any] = {
     "stream_buffer_maxsize": 16_384,
     "producer_linger": 0.05,
     "producer_max_batch_size": 262_144,
     "broker_max_poll_records": 500,
     "broker_commit_every": 100_000,
 }
-LATENCY_SETTINGS: dict[str, Any] = {"producer_linger": 0.0}
+LATENCY_SETTINGS = TUNED_SETTINGS | {"producer_linger": 0.0}
 ROCKSDB_OPTIONS = {"block_cache_size": 64 * 1024 * 1024, "max_open_files": 512}
 
 
-def make_app(given: Options) -> Any:
+def make_app(given: Options, tuned: bool = True) -> Any:
     """The Faust app of the options; tables and agents are the caller's."""
     import faust
 
-    settings = FAUST_SETTINGS | (LATENCY_SETTINGS if given.goal == "latency" else {})
+    tuning = LATENCY_SETTINGS if given.goal == "latency" else TUNED_SETTINGS
+    settings = COMMON_SETTINGS | (tuning if tuned else {})
     app = faust.App(
         given.app_id,
         broker=f"aiokafka://{given.bootstrap}",
@@ -71,9 +74,9 @@ def run(app: Any) -> None:
     faust.Worker(app, loop=loop, loglevel="WARN", daemon=True).execute_from_commandline()
 
 
-def main() -> None:
+def main(tuned: bool = True) -> None:
     given = options()
-    app = make_app(given)
+    app = make_app(given, tuned)
     orders = app.topic(given.input, value_serializer="raw", key_serializer="raw")
     decisions = app.topic(given.output, value_serializer="raw", key_serializer="raw")
     positions = table(app, "positions", given.partitions)
