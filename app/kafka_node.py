@@ -45,6 +45,9 @@ JVM_FLAGS: Final = (
 MEMBER_JVM_FLAGS: Final = ("-Xms64m", "-Xmx256m")
 """Several nodes share what one has to itself."""
 
+SESSION_MS: Final = 2500
+"""How long a node that is dead counts as alive, and keeps its partitions; each start waits for it to end."""
+
 # what differs from Kafka's defaults, and why
 SERVER_PROPERTIES: Final[dict[str, object]] = {
     "process.roles": "broker,controller",
@@ -67,8 +70,8 @@ SERVER_PROPERTIES: Final[dict[str, object]] = {
     "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 500,
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
-    # each start waits for the former self's session to end, even if it is fenced; 9 s by default
-    "broker.session.timeout.ms": 2500,
+    # 9 s by default
+    "broker.session.timeout.ms": SESSION_MS,
     "broker.heartbeat.interval.ms": 250,
     # bad input of some MB has to arrive, so that it can be refused
     "message.max.bytes": RECORD_BYTES_MAX,

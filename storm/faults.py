@@ -14,6 +14,7 @@ import aiohttp
 from aiokafka import AIOKafkaProducer
 
 from app.config import settings
+from app.kafka_node import SESSION_MS
 from app.options import SERVICES
 from storm.field import Field, StormWorker, until
 from storm.observer import Observer
@@ -26,6 +27,8 @@ OUTAGE_S_MAX: Final = 90.0
 BIRTH_S_MAX: Final = 30.0
 STEP_S_MAX: Final = 4.0
 AFTERMATH_S: Final = 2.0
+FENCED_S: Final = SESSION_MS / 1000 + 0.5
+"""When the other nodes have a dead one's partitions: back before that it coordinates what it loses again."""
 TAKE_OVER_STEPS: Final = frozenset(
     {
         *list(Step)[: list(Step).index(Step.BEFORE_ADD)],
@@ -222,7 +225,7 @@ class Injector:
         node = self._dice.choice(kafka.alive)
         since_ms = time.time() * 1000
         await kafka.kill(node)
-        await asyncio.sleep(3 * fault.length)
+        await asyncio.sleep(3 * fault.length + (FENCED_S if kafka.count > 1 else 0))
         if kafka.count == 1:
             self._measure(done, where, since_ms)
         await kafka.revive(node)

@@ -82,11 +82,13 @@ def _fault(done: Done) -> dict[str, Any]:
 
 
 def outages(done: Sequence[Done], *, alone: bool) -> Iterable[tuple[str, list[float]]]:
-    """The measured outages by kind of fault."""
+    """The measured outages by kind of fault; of a Kafka node also what came on top of its absence."""
     found: dict[str, list[float]] = defaultdict(list)
     for each in done:
         if each.outage_ms is not None and each.alone is alone:
             found[str(each.fault.kind)].append(each.outage_ms)
+            if each.broker_start_ms is not None:
+                found[f"{each.fault.kind}, after its start"].append(each.outage_ms - each.broker_start_ms)
     return sorted(found.items())
 
 

@@ -29,6 +29,14 @@ def test_outages_of_faults_that_were_alone_are_not_mixed_with_the_others() -> No
     assert len(found["faults"]) == 3
 
 
+def test_a_nodes_outage_is_also_told_from_its_start_on() -> None:
+    done = a_done(9_000.0, kind=Kind.BROKER)
+    done.broker_start_ms = 8_500.0
+    found = Report(7, [done]).to_json()["outage_ms"]
+    assert found["broker"]["max"] == 9_000.0
+    assert found["broker, after its start"]["max"] == 500.0
+
+
 def test_a_violation_is_told_with_its_ids() -> None:
     report = Report(7, violations=[Violation("I2", "sent twice", tuple(f"a-{n}" for n in range(30)))])
     assert report.to_json()["violations"][0]["ids"][:2] == ["a-0", "a-1"]
