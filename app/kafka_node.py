@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -95,11 +96,12 @@ CONTROLLER_ONLY: Final[dict[str, object]] = {
 """What makes a controller of a node that soon finds its dead broker."""
 
 CONTROLS: Final = "Activated periodic tasks"
-FENCED: Final = "Fencing broker"
-FENCE_S_MAX: Final = 20.0
-FENCED_ALREADY_S: Final = 1.5
-"""A controller that has found nobody to fence for so long has nobody."""
+"""What it logs when it has replayed its own log."""
 
+REGISTERED: Final = re.compile(r"Regist\w+Record\(brokerId=1, .*?brokerEpoch=(\d+), .*?fenced=([\w-]+)")
+FENCED: Final = {"false": False, "-1": False, "true": True, "1": True}
+FENCE_S_MAX: Final = 20.0
+METADATA_TAIL_BYTES: Final = 4 * 1024 * 1024
 FENCE_POLL_S: Final = 0.02
 
 LOG_PROPERTIES: Final = """\
@@ -252,14 +254,40 @@ def fence_former_self(data_dir: Path, *flags: str) -> None:
     ]
     with output.open("wb") as file, start_guarded(command, grace_s=FENCE_S_MAX, output=file) as controller:
         give_up_at = time.monotonic() + FENCE_S_MAX
-        controls = False
-        while not (FENCED in (text := _text_of(said)) or time.monotonic() > give_up_at):
+        epoch: int | None = None
+        while epoch is None or not _has_fenced(log, epoch):
             if controller.poll() is not None:
                 why = telling_line(output.read_text())
                 raise BrokerDiedError(f"the controller in {data_dir} does not start: {why}; see {said}")
-            if not controls and CONTROLS in text:
-                controls, give_up_at = True, time.monotonic() + FENCED_ALREADY_S
+            if time.monotonic() > give_up_at:
+                raise BrokerDiedError(
+                    f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts"
+                )
+            replayed, controls, _ = _text_of(said).partition(CONTROLS)
+            if controls and (epoch := _epoch_alive(replayed)) is None:
+                return
             time.sleep(FENCE_POLL_S)
+
+
+def _epoch_alive(replayed: str) -> int | None:
+    """The epoch under which the broker counts as alive; None when it does not."""
+    epoch, fenced = 0, True
+    for found in REGISTERED.finditer(replayed):
+        epoch, fenced = int(found[1]), FENCED.get(found[2], fenced)
+    return None if fenced else epoch
+
+
+def _has_fenced(log: Path, epoch: int) -> bool:
+    """Whether the metadata log has the BrokerRegistrationChangeRecord (type 17) that fences this epoch.
+
+    The controller tells of it before it has written it.
+    """
+    segment = max((log / "__cluster_metadata-0").glob("*.log"))
+    with segment.open("rb") as file:
+        file.seek(max(0, segment.stat().st_size - METADATA_TAIL_BYTES))
+        tail = file.read()
+    record = re.escape(struct.pack(">iq", 1, epoch))
+    return re.search(rb"\x01\x11." + record + rb".\x00\x01\x01", tail, re.DOTALL) is not None
 
 
 def _text_of(path: Path) -> str:

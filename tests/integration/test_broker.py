@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -122,10 +123,14 @@ async def test_its_data_survive_its_own_kill_9(tmp_path: Path) -> None:
         await broker.wait_until_stopped()
         assert isinstance(broker.crash_reason, BrokerDiedError)
         assert "killed by SIGKILL" in str(broker.crash_reason)
+        told = broker.log_file.stat().st_size
 
     async with Broker(tmp_path) as broker:
         await broker.ready()
         assert await consume(broker.bootstrap, "kept", len(values)) == values
+        second_life = broker.log_file.read_bytes()[told:].decode()
+        roles = re.findall(r"(Leader|Follower) kept-0 ", second_life)
+        assert roles == ["Follower", "Leader"], "it led, lost and led again: coordinators break of that"
         await produce(broker.bootstrap, "kept", [b"one more"], transactional_id="kept")
         assert (await consume(broker.bootstrap, "kept", len(values) + 1))[-1] == b"one more"
 
