@@ -260,9 +260,7 @@ def fence_former_self(data_dir: Path, *flags: str) -> None:
                 why = telling_line(output.read_text())
                 raise BrokerDiedError(f"the controller in {data_dir} does not start: {why}; see {said}")
             if time.monotonic() > give_up_at:
-                raise BrokerDiedError(
-                    f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts"
-                )
+                raise BrokerDiedError(f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts")
             replayed, controls, _ = _text_of(said).partition(CONTROLS)
             if controls and (epoch := _epoch_alive(replayed)) is None:
                 return

@@ -63,6 +63,7 @@ class StormOptions:
     workers: int
     keys: int
     speed: float
+    alone: bool
     mutant: str | None
     list_mutants: bool
     data_dir: Path | None
@@ -97,6 +98,11 @@ def storm_arguments(parser: argparse.ArgumentParser) -> None:
         default=150.0,
         metavar="X",
         help="of the market; default: 150, some 400 orders/s",
+    )
+    add(
+        "--alone",
+        action="store_true",
+        help="measure: every fault waits until all is well; default: a fifth of them",
     )
     add("--json", type=Path, metavar="FILE", help="write the result there")
     add("--data-dir", type=Path, metavar="D", help="default: a new one, kept when something was wrong")

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storm.options import KILLS, Kind
 
@@ -65,16 +65,19 @@ def schedule(
     *,
     services: Sequence[str] = tuple(SERVICES),
     exchange_steps: Sequence[str] = (),
+    all_alone: bool = False,
 ) -> list[Fault]:
     """So many faults of each kind in an order, at moments, on workers and at steps that the seed decides.
 
-    `exchange_steps` are those that only workers of the exchange get to.
+    `exchange_steps` are those that only workers of the exchange get to. `all_alone` lets no fault come on top
+    of another.
     """
     dice = random.Random(seed)
     kinds = [kind for kind, count in wanted.items() for _ in range(count)]
     dice.shuffle(kinds)
     where = (steps, workers, services, exchange_steps)
-    return [_fault(dice, index, kind, *where) for index, kind in enumerate(kinds)]
+    faults = [_fault(dice, index, kind, *where) for index, kind in enumerate(kinds)]
+    return [replace(each, alone=True) for each in faults] if all_alone else faults
 
 
 def _fault(

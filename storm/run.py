@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -73,15 +75,23 @@ async def storm(options: StormOptions) -> int:
         return await _hunt(options, console)
     wanted = counts(options.seed, options.kills, options.others, options.faults)
     steps, venue_steps = list(map(str, ENGINE_STEPS)), list(map(str, EXCHANGE_STEPS))
-    faults = schedule(options.seed, wanted, steps, options.workers, exchange_steps=venue_steps)
+    faults = schedule(
+        options.seed,
+        wanted,
+        steps,
+        options.workers,
+        exchange_steps=venue_steps,
+        all_alone=options.alone,
+    )
     rounds = [faults[at : at + ROUND_FAULTS] for at in range(0, len(faults), ROUND_FAULTS)] or [[]]
     report, kept = await _blow(options, console, rounds, None)
     console.print(report.to_text(), highlight=False, markup=False, soft_wrap=True)
     if options.json is not None:
         options.json.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     if report.violations:
-        again = f"python -m app storm --seed {options.seed} --kills {options.kills}"
-        console.print(f"{again} repeats the schedule; logs and data are in {kept}", soft_wrap=True)
+        again = shlex.join(["python", "-m", "app", *sys.argv[1:]])
+        told = f"seed {options.seed}: {again} repeats the schedule; logs and data are in {kept}"
+        console.print(told, markup=False, soft_wrap=True)
     return EXIT_VIOLATIONS if report.violations else 0
 
 

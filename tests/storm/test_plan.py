@@ -1,6 +1,7 @@
 """The schedule of a storm: the same from the same seed, and what was asked for."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -81,3 +82,11 @@ def test_a_wrong_option_is_named(
 def test_a_market_cannot_stand_still() -> None:
     with pytest.raises(UserError, match=r"--speed is 0\.0"):
         storm_options(parsed("--speed", "0"))
+
+
+def test_a_measuring_storm_is_the_same_with_every_fault_alone() -> None:
+    alone = schedule(5, {Kind.KILL: 30}, STEPS, 2, all_alone=True)
+    assert all(fault.alone for fault in alone)
+    assert [replace(fault, alone=False) for fault in alone] == [
+        replace(fault, alone=False) for fault in a_schedule(5, kill=30)
+    ]
