@@ -14,6 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
+
+_REAL_STDERR: Any = sys.__stderr__
+"""Faust puts one that logs, and is no file, in the place of `sys.stderr`."""
 
 EXIT_STATUS = 70
 """EX_SOFTWARE of sysexits.h."""
@@ -62,7 +66,7 @@ class Watchdog:
         held: dict[str, tuple[int, float]] = {}
         looked_at = time.monotonic()
         while not self._over.wait(period_s):
-            faulthandler.dump_traceback_later(GRIP_FACTOR * self._stuck_s_max, exit=True)
+            faulthandler.dump_traceback_later(GRIP_FACTOR * self._stuck_s_max, exit=True, file=_REAL_STDERR)
             now = time.monotonic()
             seen_s, looked_at = min(now - looked_at, 2 * period_s), now
             held = self._longer_held(held, self._in_hand(loop), seen_s)
@@ -97,6 +101,6 @@ class Watchdog:
 
     def _end(self) -> None:
         told = ", ".join(self.stuck)
-        print(f"stuck for more than {self._stuck_s_max:g} s: {told}. Ending.", file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(sys.stderr)
+        print(f"stuck for more than {self._stuck_s_max:g} s: {told}. Ending.", file=_REAL_STDERR, flush=True)
+        faulthandler.dump_traceback(_REAL_STDERR)
         os._exit(EXIT_STATUS)

@@ -264,5 +264,5 @@ def run_worker(
     actions = {"kill": steps.kill, "freeze": steps.freeze}
     steps.follow({steps.Step(step): steps.at_time(time, actions[action]) for step, time, action in plan})
     app = make_app(options)
-    faust.Worker(app, loglevel="INFO", redirect_stdouts=False).execute_from_commandline()
+    faust.Worker(app, loglevel="INFO").execute_from_commandline()
     sys.exit(0)
