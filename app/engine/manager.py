@@ -14,7 +14,7 @@ from app.engine.admin import ensure_topics
 from app.engine.cluster import TP as Partition
 from app.engine.cluster import Cluster
 from app.engine.disk import Disk
-from app.engine.errors import StoreFailed
+from app.engine.errors import Fenced, StoreFailed
 from app.engine.standby import Standby, catch_up
 from app.engine.store import TaskStore, mend, open_store
 from app.engine.table import CHANGELOG_CONFIG, Table
@@ -279,8 +279,16 @@ class TaskManager(TableManager):
         except StoreFailed as error:
             task.give_up(error)
         except Exception as error:
-            if not task.closed:
-                await self.app.crash(error)
+            await self._judge(task, error)
+
+    async def _judge(self, task: Task, error: Exception) -> None:
+        """End the worker, unless the task has another owner: then its tables are old, no wonder."""
+        if task.transactional:
+            await task.renew()
+        if not task.closed:
+            await self.app.crash(error)
+        elif not isinstance(error, Fenced):
+            log.info("%s was no longer ours when a companion failed: %r", task, error)
 
     # -- end
 

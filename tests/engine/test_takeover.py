@@ -1,6 +1,8 @@
 """The start of a task: what belongs together stays together, or the task does not start."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from app.engine import unit_of_work
 from app.engine.cluster import TP, Cluster
 from app.engine.errors import ChangelogMismatch, OffsetsLost, StoreFailed
+from app.engine.manager import TaskManager
 from app.engine.store import TaskStore
+from app.engine.task import Task
 from storm.steps import Gate, Step
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import Number
@@ -99,6 +103,35 @@ async def test_a_worker_that_sleeps_in_its_first_take_over_finds_itself_fenced(w
         assert old.tasks[0].fenced is not None
         await new.stop()
     assert await world.faults(directories=[Path(world.options.directory) / "new"]) == []
+
+
+async def test_a_companion_fails_for_good_only_where_its_task_is_still_ours(world: World) -> None:
+    """One that slept sees old tables, which contradict what it hears from outside."""
+    crashes: list[BaseException] = []
+
+    async def crash(error: BaseException) -> None:
+        crashes.append(error)
+
+    async def contradiction(task: Task) -> None:
+        raise ArithmeticError("the tables and the world disagree")
+
+    manager: Any = SimpleNamespace(app=SimpleNamespace(crash=crash))
+    manager._judge = partial(TaskManager._judge, manager)
+    async with (
+        BareWorker(world.options, "old") as old,
+        BareWorker(world.options, "new") as new,
+    ):
+        await old.own()
+        await old.ready()
+        sleeper = old.tasks[0]
+        await new.own()
+        await new.ready()
+        await TaskManager._accompany(manager, sleeper, contradiction)
+        assert sleeper.fenced is not None
+        assert not crashes
+        await TaskManager._accompany(manager, new.tasks[0], contradiction)
+        assert [type(each) for each in crashes] == [ArithmeticError]
+        assert new.tasks[0].fenced is None
 
 
 async def test_a_table_ahead_of_its_changelog_does_not_start(world: World) -> None:
