@@ -102,7 +102,7 @@ def storm_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--alone",
         action="store_true",
-        help="measure: every fault waits until all is well; default: a fifth of them",
+        help="measure: every fault waits until all is well; default: one in twenty does",
     )
     add("--json", type=Path, metavar="FILE", help="write the result there")
     add("--data-dir", type=Path, metavar="D", help="default: a new one, kept when something was wrong")

@@ -26,7 +26,7 @@ KIND_WEIGHTS: Mapping[Kind, int] = {
     Kind.VENUE_TWICE: 4,
     Kind.VENUE_KILL: 3,
 }
-ALONE_PERCENT = 20
+ALONE_PERCENT = 5
 """How many faults wait until everybody is well again; the others come on top of what is under way."""
 
 PAUSE_S = (0.1, 1.2)
