@@ -80,6 +80,10 @@ SERVER_PROPERTIES: Final[dict[str, object]] = {
     # the log is the books, and a run may be continued months later
     "log.retention.ms": -1,
     "offsets.retention.minutes": 525_600,
+    # compaction begins behind the open segment, and a start after a kill reads that one again
+    "log.segment.bytes": 16 * 1024 * 1024,
+    "offsets.topic.segment.bytes": 4 * 1024 * 1024,
+    "transaction.state.log.segment.bytes": 4 * 1024 * 1024,
     # a small heap on two cores
     "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
     "num.network.threads": 2,
