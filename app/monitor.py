@@ -142,7 +142,7 @@ class Monitor(Service):
 
     def _count_events(self, records: list[Any]) -> None:
         for record in records:
-            event = dict(record.headers).get(EVENT_TYPE, b"").decode(errors="replace")
+            event = (dict(record.headers).get(EVENT_TYPE) or b"").decode(errors="replace")
             self.events[event] += 1
             if event.endswith("Rejected") and (refusal := _decoded(_refusal, record)) is not None:
                 self.rejected[refusal.reason] += 1
@@ -164,6 +164,6 @@ def _decoded(decoder: msgspec.json.Decoder[T], record: Any) -> T | None:
         return None
 
 
-def _origin(headers: dict[str, bytes]) -> tuple[str, str]:
-    service, topic = (headers.get(f"{PREFIX}{name}", b"") for name in ("service", "topic"))
+def _origin(headers: dict[str, bytes | None]) -> tuple[str, str]:
+    service, topic = (headers.get(f"{PREFIX}{name}") or b"" for name in ("service", "topic"))
     return service.decode(errors="replace"), topic.decode(errors="replace")

@@ -12,6 +12,7 @@ dying crashes its supervisor with a ProcessError, after its last lines were logg
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import signal
@@ -77,16 +78,18 @@ class LogFile:
         self._bytes_max = bytes_max
         self._tail = b""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = self._open()
+
+    def _open(self) -> io.FileIO:
+        return self.path.open("ab", buffering=0)
 
     def write(self, data: bytes) -> None:
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         if self._file.tell() + len(data) > self._bytes_max:
             self._file.close()
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-            self._file = self.path.open("ab")
+            self._file = self._open()
         self._file.write(data)
-        self._file.flush()
 
     def begin(self, what: str) -> None:
         """Mark the start of another process; the last lines are its own from here on."""
@@ -239,7 +242,8 @@ class Child(Service):
 
     async def _copy(self, stream: asyncio.StreamReader) -> None:
         while data := await stream.read(64 * 1024):
-            self.output.write(data)
+            with contextlib.suppress(OSError):  # without room the words are lost, and the child goes on
+                self.output.write(data)
 
     async def _drain_output(self) -> None:
         if self._copying is not None:

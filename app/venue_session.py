@@ -94,6 +94,9 @@ class VenueSession:
                     await self._send_fresh()
                 except VenueAway as error:
                     log.warning("session %s: %s", self._number, error)
+                    await asyncio.sleep(RECONNECT_S_MIN)
+                    if self._task.transactional:
+                        await self._task.renew()  # the venue refuses what is still on its way: it is older
 
     async def _settle_doubts(self) -> None:
         """Ask which of the orders in doubt the venue has; the others are as good as never sent."""

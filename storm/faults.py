@@ -149,7 +149,7 @@ class Injector:
         await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
 
     def _shoot(self, worker: StormWorker) -> None:
-        worker.deaths.meant = True
+        worker.deaths.meant = worker.pid is not None
         worker.signal(signal.SIGKILL)
 
     async def _kill_at(self, fault: Fault, done: Done) -> None:
@@ -271,7 +271,7 @@ class Injector:
     async def _spoil_venue(self, fault: Fault, done: Done) -> None:
         count = 1 + int(10 * fault.length)
         what: dict[str, int] = {
-            Kind.VENUE_HANG: {"hang_ms": 200 + int(3_000 * fault.length), "requests": count},
+            Kind.VENUE_HANG: {"hang_ms": 200 + int(8_000 * fault.length), "requests": count},
             Kind.VENUE_DROP_ACK: {"drop_acks": count},
             Kind.VENUE_TWICE: {"duplicate_reports": 5 * count},
         }[fault.kind]

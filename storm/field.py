@@ -19,7 +19,7 @@ from app.supervisor import Restarts, told
 from storm.kafka import KafkaNodes
 from storm.mutants.mutant import Mutant
 from storm.steps import Step
-from storm.worker import ActionName, arm
+from storm.worker import ActionName, arm, disarm
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class StormWorker(Worker):
         self.died_at_ms = time.time() * 1000
         if not self.deaths.last_was_meant and not (self.damaged and "Timeout (" in self._last_words()):
             self._note(f"{self.name} ended by itself: {self._last_words()}")
+        self.damaged = self.damaged and self.deaths.last_was_meant
         if self.unseen:
             self.unseen = False
             return
@@ -113,8 +114,7 @@ class StormWorker(Worker):
         arm(self.pid, self.armed_at, Step(step), number, action)
 
     def disarm(self) -> None:
-        """Take an arming back that nobody has read yet."""
-        self.armed_at.unlink(missing_ok=True)
+        disarm(self.pid, self.armed_at)
 
     async def until_dead(self, since_ms: float, within_s: float) -> bool:
         """Wait for a death after `since_ms` (Unix)."""

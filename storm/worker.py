@@ -43,6 +43,13 @@ def arm(pid: int | None, path: Path, step: steps.Step, number: int, action: Acti
         os.kill(pid, signal.SIGUSR1)
 
 
+def disarm(pid: int | None, path: Path) -> None:
+    """Take an arming back, whether the worker has read it or not."""
+    path.unlink(missing_ok=True)
+    if pid is not None and _listens(pid):
+        os.kill(pid, signal.SIGUSR1)
+
+
 def _listens(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
@@ -53,6 +60,8 @@ def _listens(pid: int) -> bool:
 
 
 def _take_arming(path: Path) -> None:
+    """Do what the file says, or no longer what one before it said."""
+    steps.PROCESS_PLAN.clear()
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -63,7 +72,7 @@ def _take_arming(path: Path) -> None:
 
     def act() -> None:
         _say(f"{arming.action} {arming.step}")
-        del steps.PROCESS_PLAN[arming.step]
+        steps.PROCESS_PLAN.clear()
         ACTIONS[arming.action]()
 
     steps.PROCESS_PLAN[arming.step] = steps.at_time(arming.number, act)

@@ -79,7 +79,7 @@ class GlobalTable:
             self._values[key] = self.topic.codec.decode(
                 headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value
             )
-        except ValueError as error:
+        except Exception as error:  # a codec raises ValueError, but garbage finds its other errors too
             log.warning(
                 "%s at %s keeps its old value, the new one cannot be read: %s", tp, record.offset, error
             )

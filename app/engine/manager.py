@@ -24,6 +24,8 @@ from app.engine.watchdog import Turn, Watchdog
 
 log = logging.getLogger(__name__)
 
+STANDBY_PAUSE_S = 10.0
+
 RENEW_PAUSE_S = 0.1
 """How often a task that is to leave asks whether it has been fenced: an idle one would not find out."""
 
@@ -186,10 +188,13 @@ class TaskManager(TableManager):
             self._following[partition] = asyncio.create_task(self._keep_following(standby, previous))
 
     async def _keep_following(self, standby: Standby, previous: "asyncio.Task[None] | None") -> None:
-        try:
-            await standby.run(previous)
-        except Exception:
-            log.exception("no standby of partition %s from here", standby.partition)
+        while True:
+            try:
+                await standby.run(previous)
+            except Exception:
+                log.exception("the standby of partition %s failed", standby.partition)
+            log.error("no standby of partition %s for %s s", standby.partition, STANDBY_PAUSE_S)
+            await asyncio.sleep(STANDBY_PAUSE_S)
 
     async def _own(self, partition: int, previous: "asyncio.Task[None] | None") -> None:
         """Run the task of a partition for as long as the group says that it is ours."""

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 FETCH_BYTES = 4 * 1024 * 1024
 RESTORE_WAIT_MS = 100
 FOLLOW_WAIT_MS = 500
+STAMP_S = 3600.0
 FORGET_AFTER_MS = 12 * 3600 * 1000
 """A local table older than this is restored whole: deletions leave a compacted log after a day."""
 
@@ -70,15 +71,27 @@ async def follow(
     tables = {tp: table for table, tp in changelogs.items()}
     positions, ends = await _bounds(store, cluster, tables)
     lag.update({table: max(0, ends[tp] - positions[tp]) for tp, table in tables.items()})
+    known_at = time.monotonic()
     while True:
         if disk is not None:
             await disk.room()
+        if time.monotonic() - known_at > STAMP_S:
+            known_at = time.monotonic()
+            await _stamp(store, cluster, tables, positions)
         for fetched in await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS):
             table = tables[fetched.tp]
             _apply(store, table, fetched)
             positions[fetched.tp] = fetched.next_position
             lag[table] = max(0, fetched.end - fetched.next_position)
             await asyncio.sleep(0)
+
+
+async def _stamp(
+    store: TaskStore, cluster: Cluster, tables: Mapping[TP, str], positions: Mapping[TP, int]
+) -> None:
+    """Note that the tables that are at the end of their changelogs are as fresh as can be, written or not."""
+    ends = await cluster.offsets(tables, LATEST)
+    store.apply({}, {table: positions[tp] for tp, table in tables.items() if positions[tp] >= ends[tp]})
 
 
 async def _bounds(

@@ -194,10 +194,6 @@ class TaskStore:
             except Exception as error:
                 log.warning("%s was not closed cleanly: %s", self.path, error)
 
-    def destroy(self) -> None:
-        self.close()
-        shutil.rmtree(self.path, ignore_errors=True)
-
 
 def store_failure(path: Path, error: Exception) -> StoreFailed:
     """What kind of failure RocksDB's error is."""

@@ -22,6 +22,8 @@ _REAL_STDERR: Any = sys.__stderr__
 EXIT_STATUS = 70
 """EX_SOFTWARE of sysexits.h."""
 
+LAST_WORDS_S_MAX = 2.0
+
 LOOKS = 10
 """How often the thread looks within the bound."""
 
@@ -100,6 +102,7 @@ class Watchdog:
         self._answered = number
 
     def _end(self) -> None:
+        threading.Timer(LAST_WORDS_S_MAX, os._exit, [EXIT_STATUS]).start()  # who reads may be stuck too
         told = ", ".join(self.stuck)
         print(f"stuck for more than {self._stuck_s_max:g} s: {told}. Ending.", file=_REAL_STDERR, flush=True)
         faulthandler.dump_traceback(_REAL_STDERR)

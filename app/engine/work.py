@@ -272,6 +272,9 @@ class UnitOfWork:
         except (Fenced, CannotGoOn) as error:
             self.task.give_up(error)
             return error
+        except asyncio.CancelledError:
+            self.task.give_up(Fenced("a commit was cancelled: what became of it a new take-over finds out"))
+            raise
         except Exception as error:
             try:
                 await self.task.abort()

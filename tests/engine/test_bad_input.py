@@ -1,5 +1,6 @@
 """Bad input becomes dead letters, whole where Kafka takes them whole; nothing else slows or stops."""
 
+import asyncio
 import gzip
 import os
 import struct
@@ -7,6 +8,8 @@ import time
 from hashlib import sha256
 
 import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.protocol.produce import ProduceRequest
 
 from app.engine.cluster import TP, Cluster
@@ -141,6 +144,19 @@ def compressed(data: bytes) -> bytes:
     packed[22] |= 1
     struct.pack_into(">i", packed, 8, len(packed) - 12)
     return seal(packed)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_records_may_come_compressed(world: World, codec: str) -> None:
+    numbers = [Number(f"{codec}-{each}", "key-1", each) for each in range(20)]
+    server = world.options.bootstrap
+    async with AIOKafkaProducer(bootstrap_servers=server, compression_type=codec, linger_ms=20) as producer:
+        data = [msgspec.json.encode(each) for each in numbers]
+        sent = [await producer.send(world.numbers.name, each, b"key-1", partition=0) for each in data]
+        for number, record in zip(numbers, await asyncio.gather(*sent), strict=True):
+            world.note(number, record.offset)
+    await processed(world, before=[])
+    assert await world.faults() == []
 
 
 async def test_a_header_named_by_no_text_is_only_a_header(world: World) -> None:

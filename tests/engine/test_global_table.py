@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 
 from app.engine import GlobalTable
 from app.engine.cluster import Cluster
+from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION
 from tests.engine.service import Total
 from tests.engine.waiting import until
 from tests.engine.world import World
@@ -57,6 +58,8 @@ async def test_it_is_ready_when_it_knows_what_stood_there_and_then_follows(
     async with writer.transaction():
         for value, name in ((b"no json", b"b"), (packed("", 9), None), (packed("a", 3), b"a")):
             await writer.send_and_wait(topic, value, name, partition=0)
+        unnamed = [(EVENT_TYPE, None), (SCHEMA_VERSION, None)]
+        await writer.send_and_wait(topic, b"[]", b"b", partition=0, headers=unnamed)
     await until(lambda: table.get("a").count == 3)
     await asyncio.sleep(0.1)
     assert table.get("b").count == 1, "garbage keeps the old value"

@@ -1,5 +1,6 @@
 """How far a local table may be ahead of its changelog before the two cannot belong together."""
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -8,7 +9,7 @@ import pytest
 
 from app.engine.cluster import EARLIEST, READ_COMMITTED, READ_UNCOMMITTED, TP, Cluster
 from app.engine.errors import ChangelogMismatch
-from app.engine.restore import restore
+from app.engine.restore import follow, restore
 from app.engine.store import TaskStore
 
 CHANGELOG = TP("app-table-changelog", 0)
@@ -40,6 +41,34 @@ async def test_a_table_may_hold_a_commit_whose_marker_is_not_written_yet(tmp_pat
 async def test_a_table_that_is_ahead_of_the_whole_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ChangelogMismatch, match="ends at 51 but"):
         await restored(tmp_path, applied=52, bounds=Bounds(stable=48, log=51))
+
+
+async def test_a_standby_that_nobody_writes_to_stays_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: Any, **__: Any) -> list[Any]:
+        await asyncio.sleep(0.01)
+        return []
+
+    monkeypatch.setattr("app.engine.restore._fetch", nothing)
+    monkeypatch.setattr("app.engine.restore.STAMP_S", 0.05)
+    store = TaskStore(tmp_path / "0")
+    changelogs = {"at its end": TP("a", 0), "behind": TP("b", 0)}
+    store.apply({}, {"at its end": 52, "behind": 51})
+    before = {table: store.applied(table) for table in changelogs}
+    lag: dict[str, int] = {}
+    bounds: Any = Bounds(stable=52, log=52)
+    following = asyncio.create_task(follow(store, bounds, changelogs, "lane", lag))
+    await asyncio.sleep(0.3)
+    assert lag == {"at its end": 0, "behind": 1}
+    assert store.applied("behind") == before["behind"]
+    fresh = store.applied("at its end")
+    assert fresh is not None
+    assert before["at its end"] is not None
+    assert (fresh.next_offset, fresh.at_ms > before["at its end"].at_ms) == (52, True)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    store.close()
 
 
 def test_the_fake_speaks_as_the_cluster_does() -> None:

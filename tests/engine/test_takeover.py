@@ -1,5 +1,6 @@
 """The start of a task: what belongs together stays together, or the task does not start."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,30 @@ async def test_a_task_whose_companion_wrote_before_any_input_starts_again(make_w
             companion = worker.app.task_companions[0]
             await companion(worker.tasks[0])
             await worker.stop()
+    assert await world.faults(directories=[Path(world.options.directory) / "only"]) == []
+
+
+async def test_a_commit_that_is_cancelled_is_left_to_a_new_take_over(make_world: MakeWorld) -> None:
+    world = await make_world(ticks=3)
+    world.expect_ticks()
+    in_commit = Gate(after=1)
+    async with BareWorker(world.options, "only", {Step.BEFORE_COMMIT: in_commit}) as worker:
+        await worker.own()
+        await worker.ready()
+        companion = worker.app.task_companions[0]
+        ticking = worker._spawn(companion(worker.tasks[0]))
+        await until(in_commit.reached.is_set)
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        in_commit.open()
+        await worker.ended()
+        assert worker.tasks[0].fenced is not None
+        await worker.revive_if_fenced()
+        await worker.ready()
+        await companion(worker.tasks[0])
+        await world.send(*world.more(10))
+        await world.all_processed()
+        await worker.stop()
     assert await world.faults(directories=[Path(world.options.directory) / "only"]) == []
 
 

@@ -1,6 +1,7 @@
 """The supervisor with real processes: restarts, giving up, the order of an end, and no orphans."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -101,6 +102,22 @@ async def test_a_child_that_keeps_dying_crashes_the_supervisor_with_its_last_lin
         assert "wretch keeps dying, last with exit status 3" in str(supervisor.crash_reason)
     assert "the last lines of wretch:\n  no luck" in caplog.text
     assert child.starts == 3
+
+
+async def test_a_child_goes_on_though_its_words_find_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for ever in front of a full pipe if nobody took them."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ends = tmp_path / "ends"
+    talks = f"print('word ' * 200_000, flush=True); open({str(ends)!r}, 'w').write('said'); {SLEEPS}"
+    monkeypatch.setattr("app.supervisor.LogFile.write", full)
+    monkeypatch.setattr("app.supervisor.LogFile.begin", lambda *_: None)
+    async with supervised((Program("worker", talks, tmp_path),)):
+        assert await until(ends.exists)
 
 
 async def test_stages_stop_in_the_opposite_order_and_gently(tmp_path: Path) -> None:

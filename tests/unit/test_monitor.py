@@ -6,15 +6,16 @@ from typing import NamedTuple
 import pytest
 
 from app.engine.cluster import TP, Cluster
+from app.engine.dead_letter import PREFIX
 from app.engine.topics import EVENT_TYPE
 from app.monitor import Monitor
-from app.topics import EXECUTIONS, RISK_DECISIONS
+from app.topics import DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
 
 
 class Raw(NamedTuple):
     offset: int
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
     key: bytes = b"acct-1"
     timestamp: int = 1_700_000_000_000
 
@@ -38,6 +39,12 @@ def test_a_strangers_execution_hides_no_report(monitor: Monitor, garbage: bytes 
     assert monitor.venue_sequences == {3: 41}
     monitor.take(TP(EXECUTIONS.name, 3), [event(2, "TradeExecuted", garbage)])
     assert monitor.venue_sequences == {3: 41}
+
+
+def test_headers_may_be_null(monitor: Monitor) -> None:
+    monitor.take(TP(EXECUTIONS.name, 0), [Raw(0, b"{}", [(EVENT_TYPE, None)])])
+    monitor.take(TP(DEAD_LETTERS.name, 0), [Raw(0, b"{}", [(f"{PREFIX}service", None)])])
+    assert monitor.dead_letters == {("", ""): 1}
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
