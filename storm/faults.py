@@ -26,7 +26,11 @@ from storm.steps import Step
 OUTAGE_S_MAX: Final = 90.0
 BIRTH_S_MAX: Final = 30.0
 STEP_S_MAX: Final = 4.0
+OWNED_TRIES: Final = 3
 AFTERMATH_S: Final = 2.0
+HEARSAY_S: Final = 0.5
+"""How much later than it happened all that happened has been read."""
+
 FENCED_S: Final = SESSION_MS / 1000 + 0.5
 """When the other nodes have a dead one's partitions: back before that it coordinates what it loses again."""
 TAKE_OVER_STEPS: Final = frozenset(
@@ -43,8 +47,9 @@ TAKE_OVER_STEPS: Final = frozenset(
 class Done:
     """What came of a fault. `outage_ms`: None where it does not apply or nothing came back in time.
 
-    `alone` is false when something else was under way. `gaps_elsewhere_ms` holds the longest gap of each
-    partition that the victim did not have, in the two seconds after a fault that was alone.
+    `alone` is false when something else was under way, `reached` when the step was not come to in time and
+    the fault came without it. `gaps_elsewhere_ms` holds the longest gap of each partition that the victim did
+    not have, of those that began in the two seconds after a fault that was alone.
     """
 
     fault: Fault
@@ -52,6 +57,7 @@ class Done:
     alone: bool
     outage_ms: float | None = None
     too_long: bool = False
+    reached: bool | None = None
     broker_start_ms: float | None = None
     gaps_elsewhere_ms: dict[str, list[int]] = field(default_factory=dict)
 
@@ -107,7 +113,11 @@ class Injector:
         return worker
 
     async def _busy_partitions(self, worker: StormWorker) -> list[int]:
-        return self._observer.live(worker.service, await self._field.owned(worker))
+        for _ in range(OWNED_TRIES):
+            owned = await self._field.owned(worker)
+            if owned is not None:
+                return self._observer.live(worker.service, owned)
+        return []
 
     def _measure(self, done: Done, where: Mapping[str, list[int]], since_ms: float) -> None:
         """Measure in the background how long those partitions, by service, are without output."""
@@ -125,7 +135,7 @@ class Injector:
             done.outage_ms = round(max(each for each in found if each is not None), 1)
         if done.alone and len(where) == 1:
             until_ms = since_ms + AFTERMATH_S * 1000
-            await asyncio.sleep(max(0.0, until_ms / 1000 - time.time()))
+            await asyncio.sleep(max(0.0, until_ms / 1000 - time.time()) + HEARSAY_S)
             done.gaps_elsewhere_ms = self._gaps_elsewhere(where, since_ms, until_ms)
 
     def _gaps_elsewhere(
@@ -163,7 +173,8 @@ class Injector:
         if Step(fault.step) in TAKE_OVER_STEPS:
             done.alone = False
             self._shoot_peers(worker)
-        if not await worker.until_dead(since_ms, STEP_S_MAX):
+        done.reached = await worker.until_dead(since_ms, STEP_S_MAX)
+        if not done.reached:
             worker.disarm()
             self._shoot(worker)
             await worker.until_dead(since_ms, STEP_S_MAX)
@@ -195,7 +206,7 @@ class Injector:
         if Step(fault.step) in TAKE_OVER_STEPS:
             done.alone = False
             self._shoot_peers(worker)
-        await until(lambda: _is_stopped(worker.pid), STEP_S_MAX)
+        done.reached = await until(lambda: _is_stopped(worker.pid), STEP_S_MAX)
         worker.disarm()
         worker.signal(signal.SIGSTOP)
         self._measure(done, {worker.service: busy}, time.time() * 1000)

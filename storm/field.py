@@ -212,12 +212,12 @@ class Field(Pipeline):
         found = [each for each in self.workers if each.service == service and isinstance(each, StormWorker)]
         return found if number == 0 else found[number - 1 : number]
 
-    async def owned(self, worker: StormWorker) -> list[int]:
-        """The partitions that a worker owns and works at now."""
+    async def owned(self, worker: StormWorker) -> list[int] | None:
+        """The partitions that a worker owns and works at now; None when it does not answer."""
         found = await self._status(worker)
-        return (
-            [each["partition"] for each in found["partitions"] if each["state"] == "ready"] if found else []
-        )
+        if found is None:
+            return None
+        return [each["partition"] for each in found["partitions"] if each["state"] == "ready"]
 
     async def _status(self, worker: StormWorker) -> dict[str, Any] | None:
         assert self._session is not None

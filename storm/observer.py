@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from app.engine.cluster import TP
@@ -39,6 +39,13 @@ class Seen(NamedTuple):
     asked_ms: int
 
 
+class Asked(NamedTuple):
+    """An input that is not answered yet: when it was appended, by the broker's clock, and where."""
+
+    ms: int
+    partition: int
+
+
 class Gap(NamedTuple):
     """A time without output though there was work, by the broker's clock; it ends with an output.
 
@@ -59,7 +66,7 @@ class Observer(Monitor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._seen: dict[TP, deque[Seen]] = defaultdict(lambda: deque(maxlen=KEPT))
-        self._inputs: dict[str, dict[str, int]] = defaultdict(dict)
+        self._inputs: dict[str, dict[str, Asked]] = defaultdict(dict)
         self._gaps: deque[Gap] = deque(maxlen=10 * KEPT)
 
     def take(self, tp: TP, records: list[Any]) -> None:
@@ -80,7 +87,8 @@ class Observer(Monitor):
         if service not in INPUT:
             return 0
         source = _text(headers, CORRELATION_ID if service == "exchange" else EVENT_ID).partition(":")[0]
-        asked_ms = self._inputs[INPUT[service]].pop(source, 0)
+        asked = self._inputs[INPUT[service]].pop(source, None)
+        asked_ms = asked.ms if asked is not None else 0
         if asked_ms:
             begun_ms = max(asked_ms, self._last(service, tp.partition).appended_ms)
             self._gaps.append(Gap(service, tp.partition, record.timestamp, record.timestamp - begun_ms))
@@ -91,7 +99,7 @@ class Observer(Monitor):
         if tp.topic == COMPLIANCE_DECISIONS.name:
             name = _text(headers, CORRELATION_ID)
         waiting = self._inputs[tp.topic]
-        waiting[name] = record.timestamp
+        waiting[name] = Asked(record.timestamp, tp.partition)
         if len(waiting) > INPUTS_KEPT:
             del waiting[next(iter(waiting))]
 
@@ -133,13 +141,21 @@ class Observer(Monitor):
         return last
 
     def longest_gaps_ms(self, since_ms: float, until_ms: float) -> dict[tuple[str, int], int]:
-        """By service and partition: the longest gap that ended in that time (Unix)."""
+        """By service and partition: the longest gap that began or lasted in that time (Unix)."""
         longest: dict[tuple[str, int], int] = {}
-        for gap in self._gaps:
-            if since_ms <= gap.ended_ms <= until_ms:
+        for gap in (*self._gaps, *self._unfinished()):
+            if gap.ended_ms >= since_ms and gap.ended_ms - gap.ms <= until_ms:
                 place = (gap.service, gap.partition)
                 longest[place] = max(longest.get(place, 0), gap.ms)
         return longest
+
+    def _unfinished(self) -> Iterator[Gap]:
+        """Partitions that have had no output since an input came."""
+        now_ms = time.time_ns() // 1_000_000
+        for service, topic in INPUT.items():
+            for asked in self._inputs[topic].values():
+                if asked.ms > self._last(service, asked.partition).appended_ms:
+                    yield Gap(service, asked.partition, now_ms, now_ms - asked.ms)
 
 
 def _text(headers: dict[str, bytes], name: str) -> str:

@@ -7,8 +7,20 @@ from typing import Any, Final
 
 from checker.findings import Violation
 from storm.faults import Done
+from storm.options import Kind
 
 IDS_SHOWN_MAX: Final = 20
+MEASURED: Final = {
+    Kind.KILL,
+    Kind.KILL_AT,
+    Kind.KILL_UNSEEN,
+    Kind.FREEZE,
+    Kind.FREEZE_AT,
+    Kind.DAMAGE,
+    Kind.BROKER,
+}
+"""The kinds after which somebody is without output."""
+
 IDS_JSON_MAX: Final = 1_000
 
 
@@ -44,6 +56,16 @@ class Report:
         for name in ("same_service", "other_services"):
             yield name, [float(ms) for each in self.done for ms in each.gaps_elsewhere_ms.get(name, ())]
 
+    def _short_of(self) -> Iterable[str]:
+        """What the table does not show: steps that were not come to, outages that could not be measured."""
+        missed = sum(each.reached is False for each in self.done)
+        steps = sum(each.reached is not None for each in self.done)
+        unmeasured = sum(each.outage_ms is None and each.fault.kind in MEASURED for each in self.done)
+        if missed:
+            yield f"{missed} of {steps} steps were not reached in time, and the fault came without"
+        if unmeasured:
+            yield f"{unmeasured} victims had nothing to do, or did not tell what: no outage is measured"
+
     def to_text(self) -> str:
         """Outages by kind, then what is wrong."""
         rows = [
@@ -57,6 +79,7 @@ class Report:
                 f"checked {self.checks} times",
                 f"{'outage in ms':<36}{'faults':>8}{'p50':>10}{'p99':>10}{'max':>10}",
                 *(_row(name, summary(values)) for name, values in rows if values),
+                *self._short_of(),
                 *(
                     f"VIOLATION {each.invariant}: {each.message}: {_few(each.ids)}"
                     for each in self.violations
@@ -73,6 +96,7 @@ def _fault(done: Done) -> dict[str, Any]:
         "service": fault.service,
         "worker": fault.worker,
         "step": fault.step,
+        "reached": done.reached,
         "at_seconds": done.at_s,
         "outage_ms": done.outage_ms,
         "alone": done.alone,
