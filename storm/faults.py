@@ -27,6 +27,8 @@ OUTAGE_S_MAX: Final = 90.0
 BIRTH_S_MAX: Final = 30.0
 STEP_S_MAX: Final = 4.0
 OWNED_TRIES: Final = 3
+WAITING_MS_MAX: Final = 250
+CAUGHT_UP_S_MAX: Final = 20.0
 AFTERMATH_S: Final = 2.0
 HEARSAY_S: Final = 0.5
 """How much later than it happened all that happened has been read."""
@@ -92,12 +94,18 @@ class Injector:
     async def do(self, fault: Fault) -> Done:
         """Do it; returns when it is done, and for a fault that is alone, when all have got over it."""
         await asyncio.sleep(fault.pause_s)
-        alone = fault.alone and await self._field.until_well()
+        alone = fault.alone and await self._all_well()
         done = Done(fault, round(time.time() - self._began_at, 3), alone)
         await self._does[fault.kind](fault, done)
         if alone:
             await self.over()
         return done
+
+    async def _all_well(self) -> bool:
+        """Wait until the services are, and nothing that came during earlier outages still waits."""
+        return await self._field.until_well() and await until(
+            lambda: self._observer.waiting_ms() < WAITING_MS_MAX, CAUGHT_UP_S_MAX
+        )
 
     async def over(self) -> None:
         """Wait until every outage that is being measured has ended."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from app.engine.cluster import TP
-from app.engine.topics import CORRELATION_ID, EVENT_ID
+from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE
 from app.monitor import FOLLOWED, Monitor
 from app.topics import COMPLIANCE_DECISIONS, EXECUTIONS, ORDERS, PRICES, RISK_DECISIONS
 
@@ -20,6 +20,12 @@ OUTPUT: Final = {
 """The topic that tells that a service works."""
 
 INPUT: Final = {"risk": ORDERS.name, "compliance": RISK_DECISIONS.name, "exchange": COMPLIANCE_DECISIONS.name}
+ANSWERED: Final = {
+    RISK_DECISIONS.name: b"OrderRiskApproved",
+    COMPLIANCE_DECISIONS.name: b"OrderComplianceApproved",
+}
+"""What the next service answers, where that is not everything."""
+
 SERVICE: Final = {topic: service for service, topic in OUTPUT.items()}
 KEPT: Final = 4_096
 INPUTS_KEPT: Final = 50_000
@@ -95,6 +101,8 @@ class Observer(Monitor):
         return asked_ms
 
     def _await_answer(self, tp: TP, record: Any, headers: dict[str, bytes]) -> None:
+        if headers.get(EVENT_TYPE) != ANSWERED.get(tp.topic, headers.get(EVENT_TYPE)):
+            return
         name = f"{tp.topic}/{tp.partition}/{record.offset}"
         if tp.topic == COMPLIANCE_DECISIONS.name:
             name = _text(headers, CORRELATION_ID)
@@ -144,10 +152,14 @@ class Observer(Monitor):
         """By service and partition: the longest gap that began or lasted in that time (Unix)."""
         longest: dict[tuple[str, int], int] = {}
         for gap in (*self._gaps, *self._unfinished()):
-            if gap.ended_ms >= since_ms and gap.ended_ms - gap.ms <= until_ms:
+            if since_ms <= gap.ended_ms and gap.ended_ms - gap.ms <= until_ms:
                 place = (gap.service, gap.partition)
                 longest[place] = max(longest.get(place, 0), gap.ms)
         return longest
+
+    def waiting_ms(self) -> int:
+        """For how long the partition that has waited longest has had no output."""
+        return max((gap.ms for gap in self._unfinished()), default=0)
 
     def _unfinished(self) -> Iterator[Gap]:
         """Partitions that have had no output since an input came."""
