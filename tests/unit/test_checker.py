@@ -18,16 +18,17 @@ import checker.invariants
 import models.commands
 import models.events
 from checker import records
+from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
 from checker.findings import Findings
-from checker.history import trace
+from checker.history import Commanded, Shared, trace
 from checker.invariants import check_positions, check_standing, check_tables
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
 from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, LedgerReport, read_body
 from checker.live import parse_state
-from checker.reading import digest_of, letters_into, read_letter, slice_takes
+from checker.reading import digest_of, letters_into, read_letter, shared_takes, slice_takes
 from checker.records import (
     DeadLetter,
     Event,
@@ -1329,6 +1330,27 @@ class TestReading:
         take = slice_takes(world.log)[records.POSITIONS_CHANGELOG]
         take([ARecord(b"1", b"a"), ARecord(b"2", b"b"), ARecord(b"3", b"a"), ARecord(None, b"b")])
         assert world.log.positions == {b"a": b"3"}
+
+    @pytest.mark.parametrize("topic", BOOKS_READ)
+    def test_every_book_that_is_read_is_taken_in(self, topic: str) -> None:
+        world = World()
+        slice_takes(world.log)[topic]([ARecord(b"1", b"a")])
+        tables = ("positions", "reservations", "risk_limits", "recent_orders", "intents", "sessions")
+        filled = [name for name in tables if getattr(world.log, name) == {b"a": b"1"}]
+        assert [f"-{name}-changelog" in topic for name in filled] == [True]
+
+    def test_the_highest_version_of_each_account_counts_where_it_stands(self) -> None:
+        shared = Shared()
+        limits = msgspec.structs.asdict(World().limit())
+
+        def record(version: int, offset: int, **changed: Any) -> Raw:
+            value = msgspec.json.encode(limits | {"version": version} | changed)
+            return ARecord(value, headers=(("event-type", b"SetRiskLimits"),), partition=2, offset=offset)
+
+        garbage = ARecord(b"{", partition=2, offset=9)
+        take = shared_takes(shared, Ticks())[records.RISK_LIMITS]
+        take([record(2, 5), record(3, 6), record(1, 7), record(4, 8, account_id="other"), garbage])
+        assert shared.commanded == {2: Commanded({"acc": 3}, last_offset=9)}
 
     def test_a_dead_letter_has_the_digest_of_its_origin(self) -> None:
         origin = ARecord(b"\xff", headers=(("x", b"1"),), offset=7)
