@@ -17,11 +17,18 @@ from msgspec.structs import replace
 import checker.invariants
 import models.commands
 import models.events
+from app.domain.compliance import (
+    NEW_COMPLIANCE_ACCOUNT,
+    ComplianceAccount,
+    apply_compliance,
+    apply_execution,
+)
+from app.domain.exchange import NEW_SESSION, Intent, apply_venue_report, new_intent
 from checker import records
 from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
 from checker.findings import Findings
-from checker.history import Commanded, Shared, trace
+from checker.history import Commanded, Shared, order_id_of, trace
 from checker.invariants import check_positions, check_standing, check_tables
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
@@ -1254,6 +1261,47 @@ def test_no_legal_history_has_a_violation(lives: list[tuple[str, str, Side, int]
     assert world.findings() == Findings()
     moving(world)
     assert world.violations() == []
+
+
+def as_model(event: Event) -> Any:
+    """The services' own model of an event that the checker has read."""
+    return getattr(models.events, type(event).__name__).model_validate(msgspec.to_builtins(event))
+
+
+def write_with_the_services(world: World) -> None:
+    """Write the tables of compliance and the exchange as their own code makes them of this history."""
+    log = world.log
+    accounts: dict[str, ComplianceAccount] = {}
+    intents: dict[str, Intent] = {}
+    session = NEW_SESSION
+    for record in sorted([*log.compliance, *log.executions], key=lambda each: each.timestamp_ms):
+        assert record.event is not None
+        event = as_model(record.event)
+        decided = isinstance(record.event, get_args(records.ComplianceDecision))
+        account_id, order_id = (event.order if decided else event).account_id, order_id_of(record.event)
+        account, key = accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT), f"{account_id}/{order_id}"
+        if decided:
+            accounts[account_id] = apply_compliance(account, event)
+            if isinstance(event, models.events.OrderComplianceApproved):
+                intents[key] = new_intent(event.order)
+            continue
+        accounts[account_id] = apply_execution(account, event)
+        session, intent, _ = apply_venue_report(session, intents.pop(key), event)
+        if intent is not None:
+            intents[key] = intent
+    log.recent_orders = {key.encode(): each.model_dump_json().encode() for key, each in accounts.items()}
+    log.intents = {key.encode(): each.model_dump_json().encode() for key, each in intents.items()}
+    log.sessions = {str(log.partition).encode(): session.model_dump_json().encode()}
+
+
+@given(st.lists(steps, max_size=30))
+def test_the_services_own_tables_are_no_violation(lives: list[tuple[str, str, Side, int]]) -> None:
+    world = World()
+    for step in lives:
+        live(world, *step)
+    world.write_books()
+    write_with_the_services(world)
+    assert check_standing(world.log, trace(world.log), world.commanded) == Findings()
 
 
 class ARecord(NamedTuple):
