@@ -112,7 +112,7 @@ def _open(traces: Traces) -> Iterator[_Open]:
 
 
 def _is_over(trace: Trace) -> bool:
-    return any(ends(each.event) for each in trace.reports)
+    return any(ends(each.event) for each in reversed(trace.reports))
 
 
 def _check_intents(history: Slice, opened: Iterable[_Open], found: Findings) -> None:
