@@ -17,7 +17,7 @@ from pathlib import Path
 
 from checker.errors import CheckerError
 from checker.findings import Findings
-from checker.history import Shared, Slice, trace
+from checker.history import Commanded, Shared, Slice, trace
 from checker.invariants import (
     check_conduct,
     check_exposure,
@@ -27,6 +27,7 @@ from checker.invariants import (
     check_market_conditions,
     check_origins,
     check_positions,
+    check_standing,
     check_tables,
     check_venue,
 )
@@ -42,13 +43,17 @@ from checker.records import (
     COMPLIANCE_DECISIONS,
     DEAD_LETTERS,
     EXECUTIONS,
+    INTENTS_CHANGELOG,
     MARKET_DATA,
     ORDERS,
     POSITIONS_CHANGELOG,
     PRICES,
+    RECENT_ORDERS_CHANGELOG,
     RESERVATIONS_CHANGELOG,
     RISK_DECISIONS,
     RISK_LIMITS,
+    RISK_LIMITS_CHANGELOG,
+    SESSIONS_CHANGELOG,
     DeadLetter,
     Origin,
     Raw,
@@ -59,7 +64,14 @@ EXIT_USER_ERROR = 2
 LEDGER_NAME = Path("venue") / "ledger.sqlite"
 
 WAY = (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS)
-BOOKS = (POSITIONS_CHANGELOG, RESERVATIONS_CHANGELOG)
+BOOKS = (
+    POSITIONS_CHANGELOG,
+    RESERVATIONS_CHANGELOG,
+    RISK_LIMITS_CHANGELOG,
+    RECENT_ORDERS_CHANGELOG,
+    INTENTS_CHANGELOG,
+    SESSIONS_CHANGELOG,
+)
 INPUTS = {
     "risk": (ORDERS, COMPLIANCE_DECISIONS, EXECUTIONS),
     "compliance": (RISK_DECISIONS, EXECUTIONS),
@@ -126,6 +138,7 @@ class _Run:
         self._originals: dict[Origin, bytes] = {}
         self._wanted: dict[TP, set[int]] = {}
         self._read: set[TP] = set()
+        self._clipped: set[int] = set()
         self._found = Findings()
         self._counts = Counts()
         self._latencies_ms: list[int] = []
@@ -162,6 +175,7 @@ class _Run:
         beginnings = await self._log.beginnings(tp for tps in self._tps.values() for tp in tps)
         self._shared.market_is_whole = not any(beginnings[tp] for tp in self._tps[MARKET_DATA])
         for tp in (tp for topic in WAY for tp in self._tps[topic] if beginnings[tp]):
+            self._clipped.add(tp.partition)
             self._found.skip("I1", "the log's first records are gone", f"{tp.topic}/{tp.partition}")
 
     async def _take(self, takes: dict[TP, Take | None]) -> None:
@@ -183,6 +197,7 @@ class _Run:
             (
                 check_lives(history, traces),
                 check_positions(history, traces),
+                check_standing(history, traces, self._commanded(number)),
                 check_exposure(history, self._shared.limits),
                 check_intake(history, traces, intake),
                 check_key_order(history, traces),
@@ -195,7 +210,7 @@ class _Run:
         self._latencies_ms += latencies_ms(traces)
 
     async def _read_slice(self, number: int) -> Slice:
-        history = Slice(number, ended=bool(self._quiet))
+        history = Slice(number, ended=bool(self._quiet), whole=number not in self._clipped)
         history.dead_letters = [each for each in self._letters if each.origin.partition == number]
         takes = slice_takes(history)
         await self._take(
@@ -218,7 +233,12 @@ class _Run:
                 position = self._committed[group].get(TP(topic, history.partition), 0)
                 if records and records[-1].offset >= position:
                     return False
-        return True
+        number = history.partition
+        limits_position = self._committed["risk"].get(TP(RISK_LIMITS, number), 0)
+        return self._commanded(number).last_offset < limits_position
+
+    def _commanded(self, number: int) -> Commanded:
+        return self._shared.commanded.get(number, Commanded())
 
     async def check_rest(self, live_state: Sequence[LiveTable], *, whole: bool) -> None:
         """What no single partition shows: dead letters' origins, sessions without one, live tables."""

@@ -41,10 +41,10 @@ ENDINGS = (OrderCancelled, OrderExpired, VenueRejected)
 class Slice:
     """Partition `partition` of the topics, each in the order of its offsets; `dead_letters` by their origin.
 
-    `quiet` says that the services have taken in every record of the log, `ended` that the venue has nothing
-    left either: every order has ended. When not quiet,
-    effects are read before their causes, and approvals at offsets from `risk_cut` on may know of executions
-    that are not here.
+    The services' tables hold the last value of each key of their changelogs. `whole` says that the log still
+    has its first records. `quiet` says that the services have taken in every record of the log, `ended` that
+    the venue has nothing left either: every order has ended. When not quiet, effects are read before their
+    causes, and approvals at offsets from `risk_cut` on may know of executions that are not here.
     """
 
     partition: int = 0
@@ -55,7 +55,12 @@ class Slice:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     positions: dict[bytes, bytes] = field(default_factory=dict)
     reservations: dict[bytes, bytes] = field(default_factory=dict)
+    risk_limits: dict[bytes, bytes] = field(default_factory=dict)
+    recent_orders: dict[bytes, bytes] = field(default_factory=dict)
+    intents: dict[bytes, bytes] = field(default_factory=dict)
+    sessions: dict[bytes, bytes] = field(default_factory=dict)
     risk_cut: int | None = None
+    whole: bool = True
     quiet: bool = True
     ended: bool = True
 
@@ -301,13 +306,29 @@ class LimitsBook:
 
 
 @dataclass
+class Commanded:
+    """What one partition of `risk-limits` asks for: the highest version of each account.
+
+    `last_offset` is that of its last record, -1 without one.
+    """
+
+    versions: dict[str, int] = field(default_factory=dict)
+    last_offset: int = -1
+
+    def add(self, limits: Limits) -> None:
+        version = self.versions.get(limits.account_id, limits.version)
+        self.versions[limits.account_id] = max(version, limits.version)
+
+
+@dataclass
 class Shared:
     """What all partitions have in common; `market_is_whole`: no tick of the log is gone.
 
-    `last_prices` are those of `prices`, by symbol.
+    `commanded` is what `limits` come to by partition, `last_prices` are those of `prices`, by symbol.
     """
 
     limits: LimitsBook = field(default_factory=LimitsBook)
+    commanded: dict[int, Commanded] = field(default_factory=dict)
     market: Market = field(default_factory=Market)
     market_is_whole: bool = True
     last_prices: dict[str, PriceUpdated] = field(default_factory=dict)

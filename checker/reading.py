@@ -7,18 +7,22 @@ from typing import TypeVar
 import msgspec
 
 from checker.findings import Findings
-from checker.history import Shared, Slice
+from checker.history import Commanded, Shared, Slice
 from checker.invariants.ticks import Ticks
 from checker.records import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
+    INTENTS_CHANGELOG,
     MARKET_DATA,
     ORDERS,
     POSITIONS_CHANGELOG,
     PRICES,
+    RECENT_ORDERS_CHANGELOG,
     RESERVATIONS_CHANGELOG,
     RISK_DECISIONS,
     RISK_LIMITS,
+    RISK_LIMITS_CHANGELOG,
+    SESSIONS_CHANGELOG,
     ComplianceDecision,
     DeadLetter,
     Event,
@@ -68,6 +72,10 @@ def slice_takes(history: Slice) -> dict[str, Take]:
         EXECUTIONS: _events_into(history.executions, REPORTS_WIRE),
         POSITIONS_CHANGELOG: changelog_into(history.positions),
         RESERVATIONS_CHANGELOG: changelog_into(history.reservations),
+        RISK_LIMITS_CHANGELOG: changelog_into(history.risk_limits),
+        RECENT_ORDERS_CHANGELOG: changelog_into(history.recent_orders),
+        INTENTS_CHANGELOG: changelog_into(history.intents),
+        SESSIONS_CHANGELOG: changelog_into(history.sessions),
     }
 
 
@@ -76,9 +84,12 @@ def shared_takes(shared: Shared, market_data: Ticks) -> dict[str, Take]:
 
     def limits(records: Sequence[Raw]) -> None:
         for record in records:
+            commanded = shared.commanded.setdefault(record.partition, Commanded())
+            commanded.last_offset = record.offset
             command = LIMITS_WIRE.read(record.value, record.headers)
             if command is not None and command.account_id.encode() == record.key:
                 shared.limits.add(command)
+                commanded.add(command)
 
     def ticks(records: Sequence[Raw]) -> None:
         market_data.look(records)

@@ -23,6 +23,10 @@ MARKET_DATA: Final = "market-data"
 RESTRICTIONS: Final = "restrictions"
 POSITIONS_CHANGELOG: Final = "risk-positions-changelog"
 RESERVATIONS_CHANGELOG: Final = "risk-reservations-changelog"
+RISK_LIMITS_CHANGELOG: Final = "risk-risk_limits-changelog"
+RECENT_ORDERS_CHANGELOG: Final = "compliance-recent_orders-changelog"
+INTENTS_CHANGELOG: Final = "exchange-intents-changelog"
+SESSIONS_CHANGELOG: Final = "exchange-sessions-changelog"
 
 COMPACTED: Final = frozenset({RISK_LIMITS, PRICES, RESTRICTIONS})
 """Topics in which an old record may be gone."""

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from checker.findings import Findings, Violation
-from checker.history import Shared, Slice, trace
+from checker.history import Commanded, Shared, Slice, trace
 from checker.invariants import (
     check_conduct,
     check_exposure,
@@ -16,6 +16,7 @@ from checker.invariants import (
     check_market_conditions,
     check_origins,
     check_positions,
+    check_standing,
     check_venue,
 )
 from checker.invariants.intake import sort_intake
@@ -37,7 +38,7 @@ from checker.records import (
     TradeExecuted,
     VenueRejected,
 )
-from models.values import Side
+from models.values import Side, TimeInForce
 
 SYMBOL = "BTC-USD"
 PRICE_TICKS = 90_000
@@ -69,6 +70,10 @@ class World:
         self._limits: dict[str, Limits] = {}
         self.tick()
 
+    @property
+    def commanded(self) -> Commanded:
+        return self.shared.commanded.setdefault(self.log.partition, Commanded())
+
     # inputs
 
     def tick(self, price_ticks: int = PRICE_TICKS) -> None:
@@ -92,6 +97,7 @@ class World:
         version = before.version + 1 if before else 1
         self._limits[account_id] = Limits(account_id=account_id, version=version, **(fields | changed))
         self.shared.limits.add(self._limits[account_id])
+        self.commanded.add(self._limits[account_id])
         return self._limits[account_id]
 
     def receive(self, account_id: str = "acc", **changed: Any) -> Order:
@@ -240,7 +246,7 @@ class World:
         return order
 
     def write_books(self) -> None:
-        """Write the changelogs of risk as of now."""
+        """Write the changelogs of all tables as of now."""
         for account_id, books in self.books.items():
             open_orders = [self._order(order_id) for order_id in self.open_lots]
             value = {
@@ -264,6 +270,9 @@ class World:
             self.log.reservations[f"{order.account_id}/{order_id}".encode()] = msgspec.json.encode(
                 reservation
             )
+        self._write_limits()
+        self._write_open_orders()
+        self._write_session()
 
     # judgement
 
@@ -276,6 +285,7 @@ class World:
                 check_lives(self.log, traces),
                 check_venue(self.log, traces, ledger),
                 check_positions(self.log, traces),
+                check_standing(self.log, traces, self.commanded),
                 check_exposure(self.log, self.shared.limits),
                 check_intake(self.log, traces, sort_intake(self.log, traces)),
                 check_origins(self.log.dead_letters, self.originals),
@@ -289,6 +299,38 @@ class World:
         return self.findings().violations
 
     # helpers
+
+    def _write_limits(self) -> None:
+        for account_id, limits in self._limits.items():
+            self.log.risk_limits[account_id.encode()] = msgspec.json.encode(limits)
+
+    def _write_open_orders(self) -> None:
+        """What compliance has open, and what of it the exchange has at the venue."""
+        open_orders: dict[str, dict[str, Any]] = {account_id: {} for account_id in self.books}
+        self.log.intents.clear()
+        for order_id in self.open_lots.keys() & self.ledger_orders.keys():
+            order = self._order(order_id)
+            open_orders[order.account_id][order_id] = {
+                "symbol": order.symbol,
+                "side": order.side,
+                "price_ticks": order.price_ticks,
+                "rests": order.time_in_force is not TimeInForce.IOC,
+            }
+            reported = any(each.event and each.event.order_id == order_id for each in self.log.executions)
+            intent = {
+                "order": order,
+                "state": "acknowledged" if reported else "pending",
+                "open_lots": self.open_lots[order_id],
+            }
+            self.log.intents[f"{order.account_id}/{order_id}".encode()] = msgspec.json.encode(intent)
+        for account_id, its_orders in open_orders.items():
+            value = {"recent": {}, "open_orders": its_orders}
+            self.log.recent_orders[account_id.encode()] = msgspec.json.encode(value)
+
+    def _write_session(self) -> None:
+        if self.ledger_reports:
+            session = {"venue_sequence_last": len(self.ledger_reports)}
+            self.log.sessions[str(self.log.partition).encode()] = msgspec.json.encode(session)
 
     def _next_ms(self) -> int:
         self.now_ms += 1

@@ -6,6 +6,7 @@ from checker.invariants.intake import check_intake, check_origins
 from checker.invariants.lives import check_lives
 from checker.invariants.order import check_key_order, check_market_conditions
 from checker.invariants.positions import check_positions
+from checker.invariants.standing import check_standing
 from checker.invariants.tables import check_tables
 from checker.invariants.venue import check_venue
 
@@ -18,6 +19,7 @@ __all__ = [
     "check_market_conditions",
     "check_origins",
     "check_positions",
+    "check_standing",
     "check_tables",
     "check_venue",
 ]

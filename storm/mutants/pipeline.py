@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 from uuid import uuid4
+from zlib import crc32
 
 from app import venue_session
 from app.domain import compliance, marketdata, risk
@@ -143,6 +144,17 @@ def cache_survives_its_task(patch: Patch) -> None:
     patch.setattr(TableView, "__setitem__", put_cached)
 
 
+@mutant("I3", "risk")
+def limits_lost(patch: Patch) -> None:
+    """Limits are not taken in for one account in ten."""
+    is_newer = risk.is_newer
+
+    def may_change(limits: SetRiskLimits, in_force: SetRiskLimits | None) -> bool:
+        return crc32(limits.account_id.encode()) % 10 != 0 and is_newer(limits, in_force)
+
+    patch.setattr(risk, "is_newer", may_change)
+
+
 # -- risk: what is approved
 
 
@@ -259,6 +271,12 @@ def refused_orders_go_on(patch: Patch) -> None:
     import agents.compliance as agent
 
     patch.setattr(agent, "OrderRiskApproved", _AnyDecision("OrderRiskDecided", (), {}))
+
+
+@mutant("I3", "compliance")
+def endings_missed_by_compliance(patch: Patch) -> None:
+    """Compliance takes an order that has ended to be open still."""
+    patch.setattr(compliance, "apply_execution", lambda account, event: account)
 
 
 @mutant("I7", "compliance")

@@ -40,7 +40,8 @@ from venue.reports import Report as VenueReport
 TOPICS = (
     *("orders", "risk-decisions", "compliance-decisions", "executions", "dead-letters"),
     *("market-data", "prices", "risk-limits", "restrictions"),
-    *("risk-positions-changelog", "risk-reservations-changelog"),
+    *("risk-positions-changelog", "risk-reservations-changelog", "risk-risk_limits-changelog"),
+    *("compliance-recent_orders-changelog", "exchange-intents-changelog", "exchange-sessions-changelog"),
 )
 POSITIONS = "risk-positions-changelog"
 RESERVATIONS = "risk-reservations-changelog"
@@ -175,6 +176,11 @@ async def write_history(writer: Writer) -> None:
     async with writer.transaction():
         await writer.put_raw(POSITIONS, BOOKS)
         await writer.put_raw(RESERVATIONS, None, key=b"acc/acc-1")
+        await writer.put_raw("risk-risk_limits-changelog", LIMITS.model_dump_json().encode())
+        await writer.put_raw("compliance-recent_orders-changelog", b'{"recent":{},"open_orders":{}}')
+        await writer.put_raw("exchange-intents-changelog", None, key=b"acc/acc-1")
+        sequence = b'{"venue_sequence_last":2}'
+        await writer.put_raw("exchange-sessions-changelog", sequence, key=str(PARTITION).encode())
     async with writer.transaction(abort=True):
         await writer.put("orders", LOST)
         await writer.put_raw(POSITIONS, b"never")

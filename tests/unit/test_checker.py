@@ -17,17 +17,25 @@ from msgspec.structs import replace
 import checker.invariants
 import models.commands
 import models.events
+from app.domain.compliance import (
+    NEW_COMPLIANCE_ACCOUNT,
+    ComplianceAccount,
+    apply_compliance,
+    apply_execution,
+)
+from app.domain.exchange import NEW_SESSION, Intent, apply_venue_report, new_intent
 from checker import records
+from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
 from checker.findings import Findings
-from checker.history import trace
-from checker.invariants import check_positions, check_tables
+from checker.history import Commanded, Shared, order_id_of, trace
+from checker.invariants import check_positions, check_standing, check_tables
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
 from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, LedgerReport, read_body
 from checker.live import parse_state
-from checker.reading import digest_of, letters_into, read_letter, slice_takes
+from checker.reading import digest_of, letters_into, read_letter, shared_takes, slice_takes
 from checker.records import (
     DeadLetter,
     Event,
@@ -426,6 +434,142 @@ BOOKS = {
 }
 
 
+def resting(world: World) -> str:
+    """An order that the venue has filled by 3 of 10 lots, in all tables; gives its key account/order."""
+    order = world.cleared()
+    world.acknowledge(order)
+    world.fill(order, 3)
+    world.write_books()
+    return f"acc/{order.order_id}"
+
+
+def edit_an_intent(world: World, **changes: Any) -> None:
+    rewrite(world.log.intents, resting(world).encode(), **changes)
+
+
+def acknowledge_too_early(world: World) -> None:
+    order = world.cleared()
+    world.write_books()
+    rewrite(world.log.intents, f"acc/{order.order_id}".encode(), state="acknowledged")
+
+
+def forget_an_ack(world: World) -> None:
+    order = world.cleared()
+    world.acknowledge(order)
+    world.write_books()
+    rewrite(world.log.intents, f"acc/{order.order_id}".encode(), state="pending")
+
+
+def keep_an_intent(world: World) -> None:
+    world.log.intents[b"acc/acc-1"] = msgspec.json.encode({"state": "acknowledged", "open_lots": 10})
+
+
+def intend_a_dead_letter(world: World) -> None:
+    order = world.cleared()
+    world.write_books()
+    offset = world.log.compliance[-1].offset
+    world.bury(Origin("compliance-decisions", 3, offset), service="exchange")
+    assert f"acc/{order.order_id}".encode() in world.log.intents
+
+
+def have_open(world: World, account_id: str = "acc", **changed: Any) -> None:
+    """Let an account have its order 1, which has ended, as open; or order 13, which has not."""
+    order = {"symbol": "BTC-USD", "side": "buy", "price_ticks": PRICE_TICKS, "rests": True} | changed
+    number = len(world.log.orders) if len(world.log.orders) > 12 else 1
+    open_orders = {f"acc-{number}": order}
+    rewrite(world.log.recent_orders, account_id.encode(), open_orders=open_orders)
+
+
+def forget_an_open_order(world: World) -> None:
+    resting(world)
+    rewrite(world.log.recent_orders, b"acc", open_orders={})
+
+
+def have_open_otherwise(world: World, **changed: Any) -> None:
+    resting(world)
+    have_open(world, **changed)
+
+
+def keep_old_limits(world: World) -> None:
+    """Risk goes by version 1 still, whatever came after it."""
+    world.limit()
+    world.limit()
+
+
+NOT_OPEN = "compliance has an order as open that is not"
+OTHER_TERMS = "compliance has an open order on other terms than approved"
+
+STANDING = {
+    "an intent lost": Planted(
+        lambda w: w.log.intents.pop(resting(w).encode()),
+        "I3",
+        "an approved order that has not ended has no intent",
+    ),
+    "an intent kept": Planted(keep_an_intent, "I3", "an intent without an approved order that is open"),
+    "an intent of a dead letter": Planted(
+        intend_a_dead_letter, "I3", "an intent without an approved order that is open"
+    ),
+    "an intent that misses a fill": Planted(
+        lambda w: edit_an_intent(w, open_lots=10),
+        "I3",
+        "the open lots of an intent are not what its executions leave",
+    ),
+    "an intent acknowledged too early": Planted(
+        acknowledge_too_early, "I3", "an intent is not acknowledged exactly when its order is"
+    ),
+    "an acknowledgement missed": Planted(
+        forget_an_ack, "I3", "an intent is not acknowledged exactly when its order is"
+    ),
+    "an intent nobody can read": Planted(
+        lambda w: edit_an_intent(w, open_lots="many"), "I3", "a value of intents that nobody can read"
+    ),
+    "a session behind its executions": Planted(
+        lambda w: rewrite(w.log.sessions, b"3", venue_sequence_last=1), "I3", "a session is not read as far"
+    ),
+    "a session ahead of its executions": Planted(
+        lambda w: rewrite(w.log.sessions, b"3", venue_sequence_last=99),
+        "I3",
+        "a session is not read as far as its reports are in executions",
+    ),
+    "a session lost": Planted(lambda w: w.log.sessions.clear(), "I3", "a session is not read as far"),
+    "a session of another partition": Planted(
+        lambda w: w.log.sessions.update({b"4": b'{"venue_sequence_last":1}'}),
+        "I3",
+        "a session is not read as far",
+    ),
+    "a session nobody can read": Planted(
+        lambda w: w.log.sessions.update({b"3": b"{"}), "I3", "a value of sessions that nobody can read"
+    ),
+    "an end that compliance missed": Planted(have_open, "I3", NOT_OPEN),
+    "an open order under another account": Planted(lambda w: have_open(w, "other"), "I3", NOT_OPEN),
+    "an open order that compliance forgot": Planted(
+        forget_an_open_order, "I3", "compliance does not have an order as open that is"
+    ),
+    "an open order at another price": Planted(
+        lambda w: have_open_otherwise(w, price_ticks=1), "I3", OTHER_TERMS
+    ),
+    "an open order that is said not to rest": Planted(
+        lambda w: have_open_otherwise(w, rests=False), "I3", OTHER_TERMS
+    ),
+    "open orders nobody can read": Planted(
+        lambda w: w.log.recent_orders.update({b"acc": b"{}"}),
+        "I3",
+        "a value of recent_orders that nobody can read",
+    ),
+    "limits lost": Planted(
+        lambda w: w.log.risk_limits.pop(b"other"), "I3", "an account has no limits in force though some were"
+    ),
+    "newer limits not taken in": Planted(
+        keep_old_limits, "I3", "limits in force are older than the newest that were set"
+    ),
+    "limits nobody can read": Planted(
+        lambda w: w.log.risk_limits.update({b"acc": b"[]"}),
+        "I3",
+        "a value of risk_limits that nobody can read",
+    ),
+}
+
+
 def letter_edit(world: World, index: int, **changes: Any) -> None:
     world.log.dead_letters[index] = replace(world.log.dead_letters[index], **changes)
 
@@ -707,7 +851,7 @@ class TestTicks:
         assert "a last price is not what the ticks make" in found.message
 
 
-PLANTED = LIVES | VENUE | BOOKS | INTAKE | STRANGERS | ORDER | LIMITS | CONDUCT
+PLANTED = LIVES | VENUE | BOOKS | STANDING | INTAKE | STRANGERS | ORDER | LIMITS | CONDUCT
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -733,6 +877,10 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 NOT_CHECKED = {
     "books are compared with the log only when all is quiet",
     "risk has a dead letter about this account",
+    "compliance has an execution of this account as a dead letter",
+    "risk has limits of this account as a dead letter",
+    "the limits in force are gone from the compacted topic",
+    "the first records of what books are made of are gone",
     "the limits that an approval names are gone from the compacted topic",
     "the origin of a dead letter is in a compacted topic and gone",
     "the tick of an approval is gone from the log",
@@ -842,7 +990,7 @@ class TestRestingOrders:
         assert world.violations() == []
 
     @pytest.mark.parametrize(
-        "name", [*BOOKS, "an order risk never decided", "an order compliance never decided"]
+        "name", [*BOOKS, *STANDING, "an order risk never decided", "an order compliance never decided"]
     )
     def test_what_the_services_owe_still_is(self, name: str) -> None:
         world = a_busy_world()
@@ -876,6 +1024,103 @@ class TestMovingHistory:
         moving(world)
         world.log.positions.clear()
         findings = check_positions(world.log, trace(world.log))
+        assert findings.violations == []
+        assert [each.invariant for each in findings.unverifiable] == ["I3"]
+
+
+class TestStanding:
+    """What I3 must not hold against intents, sessions, open orders and limits in force."""
+
+    def judge(self, world: World) -> Findings:
+        return check_standing(world.log, trace(world.log), world.commanded)
+
+    def test_what_is_open_stands_in_each_table(self) -> None:
+        world = World(partition=3)
+        key = resting(world)
+        assert msgspec.json.decode(world.log.intents[key.encode()])["open_lots"] == 7
+        assert len(msgspec.json.decode(world.log.recent_orders[b"acc"])["open_orders"]) == 1
+        assert world.log.sessions == {b"3": b'{"venue_sequence_last":2}'}
+        assert self.judge(world) == Findings()
+
+    def test_a_venue_that_has_reported_nothing_needs_no_session(self) -> None:
+        world = World()
+        world.write_books()
+        assert world.log.sessions == {}
+        assert self.judge(world) == Findings()
+        world.log.sessions[b"0"] = b'{"venue_sequence_last":0}'
+        assert self.judge(world) == Findings()
+
+    @pytest.mark.parametrize("behind", [None, Origin("compliance-decisions", 0, 0)])
+    def test_the_exchange_does_not_intend_its_dead_letters(self, behind: Origin | None) -> None:
+        world = World()
+        order = world.cleared()
+        world.write_books()
+        world.bury(
+            Origin("compliance-decisions", 0, world.log.compliance[-1].offset), behind, service="exchange"
+        )
+        del world.log.intents[f"acc/{order.order_id}".encode()]
+        assert self.judge(world) == Findings()
+
+    def test_a_repeat_that_compliance_holds_leaves_the_intent_of_the_first(self) -> None:
+        world = World()
+        order = world.cleared()
+        world.refuse(order, "duplicate_order_id", world.log_order(order))
+        world.bury(Origin("risk-decisions", 0, world.log.risk[-1].offset), service="compliance")
+        world.write_books()
+        traces = trace(world.log)
+        assert next(iter(traces)).stuck
+        assert self.judge(world) == Findings()
+
+    def test_accounts_whose_ends_compliance_cannot_know_are_left_out(self) -> None:
+        world = a_busy_world()
+        world.bury(Origin("executions", 3, world.log.executions[2].offset), service="compliance")
+        have_open(world)
+        findings = self.judge(world)
+        assert findings.violations == []
+        assert [each.ids for each in findings.unverifiable] == [("acc",)]
+
+    def test_accounts_whose_limits_are_dead_letters_are_left_out(self) -> None:
+        world = a_busy_world()
+        world.limit()
+        world.bury(Origin("risk-limits", 3, 5), service="risk")
+        findings = self.judge(world)
+        assert findings.violations == []
+        assert [each.ids for each in findings.unverifiable] == [("acc",)]
+
+    def test_limits_that_come_late_or_twice_change_nothing(self) -> None:
+        world = World()
+        first, second = world.limit(), world.limit()
+        for late in (first, second, replace(second, open_orders_max=1)):
+            world.commanded.add(late)
+        world.write_books()
+        assert self.judge(world) == Findings()
+
+    @pytest.mark.parametrize("left", [{}, {"acc": 1}])
+    def test_limits_that_compaction_took_are_no_violation(self, left: dict[str, int]) -> None:
+        world = World()
+        world.limit()
+        world.limit()
+        world.write_books()
+        world.commanded.versions = left
+        findings = self.judge(world)
+        assert findings.violations == []
+        assert [each.ids for each in findings.unverifiable] == [("acc",)]
+
+    def test_a_log_without_its_first_records_tells_only_of_limits(self) -> None:
+        world = a_busy_world()
+        world.log.whole = False
+        world.log.sessions.clear()
+        world.log.risk_limits.pop(b"other")
+        findings = self.judge(world)
+        assert [each.ids for each in findings.violations] == [("other",)]
+        assert [each.ids for each in findings.unverifiable] == [("3",)]
+
+    def test_nothing_is_compared_while_things_move(self) -> None:
+        world = a_busy_world()
+        moving(world)
+        world.log.risk_limits.clear()
+        world.log.sessions.clear()
+        findings = self.judge(world)
         assert findings.violations == []
         assert [each.invariant for each in findings.unverifiable] == ["I3"]
 
@@ -1018,6 +1263,47 @@ def test_no_legal_history_has_a_violation(lives: list[tuple[str, str, Side, int]
     assert world.violations() == []
 
 
+def as_model(event: Event) -> Any:
+    """The services' own model of an event that the checker has read."""
+    return getattr(models.events, type(event).__name__).model_validate(msgspec.to_builtins(event))
+
+
+def write_with_the_services(world: World) -> None:
+    """Write the tables of compliance and the exchange as their own code makes them of this history."""
+    log = world.log
+    accounts: dict[str, ComplianceAccount] = {}
+    intents: dict[str, Intent] = {}
+    session = NEW_SESSION
+    for record in sorted([*log.compliance, *log.executions], key=lambda each: each.timestamp_ms):
+        assert record.event is not None
+        event = as_model(record.event)
+        decided = isinstance(record.event, get_args(records.ComplianceDecision))
+        account_id, order_id = (event.order if decided else event).account_id, order_id_of(record.event)
+        account, key = accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT), f"{account_id}/{order_id}"
+        if decided:
+            accounts[account_id] = apply_compliance(account, event)
+            if isinstance(event, models.events.OrderComplianceApproved):
+                intents[key] = new_intent(event.order)
+            continue
+        accounts[account_id] = apply_execution(account, event)
+        session, intent, _ = apply_venue_report(session, intents.pop(key), event)
+        if intent is not None:
+            intents[key] = intent
+    log.recent_orders = {key.encode(): each.model_dump_json().encode() for key, each in accounts.items()}
+    log.intents = {key.encode(): each.model_dump_json().encode() for key, each in intents.items()}
+    log.sessions = {str(log.partition).encode(): session.model_dump_json().encode()}
+
+
+@given(st.lists(steps, max_size=30))
+def test_the_services_own_tables_are_no_violation(lives: list[tuple[str, str, Side, int]]) -> None:
+    world = World()
+    for step in lives:
+        live(world, *step)
+    world.write_books()
+    write_with_the_services(world)
+    assert check_standing(world.log, trace(world.log), world.commanded) == Findings()
+
+
 class ARecord(NamedTuple):
     """A record as a consumer gives it."""
 
@@ -1092,6 +1378,27 @@ class TestReading:
         take = slice_takes(world.log)[records.POSITIONS_CHANGELOG]
         take([ARecord(b"1", b"a"), ARecord(b"2", b"b"), ARecord(b"3", b"a"), ARecord(None, b"b")])
         assert world.log.positions == {b"a": b"3"}
+
+    @pytest.mark.parametrize("topic", BOOKS_READ)
+    def test_every_book_that_is_read_is_taken_in(self, topic: str) -> None:
+        world = World()
+        slice_takes(world.log)[topic]([ARecord(b"1", b"a")])
+        tables = ("positions", "reservations", "risk_limits", "recent_orders", "intents", "sessions")
+        filled = [name for name in tables if getattr(world.log, name) == {b"a": b"1"}]
+        assert [f"-{name}-changelog" in topic for name in filled] == [True]
+
+    def test_the_highest_version_of_each_account_counts_where_it_stands(self) -> None:
+        shared = Shared()
+        limits = msgspec.structs.asdict(World().limit())
+
+        def record(version: int, offset: int, **changed: Any) -> Raw:
+            value = msgspec.json.encode(limits | {"version": version} | changed)
+            return ARecord(value, headers=(("event-type", b"SetRiskLimits"),), partition=2, offset=offset)
+
+        garbage = ARecord(b"{", partition=2, offset=9)
+        take = shared_takes(shared, Ticks())[records.RISK_LIMITS]
+        take([record(2, 5), record(3, 6), record(1, 7), record(4, 8, account_id="other"), garbage])
+        assert shared.commanded == {2: Commanded({"acc": 3}, last_offset=9)}
 
     def test_a_dead_letter_has_the_digest_of_its_origin(self) -> None:
         origin = ARecord(b"\xff", headers=(("x", b"1"),), offset=7)
