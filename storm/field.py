@@ -19,7 +19,7 @@ from app.supervisor import Restarts, told
 from storm.kafka import KafkaNodes
 from storm.mutants.mutant import Mutant
 from storm.steps import Step
-from storm.worker import ActionName, arm, disarm
+from storm.worker import ActionName, arm, disarm, send
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +106,9 @@ class StormWorker(Worker):
         lines = [line for line in self.output.last_lines(40) if any(each in line for each in TELLING)]
         return f"{told(status or 0)}: {lines[-1].strip() if lines else 'it said nothing'}"
 
-    def signal(self, number: signal.Signals) -> None:
-        if self.pid is not None:
-            os.kill(self.pid, number)
+    def signal(self, number: signal.Signals) -> bool:
+        """Send it; False when there is nobody to get it."""
+        return self.pid is not None and send(self.pid, number)
 
     def arm(self, step: str, number: int, action: ActionName) -> None:
         arm(self.pid, self.armed_at, Step(step), number, action)

@@ -40,14 +40,23 @@ def arm(pid: int | None, path: Path, step: steps.Step, number: int, action: Acti
     unfinished.write_bytes(msgspec.json.encode(Arming(step, number, action)))
     unfinished.replace(path)
     if pid is not None and _listens(pid):
-        os.kill(pid, signal.SIGUSR1)
+        send(pid, signal.SIGUSR1)
 
 
 def disarm(pid: int | None, path: Path) -> None:
     """Take an arming back, whether the worker has read it or not."""
     path.unlink(missing_ok=True)
     if pid is not None and _listens(pid):
-        os.kill(pid, signal.SIGUSR1)
+        send(pid, signal.SIGUSR1)
+
+
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; False when the process has just gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _listens(pid: int) -> bool:
