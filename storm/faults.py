@@ -167,8 +167,7 @@ class Injector:
         await worker.until_dead(time.time() * 1000 - 50, STEP_S_MAX)
 
     def _shoot(self, worker: StormWorker) -> None:
-        worker.deaths.meant = True
-        worker.deaths.meant = worker.signal(signal.SIGKILL)
+        worker.deaths.meant |= worker.signal(signal.SIGKILL)
 
     async def _kill_at(self, fault: Fault, done: Done) -> None:
         """Arm the step; steps of a take-over are got to by killing the other workers of the service."""
