@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from app.engine.cluster import TP
+from app.engine.dead_letter import PREFIX
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE
 from app.monitor import FOLLOWED, Monitor
-from app.topics import COMPLIANCE_DECISIONS, EXECUTIONS, ORDERS, PRICES, RISK_DECISIONS
+from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, PRICES, RISK_DECISIONS
 
 OUTPUT: Final = {
     "marketdata": PRICES.name,
@@ -82,6 +83,8 @@ class Observer(Monitor):
             if tp.topic in SERVICE:
                 asked_ms = self._match(tp, record, headers)
                 self._seen[tp].append(Seen(record.timestamp, seen_ms, asked_ms))
+            elif tp.topic == DEAD_LETTERS.name:
+                self._bury(headers)
             if tp.topic in INPUT.values():
                 self._await_answer(tp, record, headers)
         if tp.topic != PRICES.name:
@@ -110,6 +113,13 @@ class Observer(Monitor):
         waiting[name] = Asked(record.timestamp, tp.partition)
         if len(waiting) > INPUTS_KEPT:
             del waiting[next(iter(waiting))]
+
+    def _bury(self, headers: dict[str, bytes]) -> None:
+        """A dead letter answers its record."""
+        topic, partition, offset = (
+            _text(headers, f"{PREFIX}{part}") for part in ("topic", "partition", "offset")
+        )
+        self._inputs[topic].pop(f"{topic}/{partition}/{offset}", None)
 
     def live(self, service: str, partitions: Iterable[int]) -> list[int]:
         """Those of the partitions that had output lately."""
