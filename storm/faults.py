@@ -49,9 +49,10 @@ TAKE_OVER_STEPS: Final = frozenset(
 class Done:
     """What came of a fault. `outage_ms`: None where it does not apply or nothing came back in time.
 
-    `alone` is false when something else was under way, `reached` when the step was not come to in time and
-    the fault came without it. `gaps_elsewhere_ms` holds the longest gap of each partition that the victim did
-    not have, of those that began in the two seconds after a fault that was alone.
+    `alone` is false when something else was under way. `reached` is false when the fault's step was not come
+    to in time and the fault came without it, None for faults without a step. `gaps_elsewhere_ms` holds the
+    longest gap of each partition that the victim did not have, of those that began in the two seconds after a
+    fault that was alone.
     """
 
     fault: Fault
