@@ -245,7 +245,8 @@ def fence_former_self(data_dir: Path, *flags: str) -> None:
 
     A broker that starts while its former self counts as alive leads its partitions for a moment, loses them
     when that session ends, and gets them again. Coordinators are not up to it: transactions end without their
-    markers (KAFKA-20734, from 4.1.0) and groups lose offsets while they are loaded twice (seen with 4.0.2).
+    markers (KAFKA-20734, from 4.1.0) and groups show no offsets, or old ones, while they are loaded twice
+    (seen with 4.0.2).
     """
     log = data_dir / "log"
     if not (log / "__cluster_metadata-0").is_dir() or (log / ".kafka_cleanshutdown").exists():

@@ -104,7 +104,7 @@ class Observer(Monitor):
         return asked_ms
 
     def _await_answer(self, tp: TP, record: Any, headers: dict[str, bytes]) -> None:
-        if headers.get(EVENT_TYPE) != ANSWERED.get(tp.topic, headers.get(EVENT_TYPE)):
+        if tp.topic in ANSWERED and headers.get(EVENT_TYPE) != ANSWERED[tp.topic]:
             return
         name = f"{tp.topic}/{tp.partition}/{record.offset}"
         if tp.topic == COMPLIANCE_DECISIONS.name:
