@@ -6,6 +6,7 @@ the real agent has.
 
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter
 
 from app.domain.risk import NEW_ACCOUNT, AccountRisk, apply_decision, decide_risk, reserve
@@ -16,7 +17,7 @@ from bench.worker import options
 from models.events import OrderReceived, OrderRiskApproved
 
 read_order = TypeAdapter(OrderReceived).validator.validate_json
-read_account = TypeAdapter(AccountRisk).validator.validate_json
+read_account = msgspec.json.Decoder(AccountRisk).decode
 
 
 def main() -> None:
@@ -42,10 +43,10 @@ def main() -> None:
                 limits=limits_in_force.get(order.account_id),
                 price=PRICE,
             )
-            positions[event.key] = apply_decision(account, outcome).model_dump_json().encode()
+            positions[event.key] = job.encode(apply_decision(account, outcome))
             if isinstance(outcome, OrderRiskApproved):
                 key = f"{order.account_id}/{order.order_id}".encode()
-                reservations[key] = reserve(outcome).model_dump_json().encode()
+                reservations[key] = job.encode(reserve(outcome))
             await decisions.send(key=event.key, value=outcome.model_dump_json().encode())
 
     app.agent(orders)(check_risk)

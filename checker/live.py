@@ -1,9 +1,9 @@
 """Asks workers for the state of their tables: `GET /state` of each."""
 
 import json
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from typing import Any
 
 from checker.errors import CheckerError
@@ -21,7 +21,7 @@ def _tables_of(url: str) -> list[LiveTable]:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             return parse_state(answer.read())
-    except (urllib.error.URLError, TimeoutError, ValueError, KeyError, TypeError) as error:
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         raise CheckerError(f"{url} does not tell the state of its tables: {error}") from error
 
 

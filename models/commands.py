@@ -1,6 +1,13 @@
 """Commands: what somebody wants. They may be refused; what came of them is an event."""
 
-from models.values import Frozen
+from typing import Annotated
+
+from pydantic import Field
+
+from models.values import INT64_MAX, Frozen, Int64
+
+Lots = Annotated[int, Field(le=INT64_MAX // 2)]
+"""A position and what is open against it are never more than twice as many."""
 
 
 class SetRiskLimits(Frozen):
@@ -11,9 +18,9 @@ class SetRiskLimits(Frozen):
 
     account_id: str
     version: int
-    order_quantity_lots_max: int
-    order_notional_micros_max: int
-    position_lots_max: int
+    order_quantity_lots_max: Lots
+    order_notional_micros_max: Int64
+    position_lots_max: Lots
     gross_exposure_micros_max: int
     price_collar_bps: int
     price_age_ms_max: int

@@ -4,7 +4,7 @@
 """
 
 from models.reasons import ComplianceReason, RiskReason, VenueReason
-from models.values import Frozen, Side, TimeInForce
+from models.values import Frozen, Int64, Side, TimeInForce
 
 
 class OrderReceived(Frozen):
@@ -17,7 +17,7 @@ class OrderReceived(Frozen):
 
     order_id: str
     account_id: str
-    sequence: int
+    sequence: Int64
     symbol: str
     side: Side
     quantity_lots: int
@@ -123,7 +123,7 @@ class TickReceived(Frozen):
 
     symbol: str
     sequence: int
-    price_ticks: int
+    price_ticks: Int64
     quantity_lots: int
     exchange_at_ms: int
     observed_at_ms: int
@@ -136,7 +136,7 @@ class PriceUpdated(Frozen):
     """
 
     symbol: str
-    price_ticks: int
+    price_ticks: Int64
     tick_sequence: int
     observed_at_ms: int
     gaps: int = 0

@@ -4,14 +4,29 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+
+INT64_MAX = 2**63 - 1
+
+Int64 = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
+"""What a `State` can hold: text that has more is no value of ours."""
 
 
 class Frozen(BaseModel):
     """Base of every model: immutable, and a field nobody declared is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_bytes="base64")
+
+
+class State(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """Base of table values that the domain makes anew with each order, a tenth of the cost of a model.
+
+    They are made of models, which are checked; checked again when they come back from the disk. Integers are
+    `Int64`: larger ones would be written as text.
+    """
 
 
 class Side(StrEnum):

@@ -14,6 +14,7 @@ from models.events import (
     TradeExecuted,
     VenueRejected,
 )
+from models.values import Side
 
 NOW_MS: Final = 1_700_000_000_000
 PRICE_TICKS: Final = 90_000
@@ -91,14 +92,15 @@ def an_account(**holding: Any) -> AccountRisk:
 
 def a_reservation(**changed: Any) -> Reservation:
     """What `an_order` holds once it is approved."""
-    reservation = {
+    reservation: dict[str, Any] = {
         "order_id": "o-1",
         "symbol": "BTC-USD",
         "side": "buy",
         "price_ticks": PRICE_TICKS,
         "open_lots": 10,
     }
-    return Reservation(**(reservation | changed))
+    reservation |= changed
+    return Reservation(**(reservation | {"side": Side(reservation["side"])}))
 
 
 def acknowledged(**changed: Any) -> OrderAcknowledged:

@@ -19,7 +19,7 @@ from models.events import (
     VenueReport,
 )
 from models.reasons import RiskReason
-from models.values import INSTRUMENTS, Frozen, Side
+from models.values import INSTRUMENTS, Side, State
 
 CLOCK_SKEW_MS_MAX: Final = 1_000
 """How far a client's clock may run ahead of the broker's."""
@@ -31,7 +31,7 @@ LIMIT_BREACHES: Final = frozenset(_PRECEDENCE[_PRECEDENCE.index(RiskReason.PRICE
 """The refusals that name a limit of the account; the other ones say that the order could not be judged."""
 
 
-class Holding(Frozen):
+class Holding(State, frozen=True):
     """What an account has and may still get in one symbol.
 
     `open_buy_lots` and `open_sell_lots` are approved, neither filled nor ended; `reference_price_ticks` is
@@ -53,7 +53,7 @@ class Holding(Frozen):
         return INSTRUMENTS[symbol].notional_micros(self.reference_price_ticks, self.worst_lots)
 
 
-class AccountRisk(Frozen):
+class AccountRisk(State, frozen=True):
     """One account's books. Table `positions`, key account, written by risk.
 
     `last_sequence` is None until the first order. A holding stays when it is flat: there are no more of them
@@ -73,7 +73,7 @@ class AccountRisk(Frozen):
         return sum(holding.exposure_micros(symbol) for symbol, holding in self.holdings.items())
 
 
-class Reservation(Frozen):
+class Reservation(State, frozen=True):
     """What one approved order still holds. Table `reservations`, key account/order, written by risk."""
 
     order_id: str

@@ -45,7 +45,8 @@ AIOKafkaConnection.send = _send_or_lose
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 EARLIEST, LATEST = -2, -1
 FETCH_BYTES_MAX = 32 * 1024 * 1024
-RETRY_PAUSE_S = 0.05
+RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.05, 0.2
+"""Kafka away means waiting; whoever waits finds out soon that it is back."""
 
 RETRIABLE = (
     errors.KafkaConnectionError,
@@ -178,7 +179,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], pause_s: float = RETRY_PAUS
         except RETRIABLE as error:
             log.debug("trying again: %r", error)
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, 1.0)
+            pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
 
 
 class Cluster:

@@ -30,7 +30,7 @@ class Table(faust.Table[str, Any]):
 
     def __init__(self, app: Any, *, value_type: Any, by_partition: bool = False, **options: Any) -> None:
         super().__init__(app, value_type=None, key_type=None, **options)
-        self.decode, self.encode = _json_of(value_type)
+        self.decode, self.encode = json_functions(value_type)
         self.frozen = _is_frozen(value_type)
         self.by_partition = by_partition
 
@@ -50,7 +50,8 @@ class Table(faust.Table[str, Any]):
         return key.partition("/")[0].encode()
 
 
-def _json_of(value_type: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
+def json_functions(value_type: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
+    """What reads and what writes a table's values."""
     if isinstance(value_type, type) and issubclass(value_type, msgspec.Struct):
         return msgspec.json.Decoder(value_type).decode, msgspec.json.encode
     adapter: TypeAdapter[Any] = TypeAdapter(value_type)

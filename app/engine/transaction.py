@@ -21,7 +21,7 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from app.engine.cluster import RETRIABLE, RETRY_PAUSE_S, TP, Cluster, by_topic
+from app.engine.cluster import RETRIABLE, RETRY_PAUSE_S, RETRY_PAUSE_S_MAX, TP, Cluster, by_topic
 from app.engine.errors import Fenced
 from app.engine.protocol import InitProducerId
 
@@ -272,7 +272,7 @@ class Producer:
             if found & MOVED:
                 self._cluster.forget_coordinator(kind, key)
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, 0.5)
+            pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
 
     async def _produce(self, batches: dict[TP, bytes]) -> dict[TP, int]:
         """Write one batch a partition; returns the offset of each batch's first record."""
@@ -290,7 +290,7 @@ class Producer:
             if batches:
                 await self._cluster.refresh()
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, 1.0)
+                pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
         return bases
 
     async def _produce_to(self, node: int, batches: dict[TP, bytes]) -> dict[TP, int]:

@@ -12,6 +12,8 @@ from typing import Any, Final
 from uuid import uuid4
 from zlib import crc32
 
+from msgspec.structs import replace
+
 from app import venue_session
 from app.domain import compliance, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
@@ -175,7 +177,7 @@ def _loosen(patch: Patch, **limits: object) -> None:
 @mutant("I1", "risk")
 def repeats_approved(patch: Patch) -> None:
     """An order that comes again is judged again."""
-    _judge_by(patch, account=lambda account: account.model_copy(update={"last_sequence": None}))
+    _judge_by(patch, account=lambda account: replace(account, last_sequence=None))
 
 
 @mutant("I4", "risk")

@@ -110,12 +110,12 @@ def test_nothing_but_tests_and_the_command_line_imports_the_storm() -> None:
     assert [each for each in found if not each.startswith("app.cli imports storm.")] == []
 
 
-def test_models_import_pydantic_and_the_standard_library_only() -> None:
+def test_models_import_pydantic_msgspec_and_the_standard_library_only() -> None:
     assert {
         f"{module} imports {name}"
         for module, tree in modules("models").items()
         for name in imported(module, tree)
-        if not within(name, "models", "pydantic", *stdlib_module_names)
+        if not within(name, "models", "msgspec", "pydantic", *stdlib_module_names)
     } == set()
 
 

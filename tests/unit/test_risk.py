@@ -4,6 +4,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from app.domain.errors import InvariantBroken
 from app.domain.risk import (
@@ -132,7 +133,7 @@ def test_a_rejection_names_where_the_order_stands() -> None:
     assert outcome.source == "orders/3/17"
 
 
-@pytest.mark.parametrize("sequence", [-3, 0, 1, 2**70])
+@pytest.mark.parametrize("sequence", [-3, 0, 1, 2**63 - 1])
 def test_the_first_order_of_an_account_may_have_any_sequence(sequence: int) -> None:
     assert refusal(an_order(sequence=sequence)) is None
 
@@ -287,7 +288,7 @@ def test_a_rejected_order_is_the_accounts_last_and_changes_nothing_else(reason: 
     account = an_account(position_lots=4, open_buy_lots=2)
     outcome = OrderRiskRejected(order=an_order(sequence=9), reason=reason, source="orders/0/0")
 
-    assert apply_decision(account, outcome) == account.model_copy(update={"last_sequence": 9})
+    assert apply_decision(account, outcome) == replace(account, last_sequence=9)
 
 
 def test_a_duplicate_changes_nothing() -> None:

@@ -1,8 +1,13 @@
-"""Instruments scale integers exactly."""
+"""Instruments scale integers exactly; integers that a state would keep have to fit 64 bits."""
+
+import json
 
 import pytest
 
-from models.values import INSTRUMENTS, Instrument
+from app.engine import TopicSpec
+from app.topics import MARKET_DATA, ORDERS, RISK_LIMITS
+from models.values import INSTRUMENTS, Frozen, Instrument
+from tests.builders import a_tick, an_order, limits
 
 
 @pytest.mark.parametrize(("symbol", "micros"), [("BTC-USD", 1), ("ETH-USD", 10)])
@@ -13,3 +18,28 @@ def test_one_tick_of_one_lot_in_micros(symbol: str, micros: int) -> None:
 @pytest.mark.parametrize("instrument", [*INSTRUMENTS.values()], ids=INSTRUMENTS)
 def test_a_tick_of_a_lot_is_a_whole_number_of_micros(instrument: Instrument) -> None:
     assert instrument.micros_per_tick_lot == instrument.tick * instrument.lot * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("topic", "sound", "field"),
+    [
+        (ORDERS, an_order(), "sequence"),
+        (MARKET_DATA, a_tick(), "price_ticks"),
+        (RISK_LIMITS, limits(), "position_lots_max"),
+        (RISK_LIMITS, limits(), "order_quantity_lots_max"),
+        (RISK_LIMITS, limits(), "order_notional_micros_max"),
+    ],
+)
+def test_an_integer_that_a_state_could_not_keep_is_refused_by_name(
+    topic: TopicSpec, sound: Frozen, field: str
+) -> None:
+    event_type, version, data = topic.codec.encode(sound)
+    kept, refused = (json_with(data, field, value) for value in (2**62 - 1, 2**63))
+
+    assert getattr(topic.codec.decode(event_type, version, kept), field) == 2**62 - 1
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        topic.codec.decode(event_type, version, refused)
+
+
+def json_with(data: bytes, field: str, value: int) -> bytes:
+    return json.dumps(json.loads(data) | {field: value}).encode()

@@ -130,7 +130,7 @@ def test_a_record_says_where_it_is_and_what_its_integers_mean() -> None:
     holding = Holding(position_lots=-15_000, reference_price_ticks=90_000)
     account = AccountRisk(holdings={"BTC-USD": holding}, last_sequence=7)
 
-    html = a_record("acc-1", account.model_dump_json().encode())
+    html = a_record("acc-1", msgspec.json.encode(account))
 
     assert f'<dt>partition</dt><dd>3</dd><dt>worker</dt><dd><a href="{THERE}/">' in html
     assert '&quot;position_lots&quot;: -15000,<span class="words">-1.5000 BTC</span>' in html
