@@ -103,7 +103,7 @@ class Settings:
     )
     session_timeout_s: float = _setting("PIPELINE_SESSION_TIMEOUT_S", 6.0, _number(float, 0.5, 300))
     heartbeat_interval_s: float = _setting("PIPELINE_HEARTBEAT_INTERVAL_S", 0.1, _number(float, 0.05, 100))
-    batch_records_max: int = _setting("PIPELINE_BATCH_RECORDS_MAX", 2_000, _number(int, 1, 100_000))
+    batch_records_max: int = _setting("PIPELINE_BATCH_RECORDS_MAX", 4_000, _number(int, 1, 100_000))
     disk_free_bytes_min: int = _setting(
         "PIPELINE_DISK_FREE_BYTES_MIN", 64 * 1024 * 1024, _number(int, 0, 2**50)
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import faust
@@ -94,20 +95,23 @@ class TaskTable:
         return value is not None and self._cache.get(key) is value
 
     def _remember(self, key: str, value: Any) -> None:
-        if not self.table.frozen:
-            return
-        if len(self._cache) >= CACHE_KEYS_MAX:
-            for old in list(self._cache)[: CACHE_KEYS_MAX // 4]:
+        if self.table.frozen:
+            self._cache[key] = value
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        if len(self._cache) > CACHE_KEYS_MAX:
+            for old in list(islice(self._cache, CACHE_KEYS_MAX // 4)):
                 del self._cache[old]
-        self._cache[key] = value
 
     def committed(self, changes: dict[str, Any]) -> None:
         """Take over what a committed unit of work has changed."""
-        for key, value in changes.items():
-            if value is None:
-                self._cache.pop(key, None)
-            else:
-                self._remember(key, value)
+        if not self.table.frozen:
+            return
+        self._cache.update(changes)
+        for key in [key for key, value in changes.items() if value is None]:
+            del self._cache[key]
+        self._forget_oldest()
 
     def items(self, after: str | None = None) -> Iterator[tuple[str, Any]]:
         """Yield (key, value) in the order of the keys' bytes, those above `after`."""
