@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -18,11 +19,15 @@ from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import _DefaultRecordBatchPy as LenientBatch
 from aiokafka.record.memory_records import MemoryRecords
 
+from app.engine.repeats import Repeats
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Two debug records a request are built even when nobody prints them: a fifth of a small transaction's time.
 logging.getLogger("aiokafka").setLevel(logging.INFO)
+for name in ("aiokafka.client", "aiokafka.consumer.group_coordinator"):
+    logging.getLogger(name).addFilter(Repeats())
 
 _send = AIOKafkaConnection.send
 
@@ -194,6 +199,7 @@ class Cluster:
         self._client_id = client_id
         self._client: Any = None
         self._coordinators: dict[tuple[int, str], int] = {}
+        self._away_until: dict[int, float] = {}
 
     async def start(self) -> None:
         self._client = AIOKafkaClient(
@@ -210,7 +216,14 @@ class Cluster:
             self._client = None
 
     async def send(self, node: int, request: Any, lane: object = "default") -> Any:
-        return await self._client.send(node, request, group=lane)
+        """Send to a node; all lanes together try to reach one that is away once in RETRY_PAUSE_S."""
+        if time.monotonic() < self._away_until.get(node, 0.0):
+            raise errors.NodeNotReadyError(f"node {node} was away just now")
+        try:
+            return await self._client.send(node, request, group=lane)
+        except errors.NodeNotReadyError:  # nothing was sent: there is no connection
+            self._away_until[node] = time.monotonic() + RETRY_PAUSE_S
+            raise
 
     def leader(self, tp: TP) -> int | None:
         """The node that leads `tp`, or None while nobody is known to."""
@@ -219,7 +232,8 @@ class Cluster:
 
     async def refresh(self) -> None:
         """Ask for the leaders anew."""
-        await self._client.force_metadata_update()
+        if not await self._client.force_metadata_update():
+            await asyncio.sleep(RETRY_PAUSE_S)
 
     async def partition_count(self, topic: str) -> int:
         """How many partitions `topic` has; waits until it exists."""
