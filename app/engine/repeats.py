@@ -7,7 +7,7 @@ SILENT_S = 5.0
 
 
 class Repeats(logging.Filter):
-    """Lets a warning or error through, whatever its arguments, once in SILENT_S; says how many it held back."""
+    """Lets a warning through once in SILENT_S, whatever its arguments, and says how many it held back."""
 
     def __init__(self) -> None:
         super().__init__()

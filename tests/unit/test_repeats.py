@@ -4,14 +4,13 @@ import logging
 
 import pytest
 
-from app.engine import repeats
-from app.engine.repeats import Repeats
+from app.engine.repeats import SILENT_S, Repeats
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1_000.0]
-    monkeypatch.setattr(repeats.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 
@@ -30,9 +29,9 @@ def test_an_error_is_said_once_in_a_while_with_a_count(
     for number in range(4):
         logger.error("no way to node %s", number)
     logger.error("something else")
-    clock[0] += repeats.SILENT_S
+    clock[0] += SILENT_S
     logger.error("no way to node %s", 9)
-    clock[0] += repeats.SILENT_S
+    clock[0] += SILENT_S
     logger.error("no way to node %s", 10)
 
     assert caplog.messages == [
