@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 ORDERS_PER_CALL_MAX = 500
 CALL_S_MAX = 5.0
+TRY_LATER = (408, 425, 429)
 RECONNECT_S_MIN, RECONNECT_S_MAX = 0.05, 2.0
 REPORT_TYPES = {
     each.__name__: TypeAdapter(each)
@@ -131,7 +132,7 @@ class VenueSession:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._breaker.failed(_now_ms(), permit)
             raise VenueAway(f"no answer from the venue to {path}: {error!r}") from None
-        if response.status >= 500:
+        if response.status >= 500 or response.status in TRY_LATER:
             self._breaker.failed(_now_ms(), permit)
             raise VenueAway(f"the venue answered {response.status} to {path}")
         self._breaker.succeeded(_now_ms(), permit)

@@ -7,7 +7,7 @@ from feed.roster import KILLED, STRANGER, Roster
 from models.commands import SetRestriction, SetRiskLimits
 
 _STANDARD = SetRiskLimits(
-    account_id="",
+    account_id="(nobody)",
     version=1,
     order_quantity_lots_max=5_000,
     order_notional_micros_max=700_000_000,

@@ -4,10 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from models.values import INT64_MAX, Frozen, Int64
+from models.values import AccountId, Frozen, Int64
 
-Lots = Annotated[int, Field(le=INT64_MAX // 2)]
-"""A position and what is open against it are never more than twice as many."""
+LOTS_MAX = 10**15
+
+Lots = Annotated[int, Field(le=LOTS_MAX)]
+"""What the venue takes in one order."""
 
 
 class SetRiskLimits(Frozen):
@@ -16,7 +18,7 @@ class SetRiskLimits(Frozen):
     `version` grows with each change of the account, so that a decision can name the limits it used.
     """
 
-    account_id: str
+    account_id: AccountId
     version: int
     order_quantity_lots_max: Lots
     order_notional_micros_max: Int64

@@ -4,7 +4,7 @@
 """
 
 from models.reasons import ComplianceReason, RiskReason, VenueReason
-from models.values import Frozen, Int64, Side, TimeInForce
+from models.values import AccountId, Frozen, Int64, Side, TimeInForce
 
 
 class OrderReceived(Frozen):
@@ -16,7 +16,7 @@ class OrderReceived(Frozen):
     """
 
     order_id: str
-    account_id: str
+    account_id: AccountId
     sequence: Int64
     symbol: str
     side: Side

@@ -14,6 +14,8 @@ INT64_MAX = 2**63 - 1
 Int64 = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 """What a `State` can hold: text that has more is no value of ours."""
 
+AccountId = Annotated[str, Field(min_length=1, max_length=256)]
+
 
 class Frozen(BaseModel):
     """Base of every model: immutable, and a field nobody declared is an error."""

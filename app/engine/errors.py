@@ -7,7 +7,7 @@ EngineError
 └── CannotGoOn        the books would be wrong: the worker stops, and a person looks
     ├── PositionGap       a batch does not begin where the task's last one ended
     ├── ChangelogMismatch the local table and its changelog cannot belong together
-    ├── OffsetsLost       the tables hold records but the group has no offsets: all would count twice
+    ├── OffsetsLost       the group has no offsets of an input, though it has begun: all would count twice
     └── StoreFailed       the local tables cannot be read or written
         ├── StoreFull         for want of room: they are opened and restored again when there is some
         └── StoreDamaged      their files are damaged: they are moved aside and restored
@@ -43,7 +43,7 @@ class ChangelogMismatch(CannotGoOn):
 
 
 class OffsetsLost(CannotGoOn):
-    """The group's committed offsets are gone while its tables are not."""
+    """The group's committed offsets, or those of one input, are gone while its tables are not."""
 
 
 class StoreFailed(CannotGoOn):

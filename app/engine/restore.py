@@ -47,7 +47,7 @@ async def restore(
     while behind := {tp: at for tp, at in positions.items() if at < ends[tp]}:
         if disk is not None:
             await disk.room()
-        for fetched in await _fetch(cluster, behind, lane, RESTORE_WAIT_MS):
+        for fetched in await _fetch(cluster, behind, lane, RESTORE_WAIT_MS) or ():
             count += _apply(store, tables[fetched.tp], fetched)
             positions[fetched.tp] = fetched.next_position
             await asyncio.sleep(0)
@@ -72,13 +72,21 @@ async def follow(
     positions, ends = await _bounds(store, cluster, tables)
     lag.update({table: max(0, ends[tp] - positions[tp]) for tp, table in tables.items()})
     known_at = time.monotonic()
+    heard_at_ms = _now_ms()
     while True:
         if disk is not None:
             await disk.room()
         if time.monotonic() - known_at > STAMP_S:
             known_at = time.monotonic()
             await _stamp(store, cluster, tables, positions)
-        for fetched in await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS):
+        found = await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS)
+        if found is None:
+            continue
+        silent_ms, heard_at_ms = _now_ms() - heard_at_ms, _now_ms()
+        if silent_ms > FORGET_AFTER_MS:  # deletions since then may be gone from the log
+            positions, _ = await _bounds(store, cluster, tables)
+            continue
+        for fetched in found:
             table = tables[fetched.tp]
             _apply(store, table, fetched)
             positions[fetched.tp] = fetched.next_position
@@ -118,7 +126,7 @@ def _apply(store: TaskStore, table: str, fetched: Fetched) -> int:
 
 def _start(store: TaskStore, table: str, tp: TP, begin: int, end: int) -> int:
     applied = store.applied(table)
-    if applied is not None and time.time_ns() // 1_000_000 - applied.at_ms > FORGET_AFTER_MS:
+    if applied is not None and _now_ms() - applied.at_ms > FORGET_AFTER_MS:
         log.info("local table %s is older than %s h: restoring it whole", table, FORGET_AFTER_MS // 3_600_000)
         store.forget(table)
         applied = None
@@ -139,8 +147,17 @@ def _start(store: TaskStore, table: str, tp: TP, begin: int, end: int) -> int:
     return applied.next_offset
 
 
-async def _fetch(cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int) -> list[Fetched]:
-    """Fetch from one of the leaders, chosen by lot; with several, none is waited for long."""
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _fetch(
+    cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int
+) -> list[Fetched] | None:
+    """Fetch from one of the leaders, chosen by lot; with several, none is waited for long.
+
+    Returns None when it is away.
+    """
     leaders = {node for tp in positions if (node := cluster.leader(tp)) is not None}
     try:
         if not leaders:
@@ -153,4 +170,4 @@ async def _fetch(cluster: Cluster, positions: Mapping[TP, int], lane: object, wa
         log.debug("restore waits: %r", error)
         await cluster.refresh()
         await asyncio.sleep(RETRY_PAUSE_S)
-        return []
+        return None

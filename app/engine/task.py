@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 from aiokafka import errors
@@ -235,23 +235,30 @@ class Task:
         committed = await self._cluster.committed(self.app_id, list(self._inputs))
         fresh = [tp for tp, offset in committed.items() if offset is None]
         self._starts_anew = len(fresh) == len(committed)
+        if fresh and not self._starts_anew:
+            lacking = ", ".join(tp.topic for tp in fresh)
+            await self._refuse(
+                f"no committed offsets of {lacking}, but of its other inputs. Set them to where the tables "
+                "stand; those of an input that is new, to where it shall begin."
+            )
         begins = await self._cluster.offsets(fresh, EARLIEST) if fresh else {}
         return {tp: begins[tp] if offset is None else offset for tp, offset in committed.items()}
 
     async def _require_empty_tables(self) -> None:
-        """Tables that hold something belong to offsets: without them every record would count twice.
-
-        Who slept in its take-over has asked for offsets before its successor committed any: it is fenced.
-        """
+        """Tables that hold something belong to offsets: without them every record would count twice."""
         filled = [table.name for table in self.tables.values() if next(table.scan(), None) is not None]
         if filled:
-            if self.transactional:
-                await self._producer.renew()
-            raise OffsetsLost(
-                f"{self} has no committed offsets, but its tables {', '.join(filled)} hold records: the "
+            await self._refuse(
+                f"no committed offsets, but its tables {', '.join(filled)} hold records: the "
                 "group's offsets have expired or were deleted. Set them to where the tables stand, or "
                 f"delete the changelogs and {self._path} to count everything anew."
             )
+
+    async def _refuse(self, why: str) -> NoReturn:
+        """Raise OffsetsLost. Who slept since it asked for offsets, and has a successor, is only fenced."""
+        if self.transactional:
+            await self._producer.renew()
+        raise OffsetsLost(f"{self} has {why}")
 
     async def _commit_start(self) -> None:
         """Commit where we begin, before any table holds anything: from now on offsets can only be lost."""

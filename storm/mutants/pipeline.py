@@ -208,7 +208,7 @@ def collar_ignored(patch: Patch) -> None:
 def unknown_account_passes(patch: Patch) -> None:
     """An account without limits is given generous ones."""
     generous = SetRiskLimits(
-        account_id="",
+        account_id="(anybody)",
         version=1,
         order_quantity_lots_max=5_000,
         order_notional_micros_max=10**12,

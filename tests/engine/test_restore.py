@@ -71,5 +71,34 @@ async def test_a_standby_that_nobody_writes_to_stays_fresh(
     store.close()
 
 
+async def test_a_standby_that_heard_nothing_for_too_long_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compaction may have removed the deletions that it has missed."""
+    asked: list[dict[TP, int]] = []
+    heard = asyncio.Event()
+
+    async def fetch(_: Any, positions: dict[TP, int], *__: Any) -> list[Any] | None:
+        asked.append(dict(positions))
+        await asyncio.sleep(0.01)
+        return [] if heard.is_set() else None
+
+    monkeypatch.setattr("app.engine.restore._fetch", fetch)
+    monkeypatch.setattr("app.engine.restore.FORGET_AFTER_MS", 50)
+    store = TaskStore(tmp_path / "0")
+    store.apply({"table": {b"deleted since": b"1"}}, {"table": 52})
+    bounds: Any = Bounds(stable=60, log=60)
+    following = asyncio.create_task(follow(store, bounds, {"table": CHANGELOG}, "lane", {}))
+    await asyncio.sleep(0.2)
+    assert asked[-1] == {CHANGELOG: 52}
+    heard.set()
+    await asyncio.sleep(0.1)
+    assert asked[-1] == {CHANGELOG: 0}
+    assert store.get("table", b"deleted since") is None
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    store.close()
+
+
 def test_the_fake_speaks_as_the_cluster_does() -> None:
     assert Bounds.offsets.__code__.co_varnames[:4] == Cluster.offsets.__code__.co_varnames[:4]

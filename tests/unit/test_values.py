@@ -34,12 +34,20 @@ def test_an_integer_that_a_state_could_not_keep_is_refused_by_name(
     topic: TopicSpec, sound: Frozen, field: str
 ) -> None:
     event_type, version, data = topic.codec.encode(sound)
-    kept, refused = (json_with(data, field, value) for value in (2**62 - 1, 2**63))
+    kept, refused = (json_with(data, field, value) for value in (10**15, 2**63))
 
-    assert getattr(topic.codec.decode(event_type, version, kept), field) == 2**62 - 1
+    assert getattr(topic.codec.decode(event_type, version, kept), field) == 10**15
     with pytest.raises(ValueError, match=f"^{field}: "):
         topic.codec.decode(event_type, version, refused)
 
 
-def json_with(data: bytes, field: str, value: int) -> bytes:
+@pytest.mark.parametrize("account_id", ["", "a" * 257])
+def test_an_account_that_the_venue_would_not_take_is_refused_by_name(account_id: str) -> None:
+    event_type, version, data = ORDERS.codec.encode(an_order())
+
+    with pytest.raises(ValueError, match=r"^account_id: "):
+        ORDERS.codec.decode(event_type, version, json_with(data, "account_id", account_id))
+
+
+def json_with(data: bytes, field: str, value: int | str) -> bytes:
     return json.dumps(json.loads(data) | {field: value}).encode()
