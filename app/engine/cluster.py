@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 # Two debug records a request are built even when nobody prints them: a fifth of a small transaction's time.
 logging.getLogger("aiokafka").setLevel(logging.INFO)
-for name in ("aiokafka.client", "aiokafka.consumer.group_coordinator"):
+for name in ("aiokafka", "aiokafka.consumer.group_coordinator"):
     logging.getLogger(name).addFilter(Repeats())
 
 _send = AIOKafkaConnection.send

@@ -2,6 +2,8 @@
 
 import logging
 
+import aiokafka.client
+import aiokafka.consumer.group_coordinator
 import pytest
 
 from app.engine.repeats import SILENT_S, Repeats
@@ -51,3 +53,8 @@ def test_what_is_no_warning_is_always_said(
     logger.info("joined")
 
     assert caplog.messages == ["joined", "joined"]
+
+
+def test_the_clients_that_flood_the_log_are_kept_from_it() -> None:
+    for module in (aiokafka.client, aiokafka.consumer.group_coordinator):
+        assert any(isinstance(each, Repeats) for each in module.log.filters), module
