@@ -4,8 +4,9 @@ An order goes out only after its intent is committed. Whether an order reached t
 guessed, whenever it is in doubt: after a restart, and after a call that gave no answer. Reports carry a
 sequence; how far they are read is committed in the transaction that makes executions of them.
 
-Every call names the epoch of the task's Kafka producer. The venue refuses an epoch below one it has seen, so
-that a worker which lost the task while it slept cannot send after its successor has asked.
+Every call names the session's epoch, which is raised and committed before the first one and after each that
+gave no answer: who has lost the task cannot raise it. The venue refuses an epoch below one it has seen, so
+that neither one that slept while it lost the task nor a call that comes late can send after the question.
 """
 
 import asyncio
@@ -21,7 +22,14 @@ from pydantic import TypeAdapter, ValidationError
 from app.config import settings
 from app.domain.breaker import CircuitBreaker
 from app.domain.errors import ReportGap
-from app.domain.exchange import NEW_SESSION, Intent, IntentState, apply_venue_report, to_venue_order
+from app.domain.exchange import (
+    NEW_SESSION,
+    Intent,
+    IntentState,
+    apply_venue_report,
+    claimed,
+    to_venue_order,
+)
 from app.engine import Fenced, Table, Task, Transient, unit_of_work
 from app.topics import EXECUTIONS
 from models.events import (
@@ -57,6 +65,7 @@ class VenueSession:
         self._intents = intents
         self._sessions = sessions
         self._number = task.partition
+        self._epoch = 0
         self._breaker = CircuitBreaker()
         self._fresh: dict[str, Intent] = {}
         self._in_doubt = {
@@ -91,13 +100,22 @@ class VenueSession:
             self._work_to_do.clear()
             while (self._in_doubt or self._fresh) and not self._task.closed:
                 try:
+                    if not self._epoch:
+                        await self._claim()
                     await self._settle_doubts()
                     await self._send_fresh()
-                except VenueAway as error:
+                except Fenced:
+                    return
+                except (VenueAway, Transient) as error:
                     log.warning("session %s: %s", self._number, error)
+                    self._epoch = 0
                     await asyncio.sleep(RECONNECT_S_MIN)
-                    if self._task.transactional:
-                        await self._task.renew()  # the venue refuses what is still on its way: it is older
+
+    async def _claim(self) -> None:
+        async with unit_of_work(self._task) as work:
+            session = claimed(work[self._sessions].get(str(self._number), NEW_SESSION), self._task.epoch)
+            work[self._sessions][str(self._number)] = session
+        self._epoch = session.epoch
 
     async def _settle_doubts(self) -> None:
         """Ask which of the orders in doubt the venue has; the others are as good as never sent."""
@@ -124,7 +142,7 @@ class VenueSession:
             await asyncio.sleep(max(self._breaker.wait_ms(_now_ms()), 1) / 1000)
         if self._task.closed:
             raise VenueAway("the task is no longer ours")
-        payload = msgspec.json.encode({"session": self._number, "epoch": self._task.epoch, **body})
+        payload = msgspec.json.encode({"session": self._number, "epoch": self._epoch, **body})
         try:
             async with asyncio.timeout(CALL_S_MAX):
                 async with self._http.post(path, data=payload) as response:

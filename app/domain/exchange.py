@@ -32,9 +32,13 @@ class Intent(Frozen):
 
 
 class Session(Frozen):
-    """How far the venue's reports are read. Table `sessions`, key partition number, written by exchange."""
+    """How far the venue's reports are read. Table `sessions`, key partition number, written by exchange.
+
+    `epoch` is the one under which its owner speaks to the venue.
+    """
 
     venue_sequence_last: int = 0
+    epoch: int = 0
 
 
 class VenueOrder(TypedDict):
@@ -70,6 +74,15 @@ def to_venue_order(intent: Intent) -> VenueOrder:
     )
 
 
+def claimed(session: Session, task_epoch: int) -> Session:
+    """The session under an epoch above all that it has had: what is still on its way is older.
+
+    The task's own epoch is not enough: Kafka may give a partition that was idle for days a smaller one.
+    """
+    epoch = max(session.epoch + 1, task_epoch)
+    return Session(venue_sequence_last=session.venue_sequence_last, epoch=epoch)
+
+
 def apply_venue_report(
     session: Session, intent: Intent | None, report: VenueReport
 ) -> tuple[Session, Intent | None, bool]:
@@ -83,7 +96,8 @@ def apply_venue_report(
         return session, intent, False
     if report.venue_sequence > session.venue_sequence_last + 1:
         raise ReportGap(session.venue_sequence_last, report.venue_sequence)
-    return Session(venue_sequence_last=report.venue_sequence), _after(intent, report), True
+    read = Session(venue_sequence_last=report.venue_sequence, epoch=session.epoch)
+    return read, _after(intent, report), True
 
 
 def _after(intent: Intent | None, report: VenueReport) -> Intent | None:

@@ -349,7 +349,11 @@ def resent_under_a_fresh_id(patch: Patch) -> None:
 @mutant("I2", "exchange", faults=("freeze-at:before the call to the venue",))
 def epoch_of_everybody(patch: Patch) -> None:
     """The venue is not told whose call it is: one that has lost the session may still send."""
-    patch.setattr(Task, "epoch", property(lambda task: 1))
+
+    async def claim_nothing(session: VenueSession) -> None:
+        session._epoch = 1
+
+    patch.setattr(VenueSession, "_claim", claim_nothing)
 
 
 @mutant("I2", "exchange", faults=("venue-twice",))
@@ -396,7 +400,8 @@ def late_reports_dropped(patch: Patch) -> None:
     resumed: set[VenueSession] = set()
 
     async def read_again(session: VenueSession) -> None:
-        if session._task.table(session._sessions).get(str(session._number)) is not None:
+        known = session._task.table(session._sessions).get(str(session._number)) or NEW_SESSION
+        if known.venue_sequence_last:
             resumed.add(session)
         await read(session)
 
@@ -406,8 +411,9 @@ def late_reports_dropped(patch: Patch) -> None:
             return
         resumed.discard(session)
         async with unit_of_work(session._task) as work:
-            last = reports[-1].venue_sequence
-            work[session._sessions][str(session._number)] = Session(venue_sequence_last=last)
+            cursor = work[session._sessions][str(session._number)]
+            read = cursor.model_copy(update={"venue_sequence_last": reports[-1].venue_sequence})
+            work[session._sessions][str(session._number)] = read
 
     patch.setattr(VenueSession, "_read", read_again)
     patch.setattr(VenueSession, "_book", book_what_is_new)

@@ -11,6 +11,7 @@ from app.domain.exchange import (
     IntentState,
     Session,
     apply_venue_report,
+    claimed,
     new_intent,
     to_venue_order,
 )
@@ -116,3 +117,12 @@ def test_a_gap_asks_for_the_session_to_be_read_again() -> None:
 def test_a_report_of_an_order_without_an_intent_is_a_bug() -> None:
     with pytest.raises(InvariantBroken, match="no intent"):
         apply_venue_report(NEW_SESSION, None, acknowledged())
+
+
+def test_a_claim_is_above_all_earlier_ones_whatever_epoch_kafka_gives() -> None:
+    first = claimed(Session(venue_sequence_last=5), task_epoch=70_000)
+    after_days = claimed(first, task_epoch=65_536)
+    read, _, _ = apply_venue_report(after_days, new_intent(an_order()), acknowledged(venue_sequence=6))
+
+    assert (first.epoch, after_days.epoch, read.epoch) == (70_000, 70_001, 70_001)
+    assert after_days.venue_sequence_last == 5
