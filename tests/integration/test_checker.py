@@ -32,6 +32,7 @@ from models.events import (
 from models.reasons import RiskReason
 from models.values import Frozen
 from tests.builders import NOW_MS, PRICE_TICKS, a_tick, limits
+from tests.integration.topics import write_odd_header
 from venue.book import Filled, OrderStatus
 from venue.book import Order as VenueOrder
 from venue.ledger import Ledger
@@ -233,6 +234,7 @@ async def test_a_history_on_a_real_broker(tmp_path: Path, capsys: pytest.Capture
         writer = Writer(broker.bootstrap)
         await writer.start()
         await write_history(writer)
+        await write_odd_header(broker.bootstrap, "risk-limits", b"stranger", b"no json")
 
         await finds_nothing_in_the_legal_history(broker.bootstrap, ledger)
         await compares_live_tables(broker.bootstrap, ledger)

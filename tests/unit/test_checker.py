@@ -1,6 +1,7 @@
 """The checker finds nothing in a legal history, and every planted violation in one that is not."""
 
 import ast
+import gzip
 import sqlite3
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 import pytest
+from aiokafka.consumer import fetcher
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -24,7 +26,7 @@ from app.domain.compliance import (
     apply_execution,
 )
 from app.domain.exchange import NEW_SESSION, Intent, apply_venue_report, new_intent
-from checker import records
+from checker import log, records
 from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
 from checker.findings import Findings
@@ -53,6 +55,7 @@ from checker.records import (
 )
 from checker.report import Counts, Report, latencies_ms, percentiles
 from models.values import Side, TimeInForce
+from tests.engine.recordsets import batch, in_transaction, marker, plain, seal
 from tests.histories import PRICE_TICKS, World
 
 
@@ -1414,6 +1417,45 @@ class TestReading:
         findings = world.findings()
         letters_into([], findings)([ARecord(b"", topic="dead-letters")])
         assert [each.invariant for each in findings.violations] == ["I5"]
+
+
+def unpacked(data: bytes, *aborted: tuple[int, int]) -> list[Any]:
+    """The committed records of a record set, as the checker's consumer unpacks them."""
+    records = fetcher.MemoryRecords(data)
+    return list(
+        fetcher.PartitionRecords(
+            log.TP("orders", 0), records, list(aborted), 0, None, None, False, fetcher.READ_COMMITTED
+        )
+    )
+
+
+class TestLog:
+    def a_batch(self, compression: int) -> bytes:
+        """Two records, each with two headers, one of them with a name that is no text."""
+        names: list[tuple[str, bytes | None]] = [("name-1", b"1"), ("fine", None)]
+        data = bytearray(batch(4, [(4, b"k", b"v"), (6, None, None)], headers=names, producer=9, last=8))
+        while (at := data.find(b"name-1")) >= 0:
+            data[at] = 0xFF
+        if compression:
+            data[61:] = gzip.compress(bytes(data[61:]))
+            data[22] |= compression
+            data[8:12] = (len(data) - 12).to_bytes(4, "big")
+        return seal(data)
+
+    @pytest.mark.parametrize("compression", [0, 1], ids=["plain", "gzip"])
+    def test_a_header_whose_name_is_no_text_keeps_no_record_out(self, compression: int) -> None:
+        records = unpacked(plain(3) + self.a_batch(compression) + marker(9, 9, commit=True) + plain(10))
+        assert [(each.offset, each.timestamp, each.key, each.value) for each in records] == [
+            (3, 1003, b"k3", b"v3"),
+            (4, 1004, b"k", b"v"),
+            (6, 1006, None, None),
+            (10, 1010, b"k10", b"v10"),
+        ]
+        assert records[1].headers == (("\\xffame-1", b"1"), ("fine", None))
+
+    def test_what_is_aborted_stays_out(self) -> None:
+        data = self.a_batch(0) + marker(9, 9, commit=False) + in_transaction(9, 10)
+        assert [each.offset for each in unpacked(data, (9, 4))] == [10]
 
 
 class TestLedger:
