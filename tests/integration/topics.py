@@ -34,10 +34,12 @@ async def write_odd_header(bootstrap: str, topic: str, key: bytes, value: bytes)
     await cluster.start()
     try:
         await cluster.partition_count(topic)
-        leader = cluster.leader(TP(topic, 0))
-        assert leader is not None
         request = ProduceRequest(None, -1, 10_000, [(topic, [(0, seal(data))])])
-        ((_, ((_, code, *_),)),) = (await cluster.send(leader, request)).topics
-        assert code == 0
+        code = -1
+        while code:  # a new topic takes a moment
+            await cluster.refresh()
+            leader = cluster.leader(TP(topic, 0))
+            if leader is not None:
+                ((_, ((_, code, *_),)),) = (await cluster.send(leader, request)).topics
     finally:
         await cluster.stop()
