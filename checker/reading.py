@@ -51,6 +51,7 @@ E = TypeVar("E", bound=Event)
 Take = Callable[[Sequence[Raw]], None]
 
 PREFIX = "dead-letter-"
+FIRST_OF_OWN = "dead-letter-service"
 I5 = "I5"
 
 RISK_WIRE: Wire[RiskDecision] = Wire(OrderRiskApproved, OrderRiskRejected)
@@ -176,18 +177,32 @@ def originals_into(originals: dict[Origin, bytes], wanted: set[int], take: Take 
 
 
 def read_letter(record: Raw) -> DeadLetter | None:
-    """Read a dead letter's headers; None when they do not tell its origin."""
-    why = {name.removeprefix(PREFIX): text for name, text in record.headers if name.startswith(PREFIX)}
+    """Read a dead letter; None when its headers do not tell its origin.
+
+    The service's own headers stand last: whatever is called like one of them before is the original's.
+    """
+    own = _own_headers(record.headers)
+    why = {name.removeprefix(PREFIX): text for name, text in record.headers[own:] if text is not None}
     try:
         origin = Origin(why["topic"].decode(), int(why["partition"]), int(why["offset"]))
         behind = Origin.parse(why["held-behind"].decode()) if "held-behind" in why else None
         service = why["service"].decode()
     except (KeyError, ValueError):
         return None
-    return DeadLetter(record.offset, service, origin, behind, record.key, digest_of(record))
+    digest = _digest(record, record.headers[:own])
+    return DeadLetter(record.offset, service, origin, behind, record.key, digest)
+
+
+def _own_headers(headers: Sequence[tuple[str, bytes]]) -> int:
+    """The index of the first header that the service has added to those of the original."""
+    starts = [index for index, (name, _) in enumerate(headers) if name == FIRST_OF_OWN]
+    return starts[-1] if starts else len(headers)
 
 
 def digest_of(record: Raw) -> bytes:
-    """A digest of key, value and headers, those of dead letters left out."""
-    headers = [pair for pair in record.headers if not pair[0].startswith(PREFIX)]
+    """A digest of key, value and headers."""
+    return _digest(record, record.headers)
+
+
+def _digest(record: Raw, headers: Sequence[tuple[str, bytes]]) -> bytes:
     return sha256(msgspec.msgpack.encode((record.key, record.value, headers))).digest()

@@ -1319,6 +1319,13 @@ class ARecord(NamedTuple):
     timestamp: int = 0
 
 
+def a_letter(origin: ARecord, **more: bytes) -> ARecord:
+    """The dead letter that risk makes of a record."""
+    told = {"service": b"risk", "topic": b"orders", "partition": b"0", "offset": b"%d" % origin.offset} | more
+    own = ((f"dead-letter-{name.replace('_', '-')}", text) for name, text in told.items())
+    return origin._replace(topic="dead-letters", offset=0, headers=(*origin.headers, *own))
+
+
 ORDER_BYTES = msgspec.json.encode(World().receive())
 
 
@@ -1405,12 +1412,36 @@ class TestReading:
 
     def test_a_dead_letter_has_the_digest_of_its_origin(self) -> None:
         origin = ARecord(b"\xff", headers=(("x", b"1"),), offset=7)
-        told = {"service": b"risk", "topic": b"orders", "partition": b"0", "offset": b"7"}
-        headers = (*origin.headers, *((f"dead-letter-{name}", text) for name, text in told.items()))
-        letter = read_letter(origin._replace(topic="dead-letters", headers=headers))
+        letter = read_letter(a_letter(origin))
         assert letter is not None
         assert (letter.origin, letter.digest) == (Origin("orders", 0, 7), digest_of(origin))
         assert digest_of(origin._replace(headers=())) != letter.digest
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            [("dead-letter-held-behind", None)],
+            [("dead-letter-held-behind", b"garbage")],
+            [("dead-letter-held-behind", b"orders/0/3")],
+            [("dead-letter-offset", b"8"), ("dead-letter-service", b"exchange")],
+            a_letter(ARecord(b"\xff", headers=(), offset=3)).headers,
+        ],
+    )
+    def test_headers_of_the_original_are_not_taken_for_the_service_s(self, forged: Any) -> None:
+        origin = ARecord(b"\xff", headers=(("x", b"1"), *forged), offset=7)
+        letter = read_letter(a_letter(origin))
+        assert letter == DeadLetter(0, "risk", Origin("orders", 0, 7), None, b"acc", digest_of(origin))
+        assert digest_of(origin._replace(headers=origin.headers[:1])) != letter.digest
+        held = read_letter(a_letter(origin, held_behind=b"orders/0/5"))
+        assert held is not None
+        assert held.behind == Origin("orders", 0, 5)
+
+    def test_headers_of_the_original_are_no_letter(self) -> None:
+        record = a_letter(ARecord(b"\xff"))
+        for name in ("topic", "partition", "offset", "service"):
+            headers = [pair for pair in record.headers if pair[0] != f"dead-letter-{name}"]
+            for each in (headers, [*headers, (f"dead-letter-{name}", None)]):
+                assert read_letter(record._replace(headers=cast(Any, tuple(each)))) is None
 
     def test_a_dead_letter_without_origin_is_a_violation(self) -> None:
         world = World()
