@@ -26,7 +26,6 @@ from checker.records import (
     ComplianceDecision,
     DeadLetter,
     Event,
-    Limits,
     Logged,
     OrderAcknowledged,
     OrderCancelled,
@@ -40,11 +39,12 @@ from checker.records import (
     Raw,
     Report,
     RiskDecision,
-    TickReceived,
     TradeExecuted,
     VenueRejected,
     Wire,
+    read_limits,
     read_order,
+    read_tick,
 )
 
 E = TypeVar("E", bound=Event)
@@ -59,8 +59,6 @@ COMPLIANCE_WIRE: Wire[ComplianceDecision] = Wire(OrderComplianceApproved, OrderC
 REPORTS_WIRE: Wire[Report] = Wire(
     OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected
 )
-LIMITS_WIRE: Wire[Limits] = Wire(names={"SetRiskLimits": Limits})
-TICKS_WIRE: Wire[TickReceived] = Wire(TickReceived)
 PRICES_WIRE: Wire[PriceUpdated] = Wire(PriceUpdated)
 
 
@@ -87,15 +85,15 @@ def shared_takes(shared: Shared, market_data: Ticks) -> dict[str, Take]:
         for record in records:
             commanded = shared.commanded.setdefault(record.partition, Commanded())
             commanded.last_offset = record.offset
-            command = LIMITS_WIRE.read(record.value, record.headers)
-            if command is not None and command.account_id.encode() == record.key:
+            command = read_limits(record.key, record.value, record.headers)
+            if command is not None:
                 shared.limits.add(command)
                 commanded.add(command)
 
     def ticks(records: Sequence[Raw]) -> None:
         market_data.look(records)
         for record in records:
-            tick = TICKS_WIRE.read(record.value, record.headers)
+            tick = read_tick(record.key, record.value, record.headers)
             if tick is not None:
                 shared.market.add(tick.symbol, tick.sequence, tick.price_ticks, tick.observed_at_ms)
 

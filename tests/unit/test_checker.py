@@ -1403,12 +1403,38 @@ class TestReading:
 
         def record(version: int, offset: int, **changed: Any) -> Raw:
             value = msgspec.json.encode(limits | {"version": version} | changed)
-            return ARecord(value, headers=(("event-type", b"SetRiskLimits"),), partition=2, offset=offset)
+            headers = (("event-type", b"SetRiskLimits"), ("schema-version", b"1"))
+            return ARecord(value, headers=headers, partition=2, offset=offset)
 
         garbage = ARecord(b"{", partition=2, offset=9)
         take = shared_takes(shared, Ticks())[records.RISK_LIMITS]
         take([record(2, 5), record(3, 6), record(1, 7), record(4, 8, account_id="other"), garbage])
         assert shared.commanded == {2: Commanded({"acc": 3}, last_offset=9)}
+
+    def test_limits_that_only_a_lenient_reader_understands_count(self) -> None:
+        shared = Shared()
+        limits = World().limit()
+        value = msgspec.json.encode(msgspec.structs.asdict(limits) | {"version": str(limits.version)})
+        headers = (("event-type", b"SetRiskLimits"), ("schema-version", b"1"))
+        take = shared_takes(shared, Ticks())[records.RISK_LIMITS]
+        take([ARecord(value, headers=headers), ARecord(value, headers=headers[:1], partition=1)])
+        assert shared.commanded[0].versions == {"acc": limits.version}
+        assert shared.limits.find("acc", limits.version) == limits
+        assert shared.commanded[1].versions == {}  # the services ask for the schema's version
+
+    def test_ticks_that_only_a_lenient_reader_understands_are_prices(self) -> None:
+        shared = Shared()
+        shared_takes(shared, Ticks())[records.MARKET_DATA]([a_tick(price_ticks="100")])
+        assert shared.market.find("BTC-USD", 1) == [(100, 5_000)]
+
+    def test_of_several_event_types_the_last_counts(self) -> None:
+        world = World()
+        world.refuse(world.receive())
+        event = world.log.risk[0].event
+        wrong, right = ("event-type", b"OrderRiskApproved"), ("event-type", b"OrderRiskRejected")
+        take = slice_takes(history := World().log)[records.RISK_DECISIONS]
+        take([ARecord(msgspec.json.encode(event), headers=each) for each in ((wrong, right), (right, wrong))])
+        assert [each.event for each in history.risk] == [event, None]
 
     def test_a_dead_letter_has_the_digest_of_its_origin(self) -> None:
         origin = ARecord(b"\xff", headers=(("x", b"1"),), offset=7)
