@@ -259,13 +259,16 @@ async def finds_nothing_in_the_legal_history(bootstrap: str, ledger: Path) -> No
 async def compares_live_tables(bootstrap: str, ledger: Path) -> None:
     count, hexdigest = digest({b"acc": BOOKS})
     good = LiveTable("positions", PARTITION, POSITIONS, 2, count, hexdigest)
-    tables = (good, LiveTable("reservations", PARTITION, RESERVATIONS, 0, *digest({})))
+    tables = (good, LiveTable("reservations", PARTITION, RESERVATIONS, 5, *digest({})))
     report = await asyncio.to_thread(check, bootstrap, ledger, live_state=tables)
     assert (report.violations, report.unverifiable, report.counts.live_tables) == ([], [], 2)
     for offset, live_count in ((1_000, count), (2, 7)):  # ahead of its changelog; another content
         wrong = LiveTable("positions", PARTITION, POSITIONS, offset, live_count, hexdigest)
         report = await asyncio.to_thread(check, bootstrap, ledger, live_state=[wrong])
         assert broken(report) == {"I6"}
+    behind = LiveTable("reservations", PARTITION, RESERVATIONS, 0, *digest({}))
+    report = await asyncio.to_thread(check, bootstrap, ledger, live_state=[behind])
+    assert broken(report) == {"I6"}
 
 
 async def speaks_json_and_status(bootstrap: str, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import checker.invariants
+import checker.live
 import models.commands
 import models.events
 from app.domain.compliance import (
@@ -36,7 +37,7 @@ from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
 from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, LedgerReport, read_body
-from checker.live import parse_state
+from checker.live import fetch_resting, parse_state
 from checker.reading import digest_of, letters_into, read_letter, shared_takes, slice_takes
 from checker.records import (
     DeadLetter,
@@ -895,7 +896,11 @@ NOT_CHECKED = {
 
 def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
     planted = [each.message for each in PLANTED.values()]
-    planted += ["differs from the one rebuilt", "ahead of what is committed"]  # TestTables
+    planted += [
+        "differs from the one rebuilt",
+        "ahead of what is committed",
+        "though nothing moves",
+    ]  # TestTables
     planted += [
         "a tick that nobody can read or believe",
         "a tick was not held behind",
@@ -1166,7 +1171,7 @@ class TestTables:
         assert digest(self.VALUES) == (2, sha256(expected).hexdigest())
 
     def test_equal_tables_are_fine(self) -> None:
-        findings = check_tables([(self.live(), Rebuilt(self.VALUES, 10))])
+        findings = check_tables([(self.live(), Rebuilt(self.VALUES, 10))], quiet=True)
         assert (findings.violations, findings.unverifiable) == ([], [])
 
     @pytest.mark.parametrize(
@@ -1178,17 +1183,42 @@ class TestTables:
         ],
     )
     def test_a_table_that_differs_is_a_violation(self, live: dict[str, Any], message: str) -> None:
-        findings = check_tables([(self.live(**live), Rebuilt(self.VALUES, 10))])
+        findings = check_tables([(self.live(**live), Rebuilt(self.VALUES, 10))], quiet=True)
         assert [message in each.message for each in findings.violations] == [True]
 
     def test_a_marker_at_the_end_excuses_nothing(self) -> None:
-        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 11))])
+        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 11))], quiet=True)
         assert len(findings.violations) == 1
 
     def test_a_table_behind_its_changelog_is_unverifiable_when_it_differs(self) -> None:
-        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 12, is_behind=True))])
+        table = (self.live(sha256="00"), Rebuilt(self.VALUES, 12, is_behind=True))
+        findings = check_tables([table], quiet=False)
         assert findings.violations == []
         assert len(findings.unverifiable) == 1
+
+    @pytest.mark.parametrize("standby", [False, True])
+    @pytest.mark.parametrize("changed", [{}, {"sha256": "00"}])
+    def test_a_table_behind_its_changelog_is_a_violation_when_nothing_moves(
+        self, standby: bool, changed: dict[str, Any]
+    ) -> None:
+        table = (self.live(standby=standby, **changed), Rebuilt(self.VALUES, 12, is_behind=True))
+        (found,) = check_tables([table], quiet=True).violations
+        assert "behind its changelog though nothing moves" in found.message
+        assert check_tables([table], quiet=False).violations == []
+
+    def test_an_owner_that_does_not_know_yet_of_its_successor_may_be_behind(self) -> None:
+        before = (self.live(9), Rebuilt(self.VALUES, 10, is_behind=True))
+        successor = (self.live(), Rebuilt(self.VALUES, 10))
+        assert check_tables([before, successor], quiet=True) == Findings()
+
+    def test_at_rest_standbys_get_some_time_to_catch_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = [[self.live(10), self.live(offset, standby=True)] for offset in (8, 9, 11, 12)]
+        monkeypatch.setattr(checker.live, "fetch_live", lambda _: answers.pop(0))
+        monkeypatch.setattr(checker.live, "LOOK_AGAIN_S", 0)
+        assert fetch_resting([])[1].offset == 11
+        answers = [[self.live(10), self.live(8, standby=True)]]
+        monkeypatch.setattr(checker.live, "STANDBYS_S_MAX", 0)
+        assert fetch_resting([])[1].offset == 8
 
     def test_the_state_of_a_worker_is_read(self) -> None:
         body = msgspec.json.encode({"tables": [msgspec.to_builtins(self.live()) | {"standby": True}]})
@@ -1198,7 +1228,7 @@ class TestTables:
         fields = msgspec.to_builtins(self.live(sha256="00"))
         (live,) = parse_state(msgspec.json.encode({"tables": [], "standbys": [fields]}))
         assert live.standby
-        (found,) = check_tables([(live, Rebuilt(self.VALUES, 11))]).violations
+        (found,) = check_tables([(live, Rebuilt(self.VALUES, 11))], quiet=True).violations
         assert found.ids[0].startswith("standby of risk-positions-changelog/3")
 
 
