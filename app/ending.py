@@ -17,7 +17,7 @@ from checker.check import check
 from checker.errors import CheckerError
 from checker.findings import Violation
 from checker.invariants.tables import LiveTable
-from checker.live import fetch_live
+from checker.live import fetch_resting
 from checker.report import Report
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _fetch_live_tables(pipeline: Pipeline) -> list[LiveTable]:
     wanted = set(range(int(pipeline.shared["PIPELINE_PARTITIONS"])))
     for service in SERVICES:
         urls = [worker.url for worker in pipeline.workers if worker.service == service]
-        found = fetch_live(urls)
+        found = fetch_resting(urls)
         if {table.partition for table in found if not table.standby} != wanted:
             raise CheckerError(f"the workers of {service} have not all of its partitions")
         tables += found

@@ -35,7 +35,7 @@ from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt
 from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, SessionLedger
-from checker.live import fetch_live
+from checker.live import fetch_live, fetch_resting
 from checker.log import TP, Log
 from checker.reading import Take, changelog_into, letters_into, originals_into, shared_takes, slice_takes
 from checker.records import (
@@ -252,7 +252,7 @@ class _Run:
             self._found.skip("I6", "no live table was given to compare with", "workers")
         self._counts.live_tables = len(live_state)
         rebuilt = [(live, await self._rebuild(live)) for live in live_state]
-        self._found.add([check_tables(rebuilt)])
+        self._found.add([check_tables(rebuilt, quiet=bool(self._quiet))])
         self._counts.dead_letters_elsewhere = sum(
             letter.behind is None and letter.origin.topic != ORDERS for letter in self._letters
         )
@@ -303,7 +303,7 @@ def run_check(options: Namespace) -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of it is an error below
     ledger = options.ledger or options.data_dir / LEDGER_NAME
     try:
-        live_state = fetch_live(options.worker)
+        live_state = (fetch_resting if options.ended else fetch_live)(options.worker)
         report = check(
             options.bootstrap, ledger, quiet=True if options.ended else None, live_state=live_state
         )

@@ -1,20 +1,31 @@
 """Asks workers for the state of their tables: `GET /state` of each."""
 
 import json
+import time
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
 
 from checker.errors import CheckerError
-from checker.invariants.tables import LiveTable
+from checker.invariants.tables import LiveTable, lagging
 
 TIMEOUT_S = 60.0
+STANDBYS_S_MAX = 10.0
+LOOK_AGAIN_S = 0.2
 
 
 def fetch_live(urls: Iterable[str]) -> list[LiveTable]:
     """The tables of the workers at these base URLs; raises CheckerError when one does not answer."""
     return [table for url in urls for table in _tables_of(f"{url.rstrip('/')}/state")]
+
+
+def fetch_resting(urls: Sequence[str]) -> list[LiveTable]:
+    """The same where nothing moves any more: waits a while for standbys that are still catching up."""
+    give_up_at = time.monotonic() + STANDBYS_S_MAX
+    while lagging(tables := fetch_live(urls)) and time.monotonic() < give_up_at:
+        time.sleep(LOOK_AGAIN_S)
+    return tables
 
 
 def _tables_of(url: str) -> list[LiveTable]:

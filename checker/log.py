@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError
 
 from checker.errors import CheckerError
+from checker.lenient import LenientRecords
 from checker.records import Raw
 
 FETCH_BYTES_MAX = 16 * 1024 * 1024
@@ -30,6 +32,9 @@ else:
     TP = TopicPartition
 
 Take = Callable[[Sequence[Raw]], None]
+
+# A consumer has no option for this: here its fetcher finds what it unpacks records with.
+fetcher.MemoryRecords = LenientRecords
 
 
 class Log:

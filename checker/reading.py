@@ -26,7 +26,6 @@ from checker.records import (
     ComplianceDecision,
     DeadLetter,
     Event,
-    Limits,
     Logged,
     OrderAcknowledged,
     OrderCancelled,
@@ -40,17 +39,19 @@ from checker.records import (
     Raw,
     Report,
     RiskDecision,
-    TickReceived,
     TradeExecuted,
     VenueRejected,
     Wire,
+    read_limits,
     read_order,
+    read_tick,
 )
 
 E = TypeVar("E", bound=Event)
 Take = Callable[[Sequence[Raw]], None]
 
 PREFIX = "dead-letter-"
+FIRST_OF_OWN = "dead-letter-service"
 I5 = "I5"
 
 RISK_WIRE: Wire[RiskDecision] = Wire(OrderRiskApproved, OrderRiskRejected)
@@ -58,8 +59,6 @@ COMPLIANCE_WIRE: Wire[ComplianceDecision] = Wire(OrderComplianceApproved, OrderC
 REPORTS_WIRE: Wire[Report] = Wire(
     OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected
 )
-LIMITS_WIRE: Wire[Limits] = Wire(names={"SetRiskLimits": Limits})
-TICKS_WIRE: Wire[TickReceived] = Wire(TickReceived)
 PRICES_WIRE: Wire[PriceUpdated] = Wire(PriceUpdated)
 
 
@@ -86,15 +85,15 @@ def shared_takes(shared: Shared, market_data: Ticks) -> dict[str, Take]:
         for record in records:
             commanded = shared.commanded.setdefault(record.partition, Commanded())
             commanded.last_offset = record.offset
-            command = LIMITS_WIRE.read(record.value, record.headers)
-            if command is not None and command.account_id.encode() == record.key:
+            command = read_limits(record.key, record.value, record.headers)
+            if command is not None:
                 shared.limits.add(command)
                 commanded.add(command)
 
     def ticks(records: Sequence[Raw]) -> None:
         market_data.look(records)
         for record in records:
-            tick = TICKS_WIRE.read(record.value, record.headers)
+            tick = read_tick(record.key, record.value, record.headers)
             if tick is not None:
                 shared.market.add(tick.symbol, tick.sequence, tick.price_ticks, tick.observed_at_ms)
 
@@ -176,18 +175,32 @@ def originals_into(originals: dict[Origin, bytes], wanted: set[int], take: Take 
 
 
 def read_letter(record: Raw) -> DeadLetter | None:
-    """Read a dead letter's headers; None when they do not tell its origin."""
-    why = {name.removeprefix(PREFIX): text for name, text in record.headers if name.startswith(PREFIX)}
+    """Read a dead letter; None when its headers do not tell its origin.
+
+    The service's own headers stand last: whatever is called like one of them before is the original's.
+    """
+    own = _own_headers(record.headers)
+    why = {name.removeprefix(PREFIX): text for name, text in record.headers[own:] if text is not None}
     try:
         origin = Origin(why["topic"].decode(), int(why["partition"]), int(why["offset"]))
         behind = Origin.parse(why["held-behind"].decode()) if "held-behind" in why else None
         service = why["service"].decode()
     except (KeyError, ValueError):
         return None
-    return DeadLetter(record.offset, service, origin, behind, record.key, digest_of(record))
+    digest = _digest(record, record.headers[:own])
+    return DeadLetter(record.offset, service, origin, behind, record.key, digest)
+
+
+def _own_headers(headers: Sequence[tuple[str, bytes]]) -> int:
+    """The index of the first header that the service has added to those of the original."""
+    starts = [index for index, (name, _) in enumerate(headers) if name == FIRST_OF_OWN]
+    return starts[-1] if starts else len(headers)
 
 
 def digest_of(record: Raw) -> bytes:
-    """A digest of key, value and headers, those of dead letters left out."""
-    headers = [pair for pair in record.headers if not pair[0].startswith(PREFIX)]
+    """A digest of key, value and headers."""
+    return _digest(record, record.headers)
+
+
+def _digest(record: Raw, headers: Sequence[tuple[str, bytes]]) -> bytes:
     return sha256(msgspec.msgpack.encode((record.key, record.value, headers))).digest()

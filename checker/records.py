@@ -4,13 +4,13 @@ The structs of events have the events' names. Their fields are a second writing 
 keep them equal.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from models import events
-from models.values import Side, TimeInForce
+from models import commands, events
+from models.values import Frozen, Side, TimeInForce
 
 ORDERS: Final = "orders"
 RISK_DECISIONS: Final = "risk-decisions"
@@ -212,18 +212,17 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
 
 
 class Wire(Generic[E]):
-    """Reads the values of one topic by their `event-type`; anything amiss gives None."""
+    """Reads the values of one topic by their `event-type`, the last one given; anything amiss gives None."""
 
-    def __init__(self, *structs: type[E], names: Mapping[str, type[E]] | None = None) -> None:
-        known = names or {struct.__name__: struct for struct in structs}
-        self._decoders = {name.encode(): msgspec.json.Decoder(struct) for name, struct in known.items()}
+    def __init__(self, *structs: type[E]) -> None:
+        self._decoders = {struct.__name__.encode(): msgspec.json.Decoder(struct) for struct in structs}
 
     def read(self, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> E | None:
-        decoder = None
+        event_type = b""
         for name, text in headers:
             if name == "event-type":
-                decoder = self._decoders.get(text)
-                break
+                event_type = text
+        decoder = self._decoders.get(event_type)
         if decoder is None or value is None:
             return None
         try:
@@ -232,63 +231,73 @@ class Wire(Generic[E]):
             return None
 
 
-_ORDER_HEADERS: Final = {"event-type": b"OrderReceived", "schema-version": b"1"}
-_decode_order: Final[Callable[[bytes], Order]] = msgspec.json.Decoder(Order).decode
+class _Edge(Generic[E]):
+    """Reads one topic where anything may come, as the services do: they take "5" for 5."""
+
+    def __init__(self, struct: type[E], model: type[Frozen]) -> None:
+        self._struct = struct
+        self._model = model
+        self._decode = msgspec.json.Decoder(struct).decode
+        self._event_type = model.__name__.encode()
+
+    def is_meant(self, headers: Sequence[tuple[str, bytes]]) -> bool:
+        """Whether the headers promise what is read here."""
+        given = dict(headers)
+        return given.get("event-type") == self._event_type and given.get("schema-version") == b"1"
+
+    def read(self, value: bytes | None) -> tuple[E | None, bool]:
+        """Return what the value says, None when nobody understands it, and whether a strict reader does."""
+        if value is None:
+            return None, False
+        try:
+            return self._decode(value), True
+        except (ValueError, RecursionError):
+            pass
+        try:
+            return self._struct(**dict(self._model.model_validate_json(value))), False
+        except (ValueError, RecursionError):
+            return None, False
+
+
+_ORDERS: Final = _Edge(Order, events.OrderReceived)
+_TICKS: Final = _Edge(TickReceived, events.TickReceived)
+_LIMITS: Final = _Edge(Limits, commands.SetRiskLimits)
 
 
 def read_order(
     key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
 ) -> tuple[Order | None, bool]:
-    """Read a record of `orders`, an edge where anything may come.
+    """Read a record of `orders`.
 
-    Returns the order, None when nobody can understand the record, and whether a strict reader has read it:
-    a lenient one takes "5" for 5.
+    Returns the order, None when nobody can understand the record, and whether a strict reader has read it.
     """
-    given = dict(headers)
-    order, strict = _order_of(value)
-    understood = order is not None and _is_named_well(order, key)
-    for name, text in _ORDER_HEADERS.items():
-        understood = understood and given.get(name) == text
+    order, strict = _ORDERS.read(value)
+    understood = order is not None and _is_named_well(order, key) and _ORDERS.is_meant(headers)
     return (order if understood else None), strict
-
-
-_TICK_HEADERS: Final = {"event-type": b"TickReceived", "schema-version": b"1"}
-_decode_tick: Final[Callable[[bytes], TickReceived]] = msgspec.json.Decoder(TickReceived).decode
 
 
 def read_tick(
     key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
 ) -> TickReceived | None:
-    """Read a record of `market-data`, an edge too; None when even a lenient reader does not understand it."""
-    given = dict(headers)
-    if value is None or any(given.get(name) != text for name, text in _TICK_HEADERS.items()):
-        return None
-    try:
-        tick = _decode_tick(value)
-    except (ValueError, RecursionError):
-        try:
-            tick = TickReceived(**dict(events.TickReceived.model_validate_json(value)))
-        except (ValueError, RecursionError):
-            return None
-    return tick if tick.symbol.encode("utf-8", "replace") == key else None
+    """Read a record of `market-data`; None when nobody can understand it."""
+    tick, _ = _TICKS.read(value)
+    understood = tick is not None and _is_key(tick.symbol, key) and _TICKS.is_meant(headers)
+    return tick if understood else None
+
+
+def read_limits(
+    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+) -> Limits | None:
+    """Read a record of `risk-limits`; None when nobody can understand it."""
+    limits, _ = _LIMITS.read(value)
+    understood = limits is not None and _is_key(limits.account_id, key) and _LIMITS.is_meant(headers)
+    return limits if understood else None
 
 
 def _is_named_well(order: Order, key: bytes | None) -> bool:
     """Whether the key is the account and the id its account and sequence."""
-    account_id = order.account_id
-    return account_id.encode("utf-8", "replace") == key and order.order_id == f"{account_id}-{order.sequence}"
+    return _is_key(order.account_id, key) and order.order_id == f"{order.account_id}-{order.sequence}"
 
 
-def _order_of(value: bytes | None) -> tuple[Order | None, bool]:
-    """Return the order and whether a strict reader has read it; a lenient one takes "5" for 5."""
-    if value is None:
-        return None, False
-    try:
-        return _decode_order(value), True
-    except (ValueError, RecursionError):
-        pass
-    try:
-        lenient = events.OrderReceived.model_validate_json(value)
-    except (ValueError, RecursionError):
-        return None, False
-    return Order(**dict(lenient)), False
+def _is_key(name: str, key: bytes | None) -> bool:
+    return name.encode("utf-8", "replace") == key

@@ -1,17 +1,20 @@
 """What the topics already hold when the feed starts: the last tick, and who has limits."""
 
+import asyncio
 import json
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.errors import LeaderNotAvailableError
 
+from app.engine.cluster import EARLIEST, LATEST, TP, Cluster, Fetched, retry
 from app.errors import UserError
 
-READ_TIMEOUT_MS = 1_000
+TOPIC_S_MAX = 10.0
 FETCH_WAIT_MS = 20
+FETCH_BYTES = 1024 * 1024
 LAST_RECORDS = 100
-REQUEST_TIMEOUT_MS = 10_000
 
 
 async def last_tick_sequence(bootstrap: str, topic: str, symbol: str) -> int:
@@ -31,36 +34,51 @@ def _sequence(value: bytes | None) -> int:
     """The sequence of a tick; 0 for what is none, as anybody may write to the topic."""
     try:
         found = json.loads(value or b"")["sequence"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return 0
     return found if isinstance(found, int) else 0
 
 
 async def _read(bootstrap: str, topic: str, last: int | None) -> list[Any]:
-    """The records of each partition up to its present end: the `last` ones, or all."""
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=bootstrap,
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-        fetch_max_wait_ms=FETCH_WAIT_MS,
-    )
+    """The committed records of each partition up to its present end: of the `last` offsets, or all."""
+    cluster = Cluster(bootstrap, "feed")
     try:
-        await consumer.start()
-        ends = await consumer.end_offsets(consumer.assignment())
-        for at, start in (await consumer.beginning_offsets(list(ends))).items():
-            consumer.seek(at, start if last is None else max(start, ends[at] - last))
-        return await _read_up_to(consumer, ends)
-    except UnknownTopicOrPartitionError:
+        await cluster.start()
+        tps = await _partitions(cluster, bootstrap, topic)
+        starts, ends = await cluster.offsets(tps, EARLIEST), await cluster.offsets(tps, LATEST)
+        if last is not None:
+            starts = {tp: max(start, ends[tp] - last) for tp, start in starts.items()}
+        return await _read_up_to(cluster, starts, ends)
+    finally:
+        await cluster.stop()
+
+
+async def _partitions(cluster: Cluster, bootstrap: str, topic: str) -> list[TP]:
+    try:
+        count = await asyncio.wait_for(cluster.partition_count(topic), TOPIC_S_MAX)
+    except TimeoutError:
         raise UserError(
             f"Kafka at {bootstrap} has no topic {topic!r}: 'python -m app run' makes it"
         ) from None
-    finally:
-        await consumer.stop()
+    return [TP(topic, number) for number in range(count)]
 
 
-async def _read_up_to(consumer: Any, ends: dict[TopicPartition, int]) -> list[Any]:
+async def _read_up_to(cluster: Cluster, positions: dict[TP, int], ends: Mapping[TP, int]) -> list[Any]:
     found: list[Any] = []
-    while any([await consumer.position(at) < end for at, end in ends.items()]):
-        for records in (await consumer.getmany(timeout_ms=READ_TIMEOUT_MS)).values():
-            found.extend(records)
+    while behind := {tp: at for tp, at in positions.items() if at < ends[tp]}:
+        for fetched in await retry(partial(_fetch, cluster, behind)):
+            found += fetched.records
+            positions[fetched.tp] = fetched.next_position
     return found
+
+
+async def _fetch(cluster: Cluster, positions: Mapping[TP, int]) -> list[Fetched]:
+    """What the leader of the first of them has; those of other leaders come later."""
+    node = cluster.leader(next(iter(positions)))
+    if node is None:
+        await cluster.refresh()
+        raise LeaderNotAvailableError(str(list(positions)))
+    theirs = {tp: at for tp, at in positions.items() if cluster.leader(tp) == node}
+    return await cluster.fetch(
+        node, theirs, wait_ms=FETCH_WAIT_MS, partition_bytes_max=FETCH_BYTES, lane="history"
+    )

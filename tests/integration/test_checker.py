@@ -32,6 +32,7 @@ from models.events import (
 from models.reasons import RiskReason
 from models.values import Frozen
 from tests.builders import NOW_MS, PRICE_TICKS, a_tick, limits
+from tests.integration.topics import write_odd_header
 from venue.book import Filled, OrderStatus
 from venue.book import Order as VenueOrder
 from venue.ledger import Ledger
@@ -233,6 +234,7 @@ async def test_a_history_on_a_real_broker(tmp_path: Path, capsys: pytest.Capture
         writer = Writer(broker.bootstrap)
         await writer.start()
         await write_history(writer)
+        await write_odd_header(broker.bootstrap, "risk-limits", b"stranger", b"no json")
 
         await finds_nothing_in_the_legal_history(broker.bootstrap, ledger)
         await compares_live_tables(broker.bootstrap, ledger)
@@ -257,13 +259,16 @@ async def finds_nothing_in_the_legal_history(bootstrap: str, ledger: Path) -> No
 async def compares_live_tables(bootstrap: str, ledger: Path) -> None:
     count, hexdigest = digest({b"acc": BOOKS})
     good = LiveTable("positions", PARTITION, POSITIONS, 2, count, hexdigest)
-    tables = (good, LiveTable("reservations", PARTITION, RESERVATIONS, 0, *digest({})))
+    tables = (good, LiveTable("reservations", PARTITION, RESERVATIONS, 5, *digest({})))
     report = await asyncio.to_thread(check, bootstrap, ledger, live_state=tables)
     assert (report.violations, report.unverifiable, report.counts.live_tables) == ([], [], 2)
     for offset, live_count in ((1_000, count), (2, 7)):  # ahead of its changelog; another content
         wrong = LiveTable("positions", PARTITION, POSITIONS, offset, live_count, hexdigest)
         report = await asyncio.to_thread(check, bootstrap, ledger, live_state=[wrong])
         assert broken(report) == {"I6"}
+    behind = LiveTable("reservations", PARTITION, RESERVATIONS, 0, *digest({}))
+    report = await asyncio.to_thread(check, bootstrap, ledger, live_state=[behind])
+    assert broken(report) == {"I6"}
 
 
 async def speaks_json_and_status(bootstrap: str, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

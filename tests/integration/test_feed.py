@@ -17,7 +17,9 @@ from aiokafka.structs import OffsetAndMetadata
 
 from app.broker import Broker
 from app.errors import UserError
+from feed import history
 from feed.main import MARKET_DATA, ORDERS, RESTRICTIONS, RISK_LIMITS, Feed, Options
+from tests.integration.topics import write_odd_header
 
 PARTITIONS = 3
 TOPICS = (MARKET_DATA, ORDERS, RISK_LIMITS, RESTRICTIONS)
@@ -121,6 +123,27 @@ async def test_without_resume_topics_that_hold_ticks_are_refused(bootstrap: str,
     await make_topics(bootstrap)
     await a_feed(bootstrap, trades, orders=10).run()
     with pytest.raises(UserError, match="--resume"):
+        await a_feed(bootstrap, trades, orders=10).run()
+
+
+async def test_records_with_odd_headers_do_not_keep_the_feed_out(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    for topic in (RISK_LIMITS, RESTRICTIONS, MARKET_DATA):
+        await write_odd_header(bootstrap, topic, b"BTC-USD", b"[" * 10_000)
+    summary = await a_feed(bootstrap, trades, orders=10).run()
+    assert summary.orders_sent == 10
+    assert len({record.key for record in await read(bootstrap, ORDERS)}) > 1
+
+
+async def test_a_feed_without_its_topics_says_so(
+    bootstrap: str, trades: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_topics(bootstrap)
+    monkeypatch.setattr(history, "TOPIC_S_MAX", 0.2)
+    async with an_admin(bootstrap) as admin:
+        await admin.delete_topics([MARKET_DATA])
+        await gone(admin, MARKET_DATA)
+    with pytest.raises(UserError, match="has no topic 'market-data'"):
         await a_feed(bootstrap, trades, orders=10).run()
 
 

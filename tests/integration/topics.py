@@ -4,9 +4,12 @@ import asyncio
 import re
 
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.produce import ProduceRequest
 
+from app.engine.cluster import TP, Cluster
 from app.options import SERVICES
 from app.topics import TOPICS
+from tests.engine.recordsets import batch, seal
 
 OURS = re.compile("|".join(f"{topic.name}$" for topic in TOPICS) + f"|({'|'.join(SERVICES)})-.*-changelog$")
 
@@ -21,3 +24,22 @@ async def remove_topics(bootstrap: str) -> None:
             await asyncio.sleep(0.1)
     finally:
         await admin.close()
+
+
+async def write_odd_header(bootstrap: str, topic: str, key: bytes, value: bytes) -> None:
+    """Write a record to partition 0 with a header whose name is no text, as no client of ours would."""
+    data = bytearray(batch(0, [(0, key, value)], headers=[("name", b"1")]))
+    data[data.find(b"name")] = 0xFF
+    cluster = Cluster(bootstrap, "test")
+    await cluster.start()
+    try:
+        await cluster.partition_count(topic)
+        request = ProduceRequest(None, -1, 10_000, [(topic, [(0, seal(data))])])
+        code = -1
+        while code:  # a new topic takes a moment
+            await cluster.refresh()
+            leader = cluster.leader(TP(topic, 0))
+            if leader is not None:
+                ((_, ((_, code, *_),)),) = (await cluster.send(leader, request)).topics
+    finally:
+        await cluster.stop()

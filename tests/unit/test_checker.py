@@ -1,6 +1,7 @@
 """The checker finds nothing in a legal history, and every planted violation in one that is not."""
 
 import ast
+import gzip
 import sqlite3
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 import pytest
+from aiokafka.consumer import fetcher
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import checker.invariants
+import checker.live
 import models.commands
 import models.events
 from app.domain.compliance import (
@@ -24,7 +27,7 @@ from app.domain.compliance import (
     apply_execution,
 )
 from app.domain.exchange import NEW_SESSION, Intent, apply_venue_report, new_intent
-from checker import records
+from checker import log, records
 from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
 from checker.findings import Findings
@@ -34,7 +37,7 @@ from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
 from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerFile, LedgerReport, read_body
-from checker.live import parse_state
+from checker.live import fetch_resting, parse_state
 from checker.reading import digest_of, letters_into, read_letter, shared_takes, slice_takes
 from checker.records import (
     DeadLetter,
@@ -53,6 +56,7 @@ from checker.records import (
 )
 from checker.report import Counts, Report, latencies_ms, percentiles
 from models.values import Side, TimeInForce
+from tests.engine.recordsets import batch, in_transaction, marker, plain, seal
 from tests.histories import PRICE_TICKS, World
 
 
@@ -892,7 +896,11 @@ NOT_CHECKED = {
 
 def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
     planted = [each.message for each in PLANTED.values()]
-    planted += ["differs from the one rebuilt", "ahead of what is committed"]  # TestTables
+    planted += [
+        "differs from the one rebuilt",
+        "ahead of what is committed",
+        "though nothing moves",
+    ]  # TestTables
     planted += [
         "a tick that nobody can read or believe",
         "a tick was not held behind",
@@ -1163,7 +1171,7 @@ class TestTables:
         assert digest(self.VALUES) == (2, sha256(expected).hexdigest())
 
     def test_equal_tables_are_fine(self) -> None:
-        findings = check_tables([(self.live(), Rebuilt(self.VALUES, 10))])
+        findings = check_tables([(self.live(), Rebuilt(self.VALUES, 10))], quiet=True)
         assert (findings.violations, findings.unverifiable) == ([], [])
 
     @pytest.mark.parametrize(
@@ -1175,17 +1183,42 @@ class TestTables:
         ],
     )
     def test_a_table_that_differs_is_a_violation(self, live: dict[str, Any], message: str) -> None:
-        findings = check_tables([(self.live(**live), Rebuilt(self.VALUES, 10))])
+        findings = check_tables([(self.live(**live), Rebuilt(self.VALUES, 10))], quiet=True)
         assert [message in each.message for each in findings.violations] == [True]
 
     def test_a_marker_at_the_end_excuses_nothing(self) -> None:
-        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 11))])
+        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 11))], quiet=True)
         assert len(findings.violations) == 1
 
     def test_a_table_behind_its_changelog_is_unverifiable_when_it_differs(self) -> None:
-        findings = check_tables([(self.live(sha256="00"), Rebuilt(self.VALUES, 12, is_behind=True))])
+        table = (self.live(sha256="00"), Rebuilt(self.VALUES, 12, is_behind=True))
+        findings = check_tables([table], quiet=False)
         assert findings.violations == []
         assert len(findings.unverifiable) == 1
+
+    @pytest.mark.parametrize("standby", [False, True])
+    @pytest.mark.parametrize("changed", [{}, {"sha256": "00"}])
+    def test_a_table_behind_its_changelog_is_a_violation_when_nothing_moves(
+        self, standby: bool, changed: dict[str, Any]
+    ) -> None:
+        table = (self.live(standby=standby, **changed), Rebuilt(self.VALUES, 12, is_behind=True))
+        (found,) = check_tables([table], quiet=True).violations
+        assert "behind its changelog though nothing moves" in found.message
+        assert check_tables([table], quiet=False).violations == []
+
+    def test_an_owner_that_does_not_know_yet_of_its_successor_may_be_behind(self) -> None:
+        before = (self.live(9), Rebuilt(self.VALUES, 10, is_behind=True))
+        successor = (self.live(), Rebuilt(self.VALUES, 10))
+        assert check_tables([before, successor], quiet=True) == Findings()
+
+    def test_at_rest_standbys_get_some_time_to_catch_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = [[self.live(10), self.live(offset, standby=True)] for offset in (8, 9, 11, 12)]
+        monkeypatch.setattr(checker.live, "fetch_live", lambda _: answers.pop(0))
+        monkeypatch.setattr(checker.live, "LOOK_AGAIN_S", 0)
+        assert fetch_resting([])[1].offset == 11
+        answers = [[self.live(10), self.live(8, standby=True)]]
+        monkeypatch.setattr(checker.live, "STANDBYS_S_MAX", 0)
+        assert fetch_resting([])[1].offset == 8
 
     def test_the_state_of_a_worker_is_read(self) -> None:
         body = msgspec.json.encode({"tables": [msgspec.to_builtins(self.live()) | {"standby": True}]})
@@ -1195,7 +1228,7 @@ class TestTables:
         fields = msgspec.to_builtins(self.live(sha256="00"))
         (live,) = parse_state(msgspec.json.encode({"tables": [], "standbys": [fields]}))
         assert live.standby
-        (found,) = check_tables([(live, Rebuilt(self.VALUES, 11))]).violations
+        (found,) = check_tables([(live, Rebuilt(self.VALUES, 11))], quiet=True).violations
         assert found.ids[0].startswith("standby of risk-positions-changelog/3")
 
 
@@ -1316,6 +1349,13 @@ class ARecord(NamedTuple):
     timestamp: int = 0
 
 
+def a_letter(origin: ARecord, **more: bytes) -> ARecord:
+    """The dead letter that risk makes of a record."""
+    told = {"service": b"risk", "topic": b"orders", "partition": b"0", "offset": b"%d" % origin.offset} | more
+    own = ((f"dead-letter-{name.replace('_', '-')}", text) for name, text in told.items())
+    return origin._replace(topic="dead-letters", offset=0, headers=(*origin.headers, *own))
+
+
 ORDER_BYTES = msgspec.json.encode(World().receive())
 
 
@@ -1393,27 +1433,116 @@ class TestReading:
 
         def record(version: int, offset: int, **changed: Any) -> Raw:
             value = msgspec.json.encode(limits | {"version": version} | changed)
-            return ARecord(value, headers=(("event-type", b"SetRiskLimits"),), partition=2, offset=offset)
+            headers = (("event-type", b"SetRiskLimits"), ("schema-version", b"1"))
+            return ARecord(value, headers=headers, partition=2, offset=offset)
 
         garbage = ARecord(b"{", partition=2, offset=9)
         take = shared_takes(shared, Ticks())[records.RISK_LIMITS]
         take([record(2, 5), record(3, 6), record(1, 7), record(4, 8, account_id="other"), garbage])
         assert shared.commanded == {2: Commanded({"acc": 3}, last_offset=9)}
 
+    def test_limits_that_only_a_lenient_reader_understands_count(self) -> None:
+        shared = Shared()
+        limits = World().limit()
+        value = msgspec.json.encode(msgspec.structs.asdict(limits) | {"version": str(limits.version)})
+        headers = (("event-type", b"SetRiskLimits"), ("schema-version", b"1"))
+        take = shared_takes(shared, Ticks())[records.RISK_LIMITS]
+        take([ARecord(value, headers=headers), ARecord(value, headers=headers[:1], partition=1)])
+        assert shared.commanded[0].versions == {"acc": limits.version}
+        assert shared.limits.find("acc", limits.version) == limits
+        assert shared.commanded[1].versions == {}  # the services ask for the schema's version
+
+    def test_ticks_that_only_a_lenient_reader_understands_are_prices(self) -> None:
+        shared = Shared()
+        shared_takes(shared, Ticks())[records.MARKET_DATA]([a_tick(price_ticks="100")])
+        assert shared.market.find("BTC-USD", 1) == [(100, 5_000)]
+
+    def test_of_several_event_types_the_last_counts(self) -> None:
+        world = World()
+        world.refuse(world.receive())
+        event = world.log.risk[0].event
+        wrong, right = ("event-type", b"OrderRiskApproved"), ("event-type", b"OrderRiskRejected")
+        take = slice_takes(history := World().log)[records.RISK_DECISIONS]
+        take([ARecord(msgspec.json.encode(event), headers=each) for each in ((wrong, right), (right, wrong))])
+        assert [each.event for each in history.risk] == [event, None]
+
     def test_a_dead_letter_has_the_digest_of_its_origin(self) -> None:
         origin = ARecord(b"\xff", headers=(("x", b"1"),), offset=7)
-        told = {"service": b"risk", "topic": b"orders", "partition": b"0", "offset": b"7"}
-        headers = (*origin.headers, *((f"dead-letter-{name}", text) for name, text in told.items()))
-        letter = read_letter(origin._replace(topic="dead-letters", headers=headers))
+        letter = read_letter(a_letter(origin))
         assert letter is not None
         assert (letter.origin, letter.digest) == (Origin("orders", 0, 7), digest_of(origin))
         assert digest_of(origin._replace(headers=())) != letter.digest
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            [("dead-letter-held-behind", None)],
+            [("dead-letter-held-behind", b"garbage")],
+            [("dead-letter-held-behind", b"orders/0/3")],
+            [("dead-letter-offset", b"8"), ("dead-letter-service", b"exchange")],
+            a_letter(ARecord(b"\xff", headers=(), offset=3)).headers,
+        ],
+    )
+    def test_headers_of_the_original_are_not_taken_for_the_service_s(self, forged: Any) -> None:
+        origin = ARecord(b"\xff", headers=(("x", b"1"), *forged), offset=7)
+        letter = read_letter(a_letter(origin))
+        assert letter == DeadLetter(0, "risk", Origin("orders", 0, 7), None, b"acc", digest_of(origin))
+        assert digest_of(origin._replace(headers=origin.headers[:1])) != letter.digest
+        held = read_letter(a_letter(origin, held_behind=b"orders/0/5"))
+        assert held is not None
+        assert held.behind == Origin("orders", 0, 5)
+
+    def test_headers_of_the_original_are_no_letter(self) -> None:
+        record = a_letter(ARecord(b"\xff"))
+        for name in ("topic", "partition", "offset", "service"):
+            headers = [pair for pair in record.headers if pair[0] != f"dead-letter-{name}"]
+            for each in (headers, [*headers, (f"dead-letter-{name}", None)]):
+                assert read_letter(record._replace(headers=cast(Any, tuple(each)))) is None
 
     def test_a_dead_letter_without_origin_is_a_violation(self) -> None:
         world = World()
         findings = world.findings()
         letters_into([], findings)([ARecord(b"", topic="dead-letters")])
         assert [each.invariant for each in findings.violations] == ["I5"]
+
+
+def unpacked(data: bytes, *aborted: tuple[int, int]) -> list[Any]:
+    """The committed records of a record set, as the checker's consumer unpacks them."""
+    records = fetcher.MemoryRecords(data)
+    return list(
+        fetcher.PartitionRecords(
+            log.TP("orders", 0), records, list(aborted), 0, None, None, False, fetcher.READ_COMMITTED
+        )
+    )
+
+
+class TestLog:
+    def a_batch(self, compression: int) -> bytes:
+        """Two records, each with two headers, one of them with a name that is no text."""
+        names: list[tuple[str, bytes | None]] = [("name-1", b"1"), ("fine", None)]
+        data = bytearray(batch(4, [(4, b"k", b"v"), (6, None, None)], headers=names, producer=9, last=8))
+        while (at := data.find(b"name-1")) >= 0:
+            data[at] = 0xFF
+        if compression:
+            data[61:] = gzip.compress(bytes(data[61:]))
+            data[22] |= compression
+            data[8:12] = (len(data) - 12).to_bytes(4, "big")
+        return seal(data)
+
+    @pytest.mark.parametrize("compression", [0, 1], ids=["plain", "gzip"])
+    def test_a_header_whose_name_is_no_text_keeps_no_record_out(self, compression: int) -> None:
+        records = unpacked(plain(3) + self.a_batch(compression) + marker(9, 9, commit=True) + plain(10))
+        assert [(each.offset, each.timestamp, each.key, each.value) for each in records] == [
+            (3, 1003, b"k3", b"v3"),
+            (4, 1004, b"k", b"v"),
+            (6, 1006, None, None),
+            (10, 1010, b"k10", b"v10"),
+        ]
+        assert records[1].headers == (("\\xffame-1", b"1"), ("fine", None))
+
+    def test_what_is_aborted_stays_out(self) -> None:
+        data = self.a_batch(0) + marker(9, 9, commit=False) + in_transaction(9, 10)
+        assert [each.offset for each in unpacked(data, (9, 4))] == [10]
 
 
 class TestLedger:
