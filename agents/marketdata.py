@@ -21,8 +21,8 @@ async def conflate(batches: Any) -> None:
                 before = work[LAST_PRICES].get(tick.symbol)
                 try:
                     state = apply_tick(before, tick, received_at_ms=record.timestamp_ms)
-                except RefusedInput as refusal:
-                    raise Poison(str(refusal)) from refusal
+                except RefusedInput as refusal:  # a symbol is everybody's, and its next tick says it all
+                    raise Poison(str(refusal), holds_key=False) from refusal
                 if state is not before:
                     work[LAST_PRICES][tick.symbol] = changed[tick.symbol] = state
             for symbol, state in changed.items():

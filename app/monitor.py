@@ -159,7 +159,7 @@ def _decoded(decoder: msgspec.json.Decoder[T], record: Any) -> T | None:
     """The value, None where a stranger has written what the services make dead letters of."""
     try:
         return decoder.decode(record.value or b"")
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, text that is no UTF-8, brackets without end
         log.warning("%s at offset %s is passed over: %s", record.key, record.offset, error)
         return None
 

@@ -136,7 +136,11 @@ def log_to(console: Console) -> None:
             return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(self.format(record), style="yellow", highlight=False, markup=False, soft_wrap=True)
+            line = self.format(record)
+            try:
+                console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            except OSError:  # standard output is a file on a full disk: who warns of it does not end
+                self.handleError(record)
 
     logging.basicConfig(level=logging.WARNING, handlers=[Handler()], format="%(message)s")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -7,7 +7,8 @@
     await supervisor.stop()            # workers first, then the venue
 
 Every child runs under `app/guard.py`: it ends with this process, however this one ends. A child that keeps
-dying crashes its supervisor with a ProcessError, after its last lines were logged.
+dying crashes its supervisor with a ProcessError, after its last lines were logged. A full disk does not: logs
+and record are not written until there is room.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,13 +72,36 @@ class Restarts:
         return min(self._pause_s_max, self._pause_s_min * 4.0 ** (len(self._deaths) - 1))
 
 
+class Dispensable:
+    """Guards the writing of a file that processes can do without."""
+
+    def __init__(self) -> None:
+        self._fails = False
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Write in a `with` block; that it fails is said once, until it succeeds again."""
+        try:
+            yield
+        except OSError as error:  # the disk is full or ill: no reason to end processes that work
+            if not self._fails:
+                log.warning("%s is not written, everything else goes on: %s", path, error)
+            self._fails = True
+        else:
+            self._fails = False
+
+
 class LogFile:
-    """What a child writes, in a file that is moved to `<name>.1` when it is full; knows the last lines."""
+    """What a child writes, in a file that is moved to `<name>.1` when it is full; knows the last lines.
+
+    Words that find no room on the disk are lost.
+    """
 
     def __init__(self, path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
         self.path = path
         self._bytes_max = bytes_max
         self._tail = b""
+        self._dispensable = Dispensable()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
 
@@ -85,11 +110,16 @@ class LogFile:
 
     def write(self, data: bytes) -> None:
         self._tail = (self._tail + data)[-TAIL_BYTES:]
-        if self._file.tell() + len(data) > self._bytes_max:
-            self._file.close()
+        with self._dispensable.writing(self.path):
+            if self._file.tell() + len(data) > self._bytes_max:
+                self._rotate()
+            self._file.write(data)
+
+    def _rotate(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # moved already, when no new one could be opened
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-            self._file = self._open()
-        self._file.write(data)
+        full, self._file = self._file, self._open()
+        full.close()
 
     def begin(self, what: str) -> None:
         """Mark the start of another process; the last lines are its own from here on."""
@@ -100,7 +130,8 @@ class LogFile:
         return self._tail.decode(errors="replace").splitlines()[-count:]
 
     def close(self) -> None:
-        self._file.close()
+        with self._dispensable.writing(self.path):
+            self._file.close()
 
 
 class Child(Service):
@@ -242,8 +273,7 @@ class Child(Service):
 
     async def _copy(self, stream: asyncio.StreamReader) -> None:
         while data := await stream.read(64 * 1024):
-            with contextlib.suppress(OSError):  # without room the words are lost, and the child goes on
-                self.output.write(data)
+            self.output.write(data)
 
     async def _drain_output(self) -> None:
         if self._copying is not None:
@@ -258,7 +288,7 @@ class Child(Service):
 class Supervisor(Service):
     """Owns children in stages. One that gives up crashes this service: see `crash_reason`.
 
-    `record` is a file that always tells which process runs as what: {name: pid}.
+    `record` is a file that tells which process runs as what, {name: pid}, and always does if there is room.
     """
 
     def __init__(self, record: Path | None = None, **kwargs: Any) -> None:
@@ -266,6 +296,7 @@ class Supervisor(Service):
         self.children: list[Child] = []
         self._stages: list[tuple[Child, ...]] = []
         self._record = record
+        self._dispensable = Dispensable()
 
     async def add(self, *children: Child) -> None:
         """Start the children of one more stage; returns when their processes run."""
@@ -291,8 +322,9 @@ class Supervisor(Service):
         if self._record is not None and not self.should_stop:
             running = {child.name: child.pid for child in self.children if child.pid is not None}
             unfinished = self._record.with_name(f"{self._record.name}.new")
-            unfinished.write_text(json.dumps(running, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(self._record)
+            with self._dispensable.writing(self._record):
+                unfinished.write_text(json.dumps(running, indent=2) + "\n", encoding="utf-8")
+                unfinished.replace(self._record)
 
 
 def told(status: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.engine.topics import BROKER_CLOCK, COMPACTED, TopicSpec
+from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, TopicSpec
 from models.commands import SetRestriction, SetRiskLimits
 from models.events import (
     OrderAcknowledged,
@@ -132,7 +132,7 @@ class RawCodec:
 DEAD_LETTERS = TopicSpec(
     "dead-letters",
     RawCodec(),
-    config={"max.message.bytes": str(RECORD_BYTES_MAX + DEAD_LETTER_HEADER_BYTES_MAX)},
+    config={**KEPT, "max.message.bytes": str(RECORD_BYTES_MAX + DEAD_LETTER_HEADER_BYTES_MAX)},
 )
 
 TOPICS = (

@@ -9,12 +9,13 @@ from app.engine.errors import Fenced, Poison, Transient
 from app.engine.global_table import GlobalTable
 from app.engine.table import Table, TaskTable
 from app.engine.task import EngineSettings, Task
-from app.engine.topics import BROKER_CLOCK, COMPACTED, Codec, TopicSpec
+from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, Codec, TopicSpec
 from app.engine.work import Batch, Record, UnitOfWork, unit_of_work
 
 __all__ = [
     "BROKER_CLOCK",
     "COMPACTED",
+    "KEPT",
     "App",
     "Batch",
     "Codec",

@@ -14,6 +14,10 @@ from app.engine.topics import TopicSpec
 log = logging.getLogger(__name__)
 
 
+COPIES_IN_SYNC = 2
+"""How many copies have to have a record before it counts, where there are more; Kafka is content with one."""
+
+
 async def ensure_topics(
     bootstrap: str, topics: Iterable[TopicSpec], *, partitions: int, replication_factor: int, client_id: str
 ) -> None:
@@ -27,7 +31,7 @@ async def ensure_topics(
                 name=topic.name,
                 num_partitions=topic.partitions or partitions,
                 replication_factor=replication_factor,
-                topic_configs=dict(topic.config),
+                topic_configs=_config(topic, replication_factor),
             )
             for topic in topics
             if topic.name not in existing
@@ -36,6 +40,11 @@ async def ensure_topics(
             await retry(partial(_create, admin, topic))
     finally:
         await admin.close()
+
+
+def _config(topic: TopicSpec, replication_factor: int) -> dict[str, str]:
+    durable = {"min.insync.replicas": str(COPIES_IN_SYNC)} if replication_factor > COPIES_IN_SYNC else {}
+    return {**durable, **topic.config}
 
 
 async def _create(admin: AIOKafkaAdminClient, topic: NewTopic) -> None:

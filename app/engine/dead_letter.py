@@ -2,7 +2,8 @@
 
 The record goes to the dead-letter topic as it came, with headers that tell its origin and the error. Its key
 is then quarantined: later records of that key follow it there, marked `dead-letter-held-behind`, in order,
-while other keys flow. The quarantine is a table of its own and survives like any other.
+while other keys flow. The quarantine is a table of its own and survives like any other. What nobody can
+depend on holds no key: garbage at the edge, and poison that says so.
 
 What is too large for the dead-letter topic goes there cut, marked `dead-letter-cut`: the whole still stands
 where `dead-letter-topic`, `-partition` and `-offset` say.

@@ -19,7 +19,14 @@ class EngineError(Exception):
 
 
 class Poison(EngineError):
-    """A handler found that its record can never be processed: it becomes a dead letter at once."""
+    """A handler found that its record can never be processed: it becomes a dead letter at once.
+
+    Later records of its key have to wait behind it, unless `holds_key` is False: they do not depend on it.
+    """
+
+    def __init__(self, *args: object, holds_key: bool = True) -> None:
+        super().__init__(*args)
+        self.holds_key = holds_key
 
 
 class Transient(EngineError):

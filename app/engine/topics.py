@@ -46,4 +46,5 @@ class TopicSpec:
 
 
 COMPACTED: Mapping[str, str] = {"cleanup.policy": "compact"}
+KEPT: Mapping[str, str] = {"retention.ms": "-1", "retention.bytes": "-1"}
 BROKER_CLOCK: Mapping[str, str] = {"message.timestamp.type": "LogAppendTime"}

@@ -10,7 +10,7 @@ import msgspec
 
 from app.engine.cluster import TP, route
 from app.engine.dead_letter import QUARANTINE
-from app.engine.errors import CannotGoOn, Fenced, Transient
+from app.engine.errors import CannotGoOn, Fenced, Poison, Transient
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TRACEPARENT, TopicSpec
 from app.engine.transaction import Header, Outbox, TransactionFailed
 
@@ -170,7 +170,8 @@ class UnitOfWork:
             if some_held and dead_letters.holds(self, spec, raw):
                 continue
             if batch.poison is not None:
-                dead_letters.bury(self, spec, raw, batch.poison, batch.attempts)
+                holds_key = not isinstance(batch.poison, Poison) or batch.poison.holds_key
+                dead_letters.bury(self, spec, raw, batch.poison, batch.attempts, quarantine=holds_key)
                 continue
             headers = dict(raw.headers)
             try:

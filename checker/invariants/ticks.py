@@ -1,4 +1,4 @@
-"""Market data: what can't be read or believed is a dead letter (I5), what comes behind it waits (I7).
+"""Market data: what can't be read or believed is a dead letter (I5), and nothing waits behind it (I7).
 
 Of all the others the last price is made, which counts the ticks that never came: one that marketdata has lost
 shows there (I5).
@@ -20,31 +20,20 @@ CLOCK_SKEW_MS_MAX = 1_000
 class Ticks:
     """The records of `market-data` by what must become of them; `prices` is what they make of each symbol.
 
-    At the edge what cannot be read is buried alone. A tick that can be read and not believed (`refused`)
-    quarantines its key: whatever comes later under it is `behind`.
+    What cannot be read or believed (`unusable`) is buried alone: a symbol is shared by all accounts, and its
+    next tick makes up for one that is lost.
     """
 
-    unreadable: list[Origin] = field(default_factory=list)
-    refused: list[Origin] = field(default_factory=list)
-    behind: list[Origin] = field(default_factory=list)
+    unusable: list[Origin] = field(default_factory=list)
     prices: dict[str, PriceUpdated] = field(default_factory=dict)
-    _refused_keys: set[tuple[int, bytes | None]] = field(default_factory=set)
 
     def look(self, records: Sequence[Raw]) -> None:
         for record in records:
-            origin = Origin(record.topic, record.partition, record.offset)
-            place = (record.partition, record.key)
-            if place in self._refused_keys:
-                self.behind.append(origin)
-                continue
             tick = read_tick(record.key, record.value, record.headers)
-            if tick is None:
-                self.unreadable.append(origin)
-            elif not is_believable(tick, record.timestamp):
-                self.refused.append(origin)
-                self._refused_keys.add(place)
-            else:
+            if tick is not None and is_believable(tick, record.timestamp):
                 self._fold(tick)
+            else:
+                self.unusable.append(Origin(record.topic, record.partition, record.offset))
 
     def _fold(self, tick: TickReceived) -> None:
         before = self.prices.get(tick.symbol)
@@ -75,13 +64,12 @@ def check_ticks(
     found = Findings()
     theirs = [each for each in letters if (each.service, each.origin.topic) == (MARKETDATA, MARKET_DATA)]
     buried = {each.origin for each in theirs}
-    held = {each.origin for each in theirs if each.behind is not None}
-    for origin in (*ticks.unreadable, *ticks.refused):
+    for origin in ticks.unusable:
         if origin not in buried:
             found.violate(I5, "a tick that nobody can read or believe is no dead letter", origin)
-    for origin in ticks.behind:
-        if origin not in held:
-            found.violate(I7, "a tick was not held behind the dead letter of its key", origin)
+    for letter in theirs:
+        if letter.behind is not None:
+            found.violate(I7, "a tick waits behind a dead letter of its symbol", letter.origin)
     if prices is not None:
         for symbol in ticks.prices.keys() | prices.keys():
             if ticks.prices.get(symbol) != prices.get(symbol):

@@ -179,7 +179,7 @@ tries: dict[str, int] = {}
 
 
 def misbehave(then: str) -> None:
-    """Do what a number asks for: `fail`, `poison`, `fail/3/token` (3 times), `transient/3/token`."""
+    """Do what a number asks for: `poison`, `absurd`, `fail`, `fail/3/token` (3 times), `transient/3/any`."""
     kind, _, rest = then.partition("/")
     if not kind:
         return
@@ -194,6 +194,8 @@ def misbehave(then: str) -> None:
             ctypes.PyDLL(None).sleep(3600)  # a call into C that does not let the interpreter go
         case "poison":
             raise Poison("this number can never be added")
+        case "absurd":
+            raise Poison("nothing depends on this number", holds_key=False)
         case "transient":
             raise Transient(f"not now, {token}")
         case "fail":

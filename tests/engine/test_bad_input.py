@@ -98,6 +98,18 @@ async def test_keys_that_look_alike_wait_each_behind_its_own_dead_letter(world: 
     assert await world.faults() == []
 
 
+async def test_poison_that_nothing_depends_on_holds_no_key(world: World) -> None:
+    absurd = [Number(f"absurd-{each}", "key-1", each, "absurd") for each in range(2)]
+    for each in absurd:
+        await world.send(*world.more(10), each)
+    await processed(world, before=world.more(10))
+    error = "Poison: nothing depends on this number"
+    letters = [Dead(world.source(each), error, attempts=1) for each in absurd]
+    assert await world.wrong_dead_letters(letters) == []
+    assert await world.faults(dead=[each.id for each in absurd]) == []
+    assert await world.quarantine() == {}
+
+
 async def test_records_of_5_mb_that_nobody_can_read_hold_up_nobody(world: World) -> None:
     letters = []
     for number, topic in enumerate([world.numbers.name, world.corrections.name] * 3):

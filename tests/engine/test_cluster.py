@@ -13,6 +13,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from app.engine.admin import ensure_topics
 from app.engine.cluster import Cluster
 from app.engine.topics import TopicSpec
+from app.topics import TOPICS
 
 
 class Nodes:
@@ -71,6 +72,45 @@ async def test_topics_are_created_though_nodes_come_and_go_meanwhile(
         assert [await reader.partition_count(each.name) for each in wanted] == [3, 3]
     finally:
         await reader.stop()
+
+
+async def configs_of_new_topics(
+    monkeypatch: pytest.MonkeyPatch, copies: int, *more: TopicSpec
+) -> dict[str, Any]:
+    """The configs that the pipeline's topics, and `more`, are created with."""
+    configs: dict[str, Any] = {}
+
+    async def nothing(_: AIOKafkaAdminClient) -> list[str]:
+        return []
+
+    async def create(_: AIOKafkaAdminClient, topics: Any) -> Any:
+        configs.update({each.name: each.topic_configs for each in topics})
+        return SimpleNamespace(topic_errors=[])
+
+    for name, method in (("start", nothing), ("close", nothing), ("list_topics", nothing)):
+        monkeypatch.setattr(AIOKafkaAdminClient, name, method)
+    monkeypatch.setattr(AIOKafkaAdminClient, "create_topics", create)
+    await ensure_topics(
+        "nobody:1", [*TOPICS, *more], partitions=1, replication_factor=copies, client_id="test"
+    )
+    return configs
+
+
+@pytest.mark.parametrize(("copies", "in_sync"), [(1, None), (2, None), (3, "2"), (5, "2")])
+async def test_with_three_copies_no_leader_acknowledges_alone(
+    monkeypatch: pytest.MonkeyPatch, copies: int, in_sync: str | None
+) -> None:
+    no_codec: Any = None
+    careful = TopicSpec("careful", no_codec, config={"min.insync.replicas": "3"})
+    configs = await configs_of_new_topics(monkeypatch, copies, careful)
+    assert configs.pop("careful")["min.insync.replicas"] == "3"
+    assert {each.get("min.insync.replicas") for each in configs.values()} == {in_sync}
+    assert configs["prices"]["cleanup.policy"] == "compact"
+
+
+async def test_dead_letters_keep_on_a_cluster_that_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = (await configs_of_new_topics(monkeypatch, 1))["dead-letters"]
+    assert (config["retention.ms"], config["retention.bytes"]) == ("-1", "-1")
 
 
 async def test_a_connection_that_uvloop_has_just_closed_is_a_lost_one(

@@ -1,7 +1,6 @@
 """The supervisor with real processes: restarts, giving up, the order of an end, and no orphans."""
 
 import asyncio
-import errno
 import json
 import os
 import signal
@@ -105,19 +104,41 @@ async def test_a_child_that_keeps_dying_crashes_the_supervisor_with_its_last_lin
 
 
 async def test_a_child_goes_on_though_its_words_find_no_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would wait for ever in front of a full pipe if nobody took them."""
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    ends = tmp_path / "ends"
+    ends, log = tmp_path / "ends", tmp_path / "worker.log"
     talks = f"print('word ' * 200_000, flush=True); open({str(ends)!r}, 'w').write('said'); {SLEEPS}"
-    monkeypatch.setattr("app.supervisor.LogFile.write", full)
-    monkeypatch.setattr("app.supervisor.LogFile.begin", lambda *_: None)
-    async with supervised((Program("worker", talks, tmp_path),)):
+    log.symlink_to("/dev/full")
+    child = Program("worker", talks, tmp_path)
+    async with supervised((child,)):
         assert await until(ends.exists)
+        assert await until(lambda: child.output.last_lines(1) == ["up"])
+    assert caplog.text.count(f"{log} is not written, everything else goes on: [Errno 28]") == 1
+
+
+async def test_a_full_disk_keeps_no_child_from_starting_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, unfinished = tmp_path / "processes.json", tmp_path / "processes.json.new"
+    child = Program("child", SLEEPS, tmp_path)
+
+    async with supervised((child,), record=record) as supervisor:
+        before = record.read_text()
+        unfinished.symlink_to("/dev/full")
+        await die_and_start_again(child)
+        assert not supervisor.crashed
+        assert record.read_text() == before
+        assert caplog.text.count(f"{record} is not written") == 1
+        unfinished.unlink()
+        await die_and_start_again(child)
+        assert json.loads(record.read_text()) == {"child": child.pid}
+
+
+async def die_and_start_again(child: Child) -> None:
+    first = pid_of(child)
+    os.kill(first, signal.SIGKILL)
+    assert await until(lambda: child.pid not in (None, first))
 
 
 async def test_stages_stop_in_the_opposite_order_and_gently(tmp_path: Path) -> None:

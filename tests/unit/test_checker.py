@@ -829,16 +829,19 @@ class TestTicks:
         letter = DeadLetter(0, "marketdata", origin, None, record.key, b"")
         assert check_ticks(ticks, [letter], {}).violations == []
 
-    def test_ticks_wait_behind_the_dead_letter_of_their_key_only(self) -> None:
+    def test_no_tick_waits_behind_the_dead_letter_of_its_symbol(self) -> None:
         ticks = Ticks()
-        ticks.look([a_tick(), a_tick(price_ticks=0, offset=8), a_tick(offset=9)])
+        ticks.look([a_tick(), a_tick(sequence=2, price_ticks=0, offset=8), a_tick(sequence=3, offset=9)])
         head = Origin("market-data", 0, 8)
         letters = [DeadLetter(0, "marketdata", head, None, b"BTC-USD", b"")]
-        (found,) = check_ticks(ticks, letters, None).violations
-        assert (found.invariant, found.ids) == ("I7", ("market-data/0/9",))
-        assert "not held behind the dead letter of its key" in found.message
+        price = PriceUpdated("BTC-USD", price_ticks=2, tick_sequence=3, observed_at_ms=5_000, gaps=1)
+        assert check_ticks(ticks, letters, {"BTC-USD": price}).violations == []
         letters.append(DeadLetter(1, "marketdata", Origin("market-data", 0, 9), head, b"BTC-USD", b""))
-        assert check_ticks(ticks, letters, None).violations == []
+        stopped = replace(price, tick_sequence=1, gaps=0)
+        missing, held = check_ticks(ticks, letters, {"BTC-USD": stopped}).violations
+        assert (held.invariant, held.ids) == ("I7", ("market-data/0/9",))
+        assert "a tick waits behind a dead letter of its symbol" in held.message
+        assert (missing.invariant, missing.ids) == ("I5", ("BTC-USD",))
 
     def test_a_lenient_tick_may_be_believed(self) -> None:
         ticks = Ticks()
@@ -903,7 +906,7 @@ def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
     ]  # TestTables
     planted += [
         "a tick that nobody can read or believe",
-        "a tick was not held behind",
+        "a tick waits behind",
         "a last price is not",
     ]  # TestTicks
     rules = [

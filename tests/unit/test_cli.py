@@ -72,6 +72,20 @@ def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     assert "'65536' is no port; allowed is 0 to 65535" in capsys.readouterr().err
 
 
+def test_a_warning_that_finds_no_room_ends_nobody() -> None:
+    program = """if True:
+        import logging
+        from rich.console import Console
+        from app.run import log_to
+
+        log_to(Console(file=open("/dev/full", "w")))
+        logging.getLogger("anybody").warning("a child has ended")
+        print("went on")
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.stdout == "went on\n", ended.stderr
+
+
 def test_help_is_quick() -> None:
     def seconds() -> float:
         started = time.perf_counter()

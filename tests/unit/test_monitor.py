@@ -29,7 +29,12 @@ def monitor() -> Monitor:
     return Monitor(Cluster("localhost:1", "test"), from_beginning=True)
 
 
-GARBAGE = [b"\xff\xfe", b"{", b"[]", b'{"venue_sequence": "many", "reason": 7}', b"", None]
+GARBAGE = [
+    *(b"\xff\xfe", b"{", b"[]", b'{"venue_sequence": "many", "reason": 7}', b"", None),
+    b'{"reason":"\xff","venue_sequence":"\xff"}',
+    b'{"other":' + b"[" * 200_000,
+    b'{"venue_sequence":' + b"9" * 5_000,
+]
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)

@@ -1,6 +1,10 @@
 """When a dead process starts again, and what is kept of what it said."""
 
+import errno
+import io
 from pathlib import Path
+
+import pytest
 
 from app.supervisor import LogFile, Restarts, told
 
@@ -38,6 +42,31 @@ def test_the_log_of_a_child_is_bounded_and_keeps_the_last_lines(tmp_path: Path) 
 
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
     assert log.last_lines(2) == ["line 199", "line 199"]
+
+
+def test_a_log_that_could_not_begin_its_next_file_does_so_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(log: LogFile) -> io.FileIO:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = LogFile(tmp_path / "child.log", bytes_max=10)
+    log.write(b"the first\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(LogFile, "_open", full)
+        log.write(b"lost\n")
+        log.begin("start 2")
+        assert log.last_lines() == []
+        log.write(b"lost too\n")
+        assert log.last_lines() == ["lost too"]
+    log.write(b"the second\n")
+    log.close()
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "child.log": "the second\n",
+        "child.log.1": "the first\n",
+    }
+    assert caplog.text.count("is not written") == 1
 
 
 def test_the_last_lines_are_of_the_last_process_only(tmp_path: Path) -> None:
