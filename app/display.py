@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from app.monitor import Monitor
@@ -101,7 +102,9 @@ class Display:
             lag = f"{picture.standing.lag(service):,}" if service else ""
             flow.add_row(stage, f"{picture.counts[stage]:,}", f"{picture.rates[stage]:,.0f}", service, lag)
         facts = Table.grid(padding=(0, 2))
-        rejected = ", ".join(f"{reason} {count:,}" for reason, count in monitor.rejected.most_common())
+        rejected = ", ".join(
+            f"{escape(reason)} {count:,}" for reason, count in monitor.rejected.most_common()
+        )
         facts.add_row("executed", f"{monitor.executed:,}")
         facts.add_row("rejected", f"{monitor.rejected.total():,}  {rejected}")
         facts.add_row("dead letters", f"{monitor.dead_letters.total():,}")

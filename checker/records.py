@@ -5,7 +5,7 @@ keep them equal.
 """
 
 from collections.abc import Sequence
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -68,6 +68,11 @@ class Raw(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
+AccountId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63 - 1), le=2**63 - 1)]
+Lots = Annotated[int, msgspec.Meta(le=10**15)]
+
+
 class Event(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Base of what is decoded."""
 
@@ -76,8 +81,8 @@ class Order(Event, frozen=True, gc=False):
     """OrderReceived: the terms of an order."""
 
     order_id: str
-    account_id: str
-    sequence: int
+    account_id: AccountId
+    sequence: Int64
     symbol: str
     side: Side
     quantity_lots: int
@@ -147,11 +152,11 @@ class VenueRejected(Report, frozen=True, gc=False):
 class Limits(Event, frozen=True, gc=False):
     """SetRiskLimits."""
 
-    account_id: str
+    account_id: AccountId
     version: int
-    order_quantity_lots_max: int
-    order_notional_micros_max: int
-    position_lots_max: int
+    order_quantity_lots_max: Lots
+    order_notional_micros_max: Int64
+    position_lots_max: Lots
     gross_exposure_micros_max: int
     price_collar_bps: int
     price_age_ms_max: int
@@ -162,7 +167,7 @@ class Limits(Event, frozen=True, gc=False):
 class TickReceived(Event, frozen=True, gc=False):
     symbol: str
     sequence: int
-    price_ticks: int
+    price_ticks: Int64
     quantity_lots: int
     exchange_at_ms: int
     observed_at_ms: int
@@ -170,7 +175,7 @@ class TickReceived(Event, frozen=True, gc=False):
 
 class PriceUpdated(Event, frozen=True, gc=False):
     symbol: str
-    price_ticks: int
+    price_ticks: Int64
     tick_sequence: int
     observed_at_ms: int
     gaps: int = 0
@@ -295,8 +300,9 @@ def read_limits(
 
 
 def _is_named_well(order: Order, key: bytes | None) -> bool:
-    """Whether the key is the account and the id its account and sequence."""
-    return _is_key(order.account_id, key) and order.order_id == f"{order.account_id}-{order.sequence}"
+    """Whether the key is the account and the id its account and sequence, which counts from 1."""
+    named = order.sequence >= 1 and order.order_id == f"{order.account_id}-{order.sequence}"
+    return named and _is_key(order.account_id, key)
 
 
 def _is_key(name: str, key: bytes | None) -> bool:

@@ -49,6 +49,14 @@ class Standby:
         self._path = directory / str(partition)
         self._leave = leave
         self._disk = disk or Disk(directory, 0)
+        self._following: asyncio.Task[None] | None = None
+        self._failure: StoreFailed | None = None
+
+    def give_up(self, error: StoreFailed) -> None:
+        """Close the tables, which somebody who read them found damaged; mend them and follow again."""
+        if self._following is not None:
+            self._failure = error
+            self._following.cancel()
 
     async def run(self, previous: "asyncio.Task[None] | None") -> None:
         """Follow once `previous`, who may have the tables open, has ended."""
@@ -65,8 +73,10 @@ class Standby:
         store = await open_store(self._path)
         self.tables = {table.name: TaskTable(table, store, self.partition) for table in self._declared}
         leave = self._leave
+        following = follow(store, self._cluster, self._changelogs, self._lane, self.lag, self._disk)
+        self._following = asyncio.create_task(following)
         try:
-            await follow(store, self._cluster, self._changelogs, self._lane, self.lag, self._disk)
+            await self._until_given_up(self._following)
         except ChangelogMismatch as error:
             self.lag.clear()
             log.error("no standby of partition %s: %s", self.partition, error)
@@ -76,7 +86,18 @@ class Standby:
             raise
         finally:
             self.tables = {}
+            self._following = None
             leave(store)
+
+    async def _until_given_up(self, following: "asyncio.Task[None]") -> None:
+        try:
+            await following
+        except asyncio.CancelledError:
+            failure, self._failure = self._failure, None
+            own = asyncio.current_task()
+            if failure is None or (own is not None and own.cancelling()):
+                raise
+            raise failure from None
 
 
 async def catch_up(

@@ -151,11 +151,8 @@ class Site:
     # -- of this worker
 
     async def state(self, request: web.Request) -> web.Response:
-        try:
-            tables = await self._reader.states()
-            return _json({"tables": tables, "standbys": await self._reader.standby_states()})
-        except Busy as error:
-            raise Refused(503, "Busy", str(error)) from None
+        tables = await self._reader.states()
+        return _json({"tables": tables, "standbys": await self._reader.standby_states()})
 
     async def status(self, request: web.Request) -> web.Response:
         return _json(status(self._app))
@@ -209,6 +206,8 @@ class Site:
             response = await handler(request)
         except Refused as refused:
             response = self._refusal(request, refused)
+        except Busy as busy:
+            response = self._refusal(request, Refused(503, "Busy", str(busy)))
         except web.HTTPNotFound:
             text = f"There is nothing at {request.path[:200]} here."
             response = self._refusal(request, Refused(404, "Not found", text))

@@ -4,11 +4,13 @@ import asyncio
 import heapq
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import msgspec
 
 from app.engine.dead_letter import QUARANTINE
+from app.engine.errors import StoreFailed
 from app.engine.standby import Standby
 from app.engine.table import Table, TaskTable
 from app.engine.task import Task
@@ -169,7 +171,7 @@ class Reader:
         found: list[Row] = []
         searched, size, reached = 0, 0, None
         pace = Pace(SCAN_S_MAX)
-        for key, value, partition in heapq.merge(*(_scan(task.tables[table], query) for task in tasks)):
+        for key, value, partition in heapq.merge(*(_scan(task, table, query) for task in tasks)):
             if matches(key, needle):
                 found.append(_row(key, value, partition))
                 size += min(len(key), KEY_BYTES_MAX) + min(len(value), VALUE_BYTES_MAX)
@@ -190,12 +192,12 @@ class Reader:
         """Count every table; what has not changed since it was counted is not counted again."""
         async with self._turn:
             pace = Pace(COUNT_S_MAX)
-            counts = [
-                await self._count(table, pace)
-                for task in self.tasks()
-                for table in task.tables.values()
-                if not task.closed
-            ]
+            counts = []
+            for task in self.tasks():
+                with _giving_up(task):
+                    counts += [
+                        await self._count(table, pace) for table in task.tables.values() if not task.closed
+                    ]
         self._counts = {(count.table, count.partition): count for count in counts}
         return counts
 
@@ -225,6 +227,9 @@ class Reader:
         before = _offsets(tables)
         try:
             states = await asyncio.to_thread(_states, standby.partition, tables)
+        except StoreFailed as error:
+            standby.give_up(error)
+            return []
         except Exception:
             if standby.tables:
                 raise
@@ -240,7 +245,8 @@ class Reader:
                 f"partition {task.partition} has been at one batch for {LOCK_WAIT_S_MAX:g} s"
             ) from None
         try:
-            return [] if task.closed else await asyncio.to_thread(_states, task.partition, task.tables)
+            with _giving_up(task):
+                return [] if task.closed else await asyncio.to_thread(_states, task.partition, task.tables)
         finally:
             task.lock.release()
 
@@ -261,23 +267,35 @@ class Pace:
         return now >= self._end
 
 
+@contextmanager
+def _giving_up(task: Task) -> Iterator[None]:
+    """A reader that finds the task's store damaged sees to it that it is restored. Raises Busy then."""
+    try:
+        yield
+    except StoreFailed as error:
+        task.give_up(error)
+        raise Busy(f"partition {task.partition} is about to be restored: {error}") from error
+
+
 def _find(tasks: list[Task], table: str, key: str) -> Found | None:
     for task in tasks:
         held = task.tables[table]
-        value = held.get(key)
+        with _giving_up(task):
+            value = held.get(key)
         if value is not None:
             return Found(task.partition, msgspec.Raw(held.table.encode(value)))
     return None
 
 
-def _scan(table: TaskTable, query: Query) -> Iterator[tuple[bytes, bytes, int]]:
+def _scan(task: Task, table: str, query: Query) -> Iterator[tuple[bytes, bytes, int]]:
     """The records from where the query begins; a snapshot of the moment of the first."""
     after = None if query.after is None else query.after.encode()
     if query.match == "start" and query.text:
         before = just_before(query.text.encode())
         after = before if after is None else max(before, after)
-    partition = table.changelog.partition
-    return ((key, value, partition) for key, value in _raw(table, after))
+    with _giving_up(task):
+        for key, value in _raw(task.tables[table], after):
+            yield key, value, task.partition
 
 
 def _raw(table: TaskTable, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:

@@ -7,12 +7,16 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from app.engine.cluster import TP
 from app.engine.errors import StoreDamaged
 from app.engine.store import TaskStore
+from app.engine.table import TaskTable
+from app.engine.web_read import Busy, Reader
 from tests.engine.conftest import MakeWorld
 from tests.engine.damage import DAMAGES, garbled_tables
 from tests.engine.test_workers import directories, load, workers
@@ -149,6 +153,38 @@ async def test_a_damaged_standby_heals(world: World) -> None:
             await until(lambda: following.lag == {"sums": 0, "quarantine": 0})
             await world.send(*world.more(40))
             await world.all_processed()
+        await owner.stop()
+    assert list(path.parent.glob("0.damaged-*"))
+    assert await world.faults(directories=[Path(world.options.directory) / "standby"]) == []
+
+
+async def test_a_table_that_a_reader_finds_damaged_is_given_up_to_be_restored(world: World) -> None:
+    async with BareWorker(world.options, "a") as worker:
+        await world.send(*world.more(40))
+        await worker.own(0)
+        await worker.ready()
+        task = worker.tasks[0]
+        reader = Reader(SimpleNamespace(tables=SimpleNamespace(tasks={0: task})))
+        with (
+            mock.patch.object(TaskTable, "digest", side_effect=StoreDamaged("a block is damaged")),
+            pytest.raises(Busy, match="partition 0 is about to be restored: a block is damaged"),
+        ):
+            await reader.states()
+        with pytest.raises(StoreDamaged):
+            await worker.runs[0]
+
+
+async def test_a_standby_that_a_reader_finds_damaged_heals(world: World) -> None:
+    async with BareWorker(world.options, "owner") as owner, BareWorker(world.options, "standby") as second:
+        await world.send(*world.more(40))
+        await owner.own()
+        await world.all_processed()
+        async with second.standby(0) as following:
+            await until(lambda: following.lag == {"sums": 0, "quarantine": 0})
+            following.give_up(StoreDamaged("a block is damaged"))
+            await until(lambda: following.lag == {})
+            await until(lambda: following.lag == {"sums": 0, "quarantine": 0})
+            (path,) = stores_below(Path(world.options.directory) / "standby")
         await owner.stop()
     assert list(path.parent.glob("0.damaged-*"))
     assert await world.faults(directories=[Path(world.options.directory) / "standby"]) == []

@@ -1375,6 +1375,26 @@ class TestReading:
             struct = getattr(records, name)
             assert struct.__struct_fields__ == tuple(model.model_fields), name
 
+    @pytest.mark.parametrize(
+        ("account", "sequence", "understood"),
+        [
+            ("a" * 256, 2**63 - 1, True),
+            ("a" * 257, 1, False),
+            ("", 1, False),
+            ("acc", 2**63, False),
+            ("acc", 0, False),
+        ],
+    )
+    def test_an_order_is_understood_within_the_bounds_of_the_services(
+        self, account: str, sequence: int, understood: bool
+    ) -> None:
+        names = {"account_id": account, "sequence": sequence, "order_id": f"{account}-{sequence}"}
+        value = msgspec.json.encode(msgspec.json.decode(ORDER_BYTES) | names)
+
+        order, _ = read_order(account.encode(), value, ARecord(b"").headers)
+
+        assert (order is not None) is understood
+
     def test_decisions_and_reports_are_the_whole_of_their_topics(self) -> None:
         assert [each.__name__ for each in get_args(records.RiskDecision)] == [
             "OrderRiskApproved",
