@@ -90,7 +90,7 @@ class Display:
         return (
             f"orders {picture.counts['orders']:,} ({picture.rates['orders']:,.0f}/s)  "
             f"approved {monitor.approved:,}  rejected {monitor.rejected.total():,}  "
-            f"executed {monitor.executed:,}  dead letters {monitor.dead_letters.total():,}  lag {lags}"
+            f"fills {monitor.executed:,}  dead letters {monitor.dead_letters.total():,}  lag {lags}"
         )
 
     def _table(self, picture: Picture) -> Group:
@@ -105,7 +105,7 @@ class Display:
         rejected = ", ".join(
             f"{escape(reason)} {count:,}" for reason, count in monitor.rejected.most_common()
         )
-        facts.add_row("executed", f"{monitor.executed:,}")
+        facts.add_row("fills", f"{monitor.executed:,}")
         facts.add_row("rejected", f"{monitor.rejected.total():,}  {rejected}")
         facts.add_row("dead letters", f"{monitor.dead_letters.total():,}")
         facts.add_row("tables", "  ".join(worker.url for worker in self._pipeline.workers))

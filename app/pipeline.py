@@ -95,6 +95,8 @@ class Pipeline(Service):
             await self._start_venue()
         await self._start_workers(self.cluster)
         self.tell(f"{len(self.workers)} workers ready after {time.monotonic() - started_at:.1f} s")
+        firsts = {each.service: each.url for each in reversed(self.workers)}
+        self.tell("tables: " + "  ".join(f"{service} {firsts[service]}" for service in SERVICES))
 
     async def start_kafka(self) -> None:
         """Start what the plan says is ours to start, and note its address."""

@@ -3,6 +3,7 @@
 from app.config import settings
 from app.engine import App, EngineSettings, use_uvloop
 from app.engine.web import attach
+from app.errors import SettingError
 from app.topics import DEAD_LETTERS, TOPICS
 from app.units import in_words
 
@@ -12,7 +13,10 @@ WEB_PORTS = {"marketdata": 6101, "risk": 6102, "compliance": 6103, "exchange": 6
 def make_service(name: str) -> App:
     """Make the app of service `name`. Its agents live in `agents.<name>`; a worker imports them at start."""
     use_uvloop()
-    chosen = settings()
+    try:
+        chosen = settings()
+    except SettingError as error:  # Faust's command line would show where in its depths this was
+        raise SystemExit(f"error: {error}") from None
     app = App(
         name,
         settings=EngineSettings(

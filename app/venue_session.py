@@ -149,7 +149,7 @@ class VenueSession:
                     text = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._breaker.failed(_now_ms(), permit)
-            raise VenueAway(f"no answer from the venue to {path}: {error!r}") from None
+            raise VenueAway(f"no answer from the venue to {path}: {told(error)}") from None
         if response.status >= 500 or response.status in TRY_LATER:
             self._breaker.failed(_now_ms(), permit)
             raise VenueAway(f"the venue answered {response.status} to {path}")
@@ -173,7 +173,7 @@ class VenueSession:
             except (ReportGap, Transient) as error:
                 log.info("session %s reads again: %s", self._number, error)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("session %s: the venue's reports are away: %r", self._number, error)
+                log.warning("session %s: the venue's reports are away: %s", self._number, told(error))
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RECONNECT_S_MAX)
 
@@ -222,3 +222,11 @@ def _report(fields: dict[str, Any]) -> VenueReport:
     except ValidationError as error:
         raise RuntimeError(f"the venue's report cannot be read: {error}") from None
     return report
+
+
+def told(error: BaseException) -> str:
+    """What was wrong; an error's repr has the request's headers in it, and so the token."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError) and error.status in (401, 403):
+        return f"{text}; check VENUE_TOKEN"
+    return text

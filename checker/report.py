@@ -119,7 +119,10 @@ class Report:
         for each in self.violations:
             yield f"VIOLATION {_line(each)}"
         broken = sorted({each.invariant for each in self.violations})
-        yield f"broken: {', '.join(broken)}" if broken else "every invariant holds"
+        if broken:
+            yield f"broken: {', '.join(broken)}"
+        else:
+            yield "every invariant holds" + (", as far as it was checked" if self.unverifiable else "")
 
 
 def _json_of(violation: Violation) -> dict[str, Any]:

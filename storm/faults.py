@@ -245,12 +245,11 @@ class Injector:
         since_ms = time.time() * 1000
         await kafka.kill(node)
         await asyncio.sleep(3 * fault.length + (FENCED_S if kafka.count > 1 else 0))
-        if kafka.count == 1:
-            self._measure(done, where, since_ms)
+        self._measure(done, where, since_ms)
         await kafka.revive(node)
-        done.broker_start_ms = round((time.time() * 1000) - since_ms, 1)
-        if kafka.count > 1:
-            self._measure(done, where, since_ms)
+        if kafka.count == 1:  # of several, the others serve meanwhile
+            done.broker_start_ms = round((time.time() * 1000) - since_ms, 1)
+        else:
             await kafka.in_sync()
 
     def _prefixes(self, fault: Fault) -> list[str]:

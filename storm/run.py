@@ -188,6 +188,7 @@ class _Storm:
             f"({observer.records['orders']:,} orders)",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     async def _settle(self, lookout: Lookout) -> None:
@@ -211,6 +212,7 @@ class _Storm:
             f"round {number} of {rounds}: {found.counts.orders:,} orders checked in {found.seconds:.1f} s, "
             f"{len(found.violations)} violations",
             highlight=False,
+            soft_wrap=True,
         )
 
     async def _add_accounts(self, count: int) -> None:

@@ -68,10 +68,13 @@ class DeadLetters:
         """Make the record a dead letter and, unless told otherwise, quarantine its key."""
         source = f"{spec.name}/{self._partition}/{raw.offset}"
         text = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
-        log.warning("dead letter %s: %s", source, text)
         self._append(work, spec, raw, [("error", text), ("attempts", str(attempts))])
-        if quarantine and raw.key is not None:
-            work[self._quarantine][_name(raw.key)] = {"behind": source, "held": 0}
+        if not quarantine or raw.key is None:
+            log.warning("dead letter %s: %s", source, text)
+            return
+        name = _name(raw.key)
+        log.warning("dead letter %s, later records of key %r wait behind it: %s", source, name, text)
+        work[self._quarantine][name] = {"behind": source, "held": 0}
 
     def _append(self, work: "UnitOfWork", spec: TopicSpec, raw: Any, why: list[tuple[str, str]]) -> None:
         origin = [

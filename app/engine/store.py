@@ -41,7 +41,7 @@ async def open_store(path: Path) -> "TaskStore":
 
 
 def _close_unwanted(opening: "asyncio.Future[TaskStore]") -> None:
-    if opening.exception() is None:
+    if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
 
 

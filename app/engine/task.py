@@ -458,6 +458,8 @@ class Task:
                 hopeless = attempts >= self.settings.attempts_max or isinstance(error[0], Poison)
                 if hopeless and poison is None:
                     poison, brief = error[0], False
+                    if not isinstance(poison, Poison):
+                        log.error("%s gives a record up", self, exc_info=poison)
                 else:
                     await self._back_off(attempts, error[0])
 
