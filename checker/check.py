@@ -310,5 +310,8 @@ def run_check(options: Namespace) -> int:
     except CheckerError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    print(json.dumps(report.to_json(), indent=2) if options.json else report.to_text())
+    if options.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print(f"the log of {options.bootstrap} and the ledger {ledger}", report.to_text(), sep="\n")
     return report.exit_status

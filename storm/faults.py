@@ -52,7 +52,7 @@ class Done:
     `alone` is false when something else was under way. `reached` is false when the fault's step was not come
     to in time and the fault came without it, None for faults without a step. `gaps_elsewhere_ms` holds the
     longest gap of each partition that the victim did not have, of those that began in the two seconds after a
-    fault that was alone.
+    fault that was alone; as "usual" it holds those of all partitions in the two seconds before.
     """
 
     fault: Fault
@@ -96,6 +96,8 @@ class Injector:
         """Do it; returns when it is done, and for a fault that is alone, when all have got over it."""
         await asyncio.sleep(fault.pause_s)
         alone = fault.alone and await self._all_well()
+        if alone:
+            await asyncio.sleep(AFTERMATH_S)  # what is usual is measured then
         done = Done(fault, round(time.time() - self._began_at, 3), alone)
         await self._does[fault.kind](fault, done)
         if alone:
@@ -153,7 +155,9 @@ class Injector:
         ((service, partitions),) = where.items()
         longest = self._observer.longest_gaps_ms(since_ms, until_ms).items()
         same = [ms for (name, number), ms in longest if name == service and number not in partitions]
-        return {"same_service": same, "other_services": [ms for (name, _), ms in longest if name != service]}
+        others = [ms for (name, _), ms in longest if name != service]
+        usual = self._observer.longest_gaps_ms(since_ms - AFTERMATH_S * 1000, since_ms)
+        return {"same_service": same, "other_services": others, "usual": list(usual.values())}
 
     # -- workers
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Final
 
 from checker.findings import Violation
@@ -22,6 +23,11 @@ MEASURED: Final = {
 """The kinds after which somebody is without output."""
 
 IDS_JSON_MAX: Final = 1_000
+GAPS: Final = {
+    "same_service": "gaps elsewhere, same service",
+    "other_services": "gaps elsewhere, other services",
+    "usual": "gaps everywhere in the 2 s before",
+}
 
 
 @dataclass
@@ -53,7 +59,7 @@ class Report:
         }
 
     def _elsewhere(self) -> Iterable[tuple[str, list[float]]]:
-        for name in ("same_service", "other_services"):
+        for name in GAPS:
             yield name, [float(ms) for each in self.done for ms in each.gaps_elsewhere_ms.get(name, ())]
 
     def _short_of(self) -> Iterable[str]:
@@ -71,7 +77,7 @@ class Report:
         rows = [
             *outages(self.done, alone=True),
             *((f"{kind}, on top of others", values) for kind, values in outages(self.done, alone=False)),
-            *((f"gaps elsewhere, {name.replace('_', ' ')}", values) for name, values in self._elsewhere()),
+            *((GAPS[name], values) for name, values in self._elsewhere()),
         ]
         return "\n".join(
             [
@@ -121,7 +127,7 @@ def summary(values: Sequence[float]) -> dict[str, float | int | None]:
     ranked = sorted(values)
 
     def rank(part: float) -> float | None:
-        return ranked[min(len(ranked) - 1, int(part * len(ranked)))] if ranked else None
+        return ranked[max(0, ceil(part * len(ranked)) - 1)] if ranked else None
 
     return {"count": len(ranked), "p50": rank(0.5), "p99": rank(0.99), "max": rank(1.0)}
 

@@ -145,6 +145,7 @@ class Task:
         self._store = store
         self._disk = disk or Disk(directory, settings.disk_free_bytes_min)
         self.positions: dict[TP, int] = {}
+        self._ends: dict[TP, int] = {}
         self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -178,6 +179,12 @@ class Task:
             return 0.0
         written_at = 0.0 if self._store is None else self._store.written_at
         return time.monotonic() - max(self._progress_at, written_at)
+
+    @property
+    def lag(self) -> dict[str, int]:
+        """By input: committed offsets not processed yet, as far as the last fetch knew."""
+        ends = self._ends
+        return {tp.topic: max(0, ends.get(tp, 0) - at) for tp, at in self.positions.items()}
 
     # -- life
 
@@ -328,6 +335,7 @@ class Task:
                     for fetched in pending.pop(node).result.result():
                         del positions[fetched.tp]  # to the end: who had much lets the others go first
                         positions[fetched.tp] = fetched.next_position
+                        self._ends[fetched.tp] = fetched.end
                         self._inbox[fetched.tp].append(fetched)
                         self._arrived.set()
         finally:

@@ -251,7 +251,7 @@ class Producer:
     ) -> Any:
         """Send to the coordinator until it gives a definite answer; raises Fenced or TransactionFailed."""
         key = self._group if kind == GROUP else self._id or ""
-        pause_s = BUSY_PAUSE_S
+        busy_s, away_s = BUSY_PAUSE_S, RETRY_PAUSE_S
         while True:
             node = await self._cluster.coordinator(kind, key)
             try:
@@ -260,7 +260,6 @@ class Producer:
                 log.debug("%s away: %r", key, error)
                 self._unanswered = True
                 found = MOVED
-                pause_s = max(pause_s, RETRY_PAUSE_S)
             else:
                 found = {code for code in codes(response) if code}
                 if not found:
@@ -269,10 +268,14 @@ class Producer:
                 raise Fenced(f"{key}: {_names(found)}")
             if not found <= BUSY | MOVED | LEADER | NOT_TRIED:
                 raise TransactionFailed(f"{key}: {_names(found)}")
+            if found <= BUSY | NOT_TRIED:
+                await asyncio.sleep(busy_s)
+                busy_s = min(busy_s * 1.5, RETRY_PAUSE_S_MAX)
+                continue
             if found & MOVED:
                 self._cluster.forget_coordinator(kind, key)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
+            await asyncio.sleep(away_s)
+            away_s = min(away_s * 1.5, RETRY_PAUSE_S_MAX)
 
     async def _produce(self, batches: dict[TP, bytes]) -> dict[TP, int]:
         """Write one batch a partition; returns the offset of each batch's first record."""

@@ -14,7 +14,8 @@ class Owned(msgspec.Struct, frozen=True):
     """A partition that the group has given to this worker.
 
     `state` is "ready", "restoring" (whatever comes before that included) or "fenced"; `stalled_s` is how long
-    the work in hand has made no progress, 0 when there is none. `epoch` grows with every take-over.
+    the work in hand has made no progress, 0 when there is none. `epoch` grows with every take-over, and
+    `records` and `batches` count from there. `lag` is in offsets, by input.
     """
 
     partition: int
@@ -23,6 +24,9 @@ class Owned(msgspec.Struct, frozen=True):
     records: int
     stalled_s: float
     restored: Restored | None
+    batches: int = 0
+    quarantined_keys: int = 0
+    lag: Mapping[str, int] = {}
 
 
 class Followed(msgspec.Struct, frozen=True):
@@ -58,7 +62,17 @@ def _owned(partition: int, task: Task | None) -> Owned:
     if task is None:
         return Owned(partition, "restoring", 0, 0, 0.0, None)
     state = "fenced" if task.fenced else "ready" if task.ready.is_set() else "restoring"
-    return Owned(partition, state, task.epoch, task.timings.records, task.stalled_s, task.restored)
+    return Owned(
+        partition,
+        state,
+        task.epoch,
+        task.timings.records,
+        task.stalled_s,
+        task.restored,
+        task.timings.batches,
+        task.dead_letters.held_keys,
+        task.lag,
+    )
 
 
 def metrics(found: Status) -> str:
@@ -80,6 +94,30 @@ def metrics(found: Status) -> str:
             "engine_task_stalled_seconds",
             "Seconds that the work in hand of a task has made no progress, 0 when there is none.",
             [(_labels(service, each.partition), each.stalled_s) for each in owned],
+        ),
+        _gauge(
+            "engine_task_records",
+            "Records that a task has processed since it took its partition over.",
+            [(_labels(service, each.partition), each.records) for each in owned],
+        ),
+        _gauge(
+            "engine_task_transactions",
+            "Transactions of a task since it took its partition over.",
+            [(_labels(service, each.partition), each.batches) for each in owned],
+        ),
+        _gauge(
+            "engine_input_lag_offsets",
+            "Committed offsets of an input that a task has not processed, as far as its last fetch knew.",
+            [
+                ({**_labels(service, each.partition), "topic": topic}, lag)
+                for each in owned
+                for topic, lag in each.lag.items()
+            ],
+        ),
+        _gauge(
+            "engine_quarantined_keys",
+            "Keys whose records wait behind a dead letter.",
+            [(_labels(service, each.partition), each.quarantined_keys) for each in owned],
         ),
         _gauge(
             "engine_standby_lag_offsets",

@@ -15,8 +15,8 @@ def a_done(outage_ms: float | None, *, kind: Kind = Kind.KILL, alone: bool = Tru
 def test_percentiles_are_the_values_at_their_rank() -> None:
     assert summary([float(each) for each in range(100, 0, -1)]) == {
         "count": 100,
-        "p50": 51.0,
-        "p99": 100.0,
+        "p50": 50.0,
+        "p99": 99.0,
         "max": 100.0,
     }
     assert summary([]) == {"count": 0, "p50": None, "p99": None, "max": None}

@@ -8,7 +8,7 @@ STATUS = Status(
     client_id="risk-1.x",
     ready=False,
     partitions=[
-        Owned(0, "ready", 7, 12, 0.0, Restored(3, 0.25)),
+        Owned(0, "ready", 7, 12, 0.0, Restored(3, 0.25), 4, 1, {"orders": 9}),
         Owned(1, "restoring", 0, 0, 1.5, None),
     ],
     standbys=[Followed(2, {"positions": 4, "quarantine": 0})],
@@ -21,7 +21,11 @@ def test_metrics_are_gauges_in_the_text_format_of_prometheus() -> None:
     assert r'engine_task_ready{service="a \"b\"",partition="0"} 1' in lines
     assert r'engine_task_stalled_seconds{service="a \"b\"",partition="1"} 1.5' in lines
     assert r'engine_standby_lag_offsets{service="a \"b\"",partition="2",table="positions"} 4' in lines
+    assert r'engine_task_records{service="a \"b\"",partition="0"} 12' in lines
+    assert r'engine_task_transactions{service="a \"b\"",partition="0"} 4' in lines
+    assert r'engine_quarantined_keys{service="a \"b\"",partition="0"} 1' in lines
+    assert r'engine_input_lag_offsets{service="a \"b\"",partition="0",topic="orders"} 9' in lines
     assert r'engine_restore_seconds{service="a \"b\"",partition="0"} 0.25' in lines
     families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-    assert len(families) == len(set(families)) == 6
+    assert len(families) == len(set(families)) == 10
     assert all(line.startswith("# ") or " " in line for line in lines)
