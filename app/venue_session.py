@@ -44,6 +44,7 @@ from models.events import (
 log = logging.getLogger(__name__)
 
 ORDERS_PER_CALL_MAX = 500
+FRAMES_MAX = 100
 CALL_S_MAX = 5.0
 TRY_LATER = (408, 425, 429)
 RECONNECT_S_MIN, RECONNECT_S_MAX = 0.05, 2.0
@@ -178,13 +179,20 @@ class VenueSession:
                 pause_s = min(pause_s * 2, RECONNECT_S_MAX)
 
     async def _read(self) -> None:
-        """Book reports from the committed cursor on, until the connection ends."""
+        """Book reports from the committed cursor on, what has come in one go, until the connection ends."""
         session = self._task.table(self._sessions).get(str(self._number)) or NEW_SESSION
         path = f"/sessions/{self._number}/reports?after={session.venue_sequence_last}"
+        arrived: asyncio.Queue[list[VenueReport]] = asyncio.Queue()
         async with self._http.ws_connect(path, heartbeat=CALL_S_MAX) as socket:
-            async for message in socket:
-                if message.type is aiohttp.WSMsgType.TEXT and not self._task.closed:
-                    await self._book([_report(each) for each in msgspec.json.decode(message.data)])
+            listening = asyncio.create_task(_listen(socket, arrived))
+            try:
+                while reports := await _all_of(arrived):
+                    await self._book(reports)
+            finally:
+                listening.cancel()
+                await asyncio.wait([listening])
+            if not listening.cancelled():
+                listening.result()
         await asyncio.sleep(RECONNECT_S_MIN)
 
     async def _book(self, reports: list[VenueReport]) -> None:
@@ -222,6 +230,30 @@ def _report(fields: dict[str, Any]) -> VenueReport:
     except ValidationError as error:
         raise RuntimeError(f"the venue's report cannot be read: {error}") from None
     return report
+
+
+async def _listen(socket: Any, arrived: "asyncio.Queue[list[VenueReport]]") -> None:
+    """Put in what comes, frame by frame, and an empty frame at the end."""
+    try:
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                arrived.put_nowait([_report(each) for each in msgspec.json.decode(message.data)])
+            while arrived.qsize() > FRAMES_MAX:  # noqa: ASYNC110  (the venue waits with us)
+                await asyncio.sleep(RECONNECT_S_MIN)
+    finally:
+        arrived.put_nowait([])
+
+
+async def _all_of(arrived: "asyncio.Queue[list[VenueReport]]") -> list[VenueReport]:
+    """What has come: the first frame is waited for. Empty when no more will come."""
+    reports = await arrived.get()
+    while reports and not arrived.empty():
+        more = arrived.get_nowait()
+        if not more:
+            arrived.put_nowait(more)
+            break
+        reports += more
+    return reports
 
 
 def told(error: BaseException) -> str:
