@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from dataclasses import replace
 from typing import Final
 
 import aiohttp
@@ -59,7 +58,8 @@ async def judge(pipeline: Pipeline) -> Report:
         found = await asyncio.to_thread(check, pipeline.bootstrap, pipeline.venue.ledger, live_state=live)
     except CheckerError as error:
         raise UserError(f"the check could not be made: {error}") from error
-    return replace(found, violations=[*found.violations, *untold])
+    found.violations += untold
+    return found
 
 
 async def _live_tables(pipeline: Pipeline) -> list[LiveTable]:

@@ -44,7 +44,6 @@ from checker.records import (
     Wire,
     read_limits,
     read_order,
-    read_tick,
 )
 
 E = TypeVar("E", bound=Event)
@@ -85,17 +84,14 @@ def shared_takes(shared: Shared, market_data: Ticks) -> dict[str, Take]:
         for record in records:
             commanded = shared.commanded.setdefault(record.partition, Commanded())
             commanded.last_offset = record.offset
-            command = read_limits(record.key, record.value, record.headers)
+            command, _ = read_limits(record.key, record.value, record.headers)
             if command is not None:
                 shared.limits.add(command)
                 commanded.add(command)
 
     def ticks(records: Sequence[Raw]) -> None:
-        market_data.look(records)
-        for record in records:
-            tick = read_tick(record.key, record.value, record.headers)
-            if tick is not None:
-                shared.market.add(tick.symbol, tick.sequence, tick.price_ticks, tick.observed_at_ms)
+        for tick in market_data.look(records):
+            shared.market.add(tick.symbol, tick.sequence, tick.price_ticks, tick.observed_at_ms)
 
     def prices(records: Sequence[Raw]) -> None:
         """Prices stand in for ticks that are gone; while all are there, only ticks count."""

@@ -4,7 +4,7 @@ The structs of events have the events' names. Their fields are a second writing 
 keep them equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -237,21 +237,34 @@ class Wire(Generic[E]):
 
 
 class _Edge(Generic[E]):
-    """Reads one topic where anything may come, as the services do: they take "5" for 5."""
+    """Reads one topic where anything may come, as the services do: they take "5" for 5.
 
-    def __init__(self, struct: type[E], model: type[Frozen]) -> None:
+    `is_named` says whether a key is the one of a value.
+    """
+
+    def __init__(
+        self, struct: type[E], model: type[Frozen], is_named: Callable[[E, bytes | None], bool]
+    ) -> None:
         self._struct = struct
         self._model = model
+        self._is_named = is_named
         self._decode = msgspec.json.Decoder(struct).decode
         self._event_type = model.__name__.encode()
 
-    def is_meant(self, headers: Sequence[tuple[str, bytes]]) -> bool:
+    def read(
+        self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> tuple[E | None, bool]:
+        """What a record says, None when nobody understands it, and whether a strict reader has read it."""
+        found, strict = self._read(value)
+        understood = found is not None and self._is_named(found, key) and self._is_meant(headers)
+        return (found if understood else None), strict
+
+    def _is_meant(self, headers: Sequence[tuple[str, bytes]]) -> bool:
         """Whether the headers promise what is read here."""
         given = dict(headers)
         return given.get("event-type") == self._event_type and given.get("schema-version") == b"1"
 
-    def read(self, value: bytes | None) -> tuple[E | None, bool]:
-        """Return what the value says, None when nobody understands it, and whether a strict reader does."""
+    def _read(self, value: bytes | None) -> tuple[E | None, bool]:
         if value is None:
             return None, False
         try:
@@ -264,41 +277,6 @@ class _Edge(Generic[E]):
             return None, False
 
 
-_ORDERS: Final = _Edge(Order, events.OrderReceived)
-_TICKS: Final = _Edge(TickReceived, events.TickReceived)
-_LIMITS: Final = _Edge(Limits, commands.SetRiskLimits)
-
-
-def read_order(
-    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
-) -> tuple[Order | None, bool]:
-    """Read a record of `orders`.
-
-    Returns the order, None when nobody can understand the record, and whether a strict reader has read it.
-    """
-    order, strict = _ORDERS.read(value)
-    understood = order is not None and _is_named_well(order, key) and _ORDERS.is_meant(headers)
-    return (order if understood else None), strict
-
-
-def read_tick(
-    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
-) -> TickReceived | None:
-    """Read a record of `market-data`; None when nobody can understand it."""
-    tick, _ = _TICKS.read(value)
-    understood = tick is not None and _is_key(tick.symbol, key) and _TICKS.is_meant(headers)
-    return tick if understood else None
-
-
-def read_limits(
-    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
-) -> Limits | None:
-    """Read a record of `risk-limits`; None when nobody can understand it."""
-    limits, _ = _LIMITS.read(value)
-    understood = limits is not None and _is_key(limits.account_id, key) and _LIMITS.is_meant(headers)
-    return limits if understood else None
-
-
 def _is_named_well(order: Order, key: bytes | None) -> bool:
     """Whether the key is the account and the id its account and sequence, which counts from 1."""
     named = order.sequence >= 1 and order.order_id == f"{order.account_id}-{order.sequence}"
@@ -307,3 +285,10 @@ def _is_named_well(order: Order, key: bytes | None) -> bool:
 
 def _is_key(name: str, key: bytes | None) -> bool:
     return name.encode("utf-8", "replace") == key
+
+
+read_order: Final = _Edge(Order, events.OrderReceived, _is_named_well).read
+read_tick: Final = _Edge(TickReceived, events.TickReceived, lambda tick, key: _is_key(tick.symbol, key)).read
+read_limits: Final = _Edge(
+    Limits, commands.SetRiskLimits, lambda limits, key: _is_key(limits.account_id, key)
+).read

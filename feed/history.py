@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from aiokafka.errors import LeaderNotAvailableError
-
-from app.engine.cluster import EARLIEST, LATEST, TP, Cluster, Fetched, retry
+from app.engine.cluster import EARLIEST, LATEST, TP, Cluster, retry
 from app.errors import UserError
 
 TOPIC_S_MAX = 10.0
@@ -66,19 +64,14 @@ async def _partitions(cluster: Cluster, bootstrap: str, topic: str) -> list[TP]:
 async def _read_up_to(cluster: Cluster, positions: dict[TP, int], ends: Mapping[TP, int]) -> list[Any]:
     found: list[Any] = []
     while behind := {tp: at for tp, at in positions.items() if at < ends[tp]}:
-        for fetched in await retry(partial(_fetch, cluster, behind)):
+        read = partial(
+            cluster.fetch_from_one,
+            behind,
+            wait_ms=FETCH_WAIT_MS,
+            partition_bytes_max=FETCH_BYTES,
+            lane="history",
+        )
+        for fetched in await retry(read):
             found += fetched.records
             positions[fetched.tp] = fetched.next_position
     return found
-
-
-async def _fetch(cluster: Cluster, positions: Mapping[TP, int]) -> list[Fetched]:
-    """What the leader of the first of them has; those of other leaders come later."""
-    node = cluster.leader(next(iter(positions)))
-    if node is None:
-        await cluster.refresh()
-        raise LeaderNotAvailableError(str(list(positions)))
-    theirs = {tp: at for tp, at in positions.items() if cluster.leader(tp) == node}
-    return await cluster.fetch(
-        node, theirs, wait_ms=FETCH_WAIT_MS, partition_bytes_max=FETCH_BYTES, lane="history"
-    )

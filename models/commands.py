@@ -4,12 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from models.values import AccountId, Frozen, Int64
-
-LOTS_MAX = 10**15
+from models.values import LOTS_MAX, AccountId, Frozen, Int64
 
 Lots = Annotated[int, Field(le=LOTS_MAX)]
-"""What the venue takes in one order."""
 
 
 class SetRiskLimits(Frozen):

@@ -14,6 +14,9 @@ INT64_MAX = 2**63 - 1
 Int64 = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 """What a `State` can hold: text that has more is no value of ours."""
 
+LOTS_MAX = 10**15
+"""More than that the venue does not take in one order, and no limit allows."""
+
 AccountId = Annotated[str, Field(min_length=1, max_length=256)]
 
 

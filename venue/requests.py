@@ -5,7 +5,7 @@ from typing import Annotated, TypeVar
 from msgspec import DecodeError, Meta, Struct, ValidationError
 from msgspec.json import Decoder
 
-from models.values import INSTRUMENTS, Side, TimeInForce
+from models.values import INSTRUMENTS, LOTS_MAX, Side, TimeInForce
 from venue.book import Order
 from venue.errors import BadRequestError
 
@@ -13,7 +13,6 @@ BODY_BYTES_MAX = 16 * 1024 * 1024
 ITEMS_MAX = 10_000
 TEXT_CHARS_MAX = 1_024
 SESSION_MAX = 65_535
-LOTS_MAX = 10**15
 PRICE_TICKS_MAX = 10**15
 SEQUENCE_MAX = 2**62
 HANG_MS_MAX = 600_000

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -176,15 +177,23 @@ def by_topic(tps: Mapping[TP, Any]) -> list[tuple[str, list[tuple[Any, ...]]]]:
     return list(topics.items())
 
 
-async def retry(attempt: Callable[[], Awaitable[T]], pause_s: float = RETRY_PAUSE_S) -> T:
+def pauses(first_s: float) -> Iterator[float]:
+    """How long to wait before each next try."""
+    pause_s = first_s
+    while True:
+        yield pause_s
+        pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
+
+
+async def retry(attempt: Callable[[], Awaitable[T]]) -> T:
     """Await `attempt()` until it does not fail for a reason in RETRIABLE; cancellation ends it."""
+    waits = pauses(RETRY_PAUSE_S)
     while True:
         try:
             return await attempt()
         except RETRIABLE as error:
             log.debug("trying again: %r", error)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
+            await asyncio.sleep(next(waits))
 
 
 class Cluster:
@@ -334,3 +343,24 @@ class Cluster:
                     records, after = committed_records(data, aborted or (), positions[tp])
                     fetched.append(Fetched(tp, positions[tp], after, stable, records, len(data)))
         return fetched
+
+    async def fetch_from_one(
+        self, positions: Mapping[TP, int], *, wait_ms: int, partition_bytes_max: int, lane: object
+    ) -> list[Fetched]:
+        """`fetch` from one of the leaders, chosen by lot; with several, none is waited for long.
+
+        Asks for the leaders anew before it raises what RETRIABLE names.
+        """
+        leaders = {node for tp in positions if (node := self.leader(tp)) is not None}
+        try:
+            if not leaders:
+                raise errors.LeaderNotAvailableError(str(list(positions)))
+            node = random.choice(list(leaders))
+            theirs = {tp: at for tp, at in positions.items() if self.leader(tp) == node}
+            wait_ms //= len(leaders)
+            return await self.fetch(
+                node, theirs, wait_ms=wait_ms, partition_bytes_max=partition_bytes_max, lane=lane
+            )
+        except RETRIABLE:
+            await self.refresh()
+            raise

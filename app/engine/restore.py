@@ -2,11 +2,8 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Mapping
-
-from aiokafka import errors
 
 from app.engine.cluster import (
     EARLIEST,
@@ -154,20 +151,12 @@ def _now_ms() -> int:
 async def _fetch(
     cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int
 ) -> list[Fetched] | None:
-    """Fetch from one of the leaders, chosen by lot; with several, none is waited for long.
-
-    Returns None when it is away.
-    """
-    leaders = {node for tp in positions if (node := cluster.leader(tp)) is not None}
+    """What one of the leaders has next; None when it is away."""
     try:
-        if not leaders:
-            raise errors.LeaderNotAvailableError(str(list(positions)))
-        node = random.choice(list(leaders))
-        theirs = {tp: at for tp, at in positions.items() if cluster.leader(tp) == node}
-        wait_ms //= len(leaders)
-        return await cluster.fetch(node, theirs, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=lane)
+        return await cluster.fetch_from_one(
+            positions, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=lane
+        )
     except RETRIABLE as error:
         log.debug("restore waits: %r", error)
-        await cluster.refresh()
         await asyncio.sleep(RETRY_PAUSE_S)
         return None

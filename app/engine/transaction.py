@@ -21,7 +21,7 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from app.engine.cluster import RETRIABLE, RETRY_PAUSE_S, RETRY_PAUSE_S_MAX, TP, Cluster, by_topic
+from app.engine.cluster import RETRIABLE, RETRY_PAUSE_S, TP, Cluster, by_topic, pauses
 from app.engine.errors import Fenced
 from app.engine.protocol import InitProducerId
 
@@ -251,7 +251,7 @@ class Producer:
     ) -> Any:
         """Send to the coordinator until it gives a definite answer; raises Fenced or TransactionFailed."""
         key = self._group if kind == GROUP else self._id or ""
-        busy_s, away_s = BUSY_PAUSE_S, RETRY_PAUSE_S
+        busy, away = pauses(BUSY_PAUSE_S), pauses(RETRY_PAUSE_S)
         while True:
             node = await self._cluster.coordinator(kind, key)
             try:
@@ -268,19 +268,14 @@ class Producer:
                 raise Fenced(f"{key}: {_names(found)}")
             if not found <= BUSY | MOVED | LEADER | NOT_TRIED:
                 raise TransactionFailed(f"{key}: {_names(found)}")
-            if found <= BUSY | NOT_TRIED:
-                await asyncio.sleep(busy_s)
-                busy_s = min(busy_s * 1.5, RETRY_PAUSE_S_MAX)
-                continue
             if found & MOVED:
                 self._cluster.forget_coordinator(kind, key)
-            await asyncio.sleep(away_s)
-            away_s = min(away_s * 1.5, RETRY_PAUSE_S_MAX)
+            await asyncio.sleep(next(busy if found <= BUSY | NOT_TRIED else away))
 
     async def _produce(self, batches: dict[TP, bytes]) -> dict[TP, int]:
         """Write one batch a partition; returns the offset of each batch's first record."""
         bases: dict[TP, int] = {}
-        pause_s = RETRY_PAUSE_S
+        waits = pauses(RETRY_PAUSE_S)
         while batches:
             by_node: dict[int, dict[TP, bytes]] = defaultdict(dict)
             for tp, data in batches.items():
@@ -292,8 +287,7 @@ class Producer:
             batches = {tp: data for tp, data in batches.items() if tp not in bases}
             if batches:
                 await self._cluster.refresh()
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
+                await asyncio.sleep(next(waits))
         return bases
 
     async def _produce_to(self, node: int, batches: dict[TP, bytes]) -> dict[TP, int]:

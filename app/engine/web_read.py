@@ -207,7 +207,7 @@ class Reader:
         if known is not None and known.exact and known.changelog_offset == offset:
             return known
         count = 0
-        for _ in _raw(table):
+        for _ in table.scan():
             count += 1
             if count % SLICE_RECORDS == 0 and await pace.is_over():
                 return Count(table.name, partition, count, False, offset)
@@ -294,12 +294,8 @@ def _scan(task: Task, table: str, query: Query) -> Iterator[tuple[bytes, bytes, 
         before = just_before(query.text.encode())
         after = before if after is None else max(before, after)
     with _giving_up(task):
-        for key, value in _raw(task.tables[table], after):
+        for key, value in task.tables[table].scan(after):
             yield key, value, task.partition
-
-
-def _raw(table: TaskTable, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-    return table.scan(after)
 
 
 def just_before(key: bytes) -> bytes:

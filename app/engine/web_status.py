@@ -108,11 +108,7 @@ def metrics(found: Status) -> str:
         _gauge(
             "engine_input_lag_offsets",
             "Committed offsets of an input that a task has not processed, as far as its last fetch knew.",
-            [
-                ({**_labels(service, each.partition), "topic": topic}, lag)
-                for each in owned
-                for topic, lag in each.lag.items()
-            ],
+            _lags(service, owned, "topic"),
         ),
         _gauge(
             "engine_quarantined_keys",
@@ -122,11 +118,7 @@ def metrics(found: Status) -> str:
         _gauge(
             "engine_standby_lag_offsets",
             "Changelog offsets that are committed and that the standby has not applied yet.",
-            [
-                ({**_labels(service, each.partition), "table": table}, lag)
-                for each in found.standbys
-                for table, lag in each.lag.items()
-            ],
+            _lags(service, found.standbys, "table"),
         ),
         _gauge(
             "engine_restore_records",
@@ -144,6 +136,16 @@ def metrics(found: Status) -> str:
 
 def _labels(service: str, partition: int) -> dict[str, str]:
     return {"service": service, "partition": str(partition)}
+
+
+def _lags(
+    service: str, partitions: Iterable[Owned | Followed], label: str
+) -> list[tuple[Mapping[str, str], float]]:
+    return [
+        ({**_labels(service, each.partition), label: name}, lag)
+        for each in partitions
+        for name, lag in each.lag.items()
+    ]
 
 
 def _gauge(name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:

@@ -27,13 +27,18 @@ class Ticks:
     unusable: list[Origin] = field(default_factory=list)
     prices: dict[str, PriceUpdated] = field(default_factory=dict)
 
-    def look(self, records: Sequence[Raw]) -> None:
+    def look(self, records: Sequence[Raw]) -> list[TickReceived]:
+        """Sort them; returns the ticks that can be read."""
+        read = []
         for record in records:
-            tick = read_tick(record.key, record.value, record.headers)
+            tick, _ = read_tick(record.key, record.value, record.headers)
+            if tick is not None:
+                read.append(tick)
             if tick is not None and is_believable(tick, record.timestamp):
                 self._fold(tick)
             else:
                 self.unusable.append(Origin(record.topic, record.partition, record.offset))
+        return read
 
     def _fold(self, tick: TickReceived) -> None:
         before = self.prices.get(tick.symbol)
