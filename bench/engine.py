@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from bench import job
+from bench.parts import Parts
 from bench.worker import Options, mark, options
 
 
@@ -62,29 +63,26 @@ def make_app(given: Options) -> Any:
 
 
 class Telling:
-    """Tells the harness when all tasks are restored, and at the end where an event's time went."""
+    """Tells the harness when all tasks are restored, and at the end where the processor time went since."""
 
     def __init__(self, app: Any, partitions: int) -> None:
-        self._partitions = partitions
+        self._missing = partitions
         self._assigned_at = 0.0
-        self._tasks: list[Any] = []
+        self._parts = Parts()
         app.on_partitions_assigned.connect(self._assigned)
         app.per_task(self._restored)
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
         self._assigned_at = self._assigned_at or time.monotonic()
 
-    async def _restored(self, task: Any) -> None:
-        self._tasks.append(task)
-        if len(self._tasks) == self._partitions:
+    async def _restored(self, _: Any) -> None:
+        self._missing -= 1
+        if not self._missing:
             mark("restored", seconds=time.monotonic() - self._assigned_at)
+            self._parts.start()
 
     def parts(self) -> None:
-        records = sum(task.timings.records for task in self._tasks)
-        if records:
-            names = dict.fromkeys(name for task in self._tasks for name in task.timings.seconds)
-            spent = {name: sum(task.timings.seconds.get(name, 0.0) for task in self._tasks) for name in names}
-            mark("parts", microseconds={name: 1e6 * seconds / records for name, seconds in spent.items()})
+        mark("parts", shares=self._parts.shares())
 
 
 def run(app: Any, partitions: int) -> None:

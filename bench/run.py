@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """What one run measured; `parts` is where an event's time went, in µs, if the contender tells."""
+    """What one run measured; `parts` is where the processor time went (µs/event), if the contender tells."""
 
     events_per_second: float
     cpu_us_per_event: float
@@ -142,7 +142,11 @@ def speed(
     problem = audit.problem(records + skip)
     if problem:
         raise BenchError(f"{contender} wrote {problem}")
-    return measure(samples, reader, records, skip)._replace(parts=told[-1]["microseconds"] if told else {})
+    measured = measure(samples, reader, records, skip)
+    shares = told[-1]["shares"] if told else {}
+    return measured._replace(
+        parts={part: share * measured.cpu_us_per_event for part, share in shares.items()}
+    )
 
 
 def watch(cluster: Cluster, worker: Worker, reader: Reader, audit: Audit, expected: int) -> list[Sample]:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -68,15 +68,11 @@ class EngineSettings:
 
 
 @dataclass
-class Timings:
-    """Seconds spent by part, and what they were spent on: where the time of an event goes."""
+class Counts:
+    """What a task has done: the records it took in, and how many commits that took."""
 
     records: int = 0
     batches: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, part: str, seconds: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -126,7 +122,7 @@ class Task:
         self.closed = False
         self.fenced: Fenced | None = None
         self.broken: Exception | None = None
-        self.timings = Timings()
+        self.counts = Counts()
         self.agent_turn, self.companion_turn = Turn(), Turn()
         self.restored: Restored | None = None
         self._in_hand = True
@@ -505,14 +501,12 @@ class Task:
         """Make a unit of work real: in Kafka first, then in RocksDB. The caller holds the lock."""
         chunk = work.batch.chunk if work.batch is not None else Chunk([], {}, {})
         self._require_continuity(chunk)
-        started = time.perf_counter()
         changes = self._encode_changes(work)
-        encoded = time.perf_counter()
         offsets = {**self._deferred, **chunk.end}
         if self._may_wait(work):
             self._deferred = offsets
             self.positions.update(chunk.end)
-            self.timings.records += len(chunk.items)
+            self.counts.records += len(chunk.items)
             return
         if not await self._disk.room(self._stopping):
             raise Transient(f"{self} was told to stop while it waited for room on the disk")
@@ -520,7 +514,6 @@ class Task:
             ends = await self._commit_transaction(work.outbox, offsets)
         else:
             ends = await self._producer.send(work.outbox)
-        committed = time.perf_counter()
         try:
             self._apply(work, changes, ends)
         except Exception as error:
@@ -531,11 +524,8 @@ class Task:
         self._deferred_until = time.monotonic() + DEFER_S_MAX
         self.positions.update(chunk.end)
         self._progress_at = time.monotonic()
-        self.timings.records += len(chunk.items)
-        self.timings.batches += 1
-        self.timings.add("encode changes", encoded - started)
-        self.timings.add("transaction", committed - encoded)
-        self.timings.add("table write", time.perf_counter() - committed)
+        self.counts.records += len(chunk.items)
+        self.counts.batches += 1
 
     def _may_wait(self, work: UnitOfWork) -> bool:
         """Whether a batch that changed and emitted nothing may leave its offsets to the next transaction.

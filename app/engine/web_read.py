@@ -317,8 +317,8 @@ def _report(task: Task) -> TaskReport:
         partition=task.partition,
         ready=task.ready.is_set(),
         fenced=None if task.fenced is None else str(task.fenced),
-        records=task.timings.records,
-        batches=task.timings.batches,
+        records=task.counts.records,
+        batches=task.counts.batches,
         positions={tp.topic: offset for tp, offset in task.positions.items()},
     )
 

@@ -66,10 +66,10 @@ def _owned(partition: int, task: Task | None) -> Owned:
         partition,
         state,
         task.epoch,
-        task.timings.records,
+        task.counts.records,
         task.stalled_s,
         task.restored,
-        task.timings.batches,
+        task.counts.batches,
         task.dead_letters.held_keys,
         task.lag,
     )

@@ -121,7 +121,7 @@ class BareWorker:
 
     async def committed(self, records: int, within_s: float = PATIENCE_S) -> None:
         """Wait until this worker has committed `records` inputs."""
-        await until(lambda: sum(task.timings.records for task in self.tasks.values()) >= records, within_s)
+        await until(lambda: sum(task.counts.records for task in self.tasks.values()) >= records, within_s)
 
     async def over_or_committed(self, records: int, within_s: float = PATIENCE_S) -> None:
         """Wait until this worker has no more tasks, or has committed `records` inputs after all."""

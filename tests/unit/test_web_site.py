@@ -49,7 +49,7 @@ def a_task(partition: int, directory: Path) -> Any:
         lock=asyncio.Lock(),
         store=store,
         tables={table.name: TaskTable(table, store, partition) for table in TABLES},
-        timings=SimpleNamespace(records=12, batches=3),
+        counts=SimpleNamespace(records=12, batches=3),
         positions={TP("orders", partition): 7},
     )
     task.ready.set()

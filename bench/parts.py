@@ -1,0 +1,44 @@
+"""Where a worker's processor time goes: samples of its main thread, each counted for a part of the work."""
+
+import signal
+from collections import Counter
+from types import FrameType
+
+INTERVAL_S = 0.003
+REST = "rest"
+PARTS = {
+    "drain": {"Task._fetch", "Task._keep_fetching", "Task._take"},
+    "decode": {"UnitOfWork.records"},
+    "table": {"TableView.get", "TableView.__setitem__", "Task._encode_changes", "Task._apply"},
+    "encode": {"UnitOfWork.emit"},
+    "produce": {"Producer.send"},
+    "commit": {"Producer.add", "Producer.send_offsets", "Producer.commit", "Producer.commit_offsets"},
+    "decide": {"TaskAgent._again_and_again"},
+}
+"""The functions of each part, those that they call included: of all on the stack the innermost counts.
+
+What the service's own code does is under the agent. The rest is the event loop and its connections.
+"""
+_PART_OF = {function: part for part, functions in PARTS.items() for function in functions}
+
+
+class Parts:
+    """Samples from `start` on; the timer counts processor time, so that waiting is in no part."""
+
+    def __init__(self) -> None:
+        self._samples: Counter[str] = Counter()
+
+    def start(self) -> None:
+        signal.signal(signal.SIGPROF, self._take)
+        signal.setitimer(signal.ITIMER_PROF, INTERVAL_S, INTERVAL_S)
+
+    def shares(self) -> dict[str, float]:
+        """Stop, and return each part's share of the processor time; empty when there was none."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        total = self._samples.total()
+        return {part: self._samples[part] / total for part in (*PARTS, REST)} if total else {}
+
+    def _take(self, _: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code.co_qualname not in _PART_OF:
+            frame = frame.f_back
+        self._samples[REST if frame is None else _PART_OF[frame.f_code.co_qualname]] += 1
