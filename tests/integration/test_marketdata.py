@@ -1,18 +1,23 @@
 """A real marketdata worker on a real broker, and a tick that it refuses."""
 
+import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from agents.marketdata import CONFLATION_S
 from app.engine.admin import ensure_topics
 from app.kafka_node import start_guarded
 from app.topics import DEAD_LETTERS, MARKET_DATA, PRICES, TOPICS
 from feed.wire import tick_record
+from models.events import TickReceived
 from tests.builders import a_tick
 from tests.engine.waiting import until
 from tests.engine.world import read_all
@@ -28,31 +33,67 @@ async def topics(bootstrap: str) -> AsyncIterator[None]:
     await remove_topics(bootstrap)
 
 
+@contextmanager
+def a_worker(bootstrap: str, directory: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "faust", "-A", "app.marketdata", "--datadir", str(directory / "data")]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        (directory / "worker.log").open("wb") as output,
+    ):
+        patch.setitem(os.environ, "KAFKA_BOOTSTRAP", bootstrap)
+        patch.setitem(os.environ, "PIPELINE_PARTITIONS", "1")
+        with start_guarded([*command, "worker", "--without-web"], grace_s=5, output=output):
+            yield
+
+
+async def send(producer: AIOKafkaProducer, tick: TickReceived) -> None:
+    record = tick_record(tick)
+    await producer.send_and_wait(MARKET_DATA.name, record.value, record.key, headers=record.headers)
+
+
+async def prices(bootstrap: str) -> list[tuple[int, int]]:
+    """Tick sequence and gaps of every price."""
+    found = [json.loads(each.value or b"") for each in await read_all(bootstrap, PRICES.name)]
+    return [(each["tick_sequence"], each["gaps"]) for each in found]
+
+
 @pytest.mark.usefixtures("topics")
-async def test_a_refused_tick_is_a_dead_letter_and_the_symbol_goes_on(
-    bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_refused_tick_is_a_dead_letter_and_the_symbol_goes_on(bootstrap: str, tmp_path: Path) -> None:
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         for tick in (a_tick(), a_tick(sequence=2, price_ticks=0), a_tick(sequence=3)):
-            record = tick_record(tick)
-            await producer.send_and_wait(MARKET_DATA.name, record.value, record.key, headers=record.headers)
-
-    async def prices() -> list[tuple[int, int]]:
-        found = [json.loads(each.value or b"") for each in await read_all(bootstrap, PRICES.name)]
-        return [(each["tick_sequence"], each["gaps"]) for each in found]
+            await send(producer, tick)
 
     async def third_has_come() -> bool:
-        return (await prices())[-1:] == [(3, 1)]
+        return (await prices(bootstrap))[-1:] == [(3, 1)]
 
-    monkeypatch.setitem(os.environ, "KAFKA_BOOTSTRAP", bootstrap)
-    monkeypatch.setitem(os.environ, "PIPELINE_PARTITIONS", "1")
-    command = [sys.executable, "-m", "faust", "-A", "app.marketdata", "--datadir", str(tmp_path / "data")]
-    with (
-        (tmp_path / "worker.log").open("wb") as output,
-        start_guarded([*command, "worker", "--without-web"], grace_s=5, output=output),
-    ):
+    with a_worker(bootstrap, tmp_path):
         await until(third_has_come)
     (letter,) = await read_all(bootstrap, DEAD_LETTERS.name)
     headers = dict(letter.headers)
     assert headers["dead-letter-offset"] == b"1"
     assert b"its price is 0 ticks" in headers["dead-letter-error"]
+
+
+@pytest.mark.usefixtures("topics")
+async def test_however_fast_ticks_come_a_price_is_told_so_often_and_the_last_one_is(
+    bootstrap: str, tmp_path: Path
+) -> None:
+    ticks = 100
+
+    async def last_has_come() -> bool:
+        return (await prices(bootstrap))[-1:] == [(ticks, 0)]
+
+    async def first_has_come() -> bool:
+        return len(await prices(bootstrap)) == 1
+
+    with a_worker(bootstrap, tmp_path):
+        async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+            await send(producer, a_tick())
+            await until(first_has_come)
+            began = time.monotonic()
+            for sequence in range(2, ticks + 1):
+                await send(producer, a_tick(sequence=sequence))
+                await asyncio.sleep(0.003)
+            await until(last_has_come)
+            most = (time.monotonic() - began) / CONFLATION_S + 2
+    assert 2 < len(await prices(bootstrap)) <= most
