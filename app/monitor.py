@@ -24,6 +24,8 @@ T = TypeVar("T")
 FOLLOWED: Final = (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, DEAD_LETTERS)
 FETCH_WAIT_MS: Final = 250
 FETCH_BYTES: Final = 1024 * 1024
+PAUSE_S: Final = 0.2
+"""Between two looks: people read the counts, and a look at each record costs Kafka more than the record."""
 
 
 class _Refusal(msgspec.Struct):
@@ -100,6 +102,7 @@ class Monitor(Service):
                 by_node[self._cluster.leader(tp)][tp] = position
             wait_ms = FETCH_WAIT_MS // len(by_node)
             await asyncio.gather(*(self._fetch(node, theirs, wait_ms) for node, theirs in by_node.items()))
+            await self.sleep(PAUSE_S)
 
     async def _fetch(self, node: int | None, positions: dict[TP, int], wait_ms: int) -> None:
         try:
