@@ -12,7 +12,6 @@ from typing import Any
 
 from aiokafka import errors
 from aiokafka.protocol.commit import OffsetCommitRequest
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -23,7 +22,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.engine.cluster import RETRIABLE, RETRY_PAUSE_S, TP, Cluster, by_topic, pauses
 from app.engine.errors import Fenced
-from app.engine.protocol import InitProducerId
+from app.engine.protocol import InitProducerId, Produce
 
 log = logging.getLogger(__name__)
 
@@ -100,16 +99,20 @@ class Outbox:
     def append(
         self, tp: TP, key: bytes | None, value: bytes | None, headers: list[Header], timestamp_ms: int
     ) -> None:
+        self.lane(tp).append(key, value, headers, timestamp_ms)
+
+    def lane(self, tp: TP) -> _Lane:
+        """What takes the records for one partition."""
         lane = self._lanes.get(tp)
         if lane is None:
             lane = self._lanes[tp] = _Lane(self._transactional)
-        lane.append(key, value, headers, timestamp_ms)
+        return lane
 
     @property
     def partitions(self) -> list[TP]:
         return list(self._lanes)
 
-    def rounds(self, producer: "Producer") -> Iterator[tuple[dict[TP, bytes], dict[TP, int]]]:
+    def rounds(self, producer: "Producer") -> Iterator[tuple[dict[TP, bytearray], dict[TP, int]]]:
         """Yield what one produce request may hold, at most one batch a partition, and the counts."""
         batches = {tp: lane.batches() for tp, lane in self._lanes.items()}
         for turn in range(max(map(len, batches.values()), default=0)):
@@ -159,12 +162,13 @@ class Producer:
         """Producer id and epoch as one number that only grows: an exhausted epoch brings a larger id."""
         return max(0, self._producer_id) << 16 | max(0, self._epoch)
 
-    def stamp(self, tp: TP, builder: Any, count: int) -> bytes:
+    def stamp(self, tp: TP, builder: Any, count: int) -> bytearray:
         if self._id is not None:
             sequence = self._sequences[tp]
             self._sequences[tp] = (sequence + count) & 0x7FFFFFFF
             builder.set_producer_state(self._producer_id, self._epoch, sequence)
-        return bytes(builder.build())
+        batch: bytearray = builder.build()
+        return batch
 
     async def add(self, partitions: list[TP], offsets: Mapping[TP, int]) -> None:
         """Tell the coordinator which partitions, and if the group's offsets, the transaction touches.
@@ -272,12 +276,12 @@ class Producer:
                 self._cluster.forget_coordinator(kind, key)
             await asyncio.sleep(next(busy if found <= BUSY | NOT_TRIED else away))
 
-    async def _produce(self, batches: dict[TP, bytes]) -> dict[TP, int]:
+    async def _produce(self, batches: dict[TP, bytearray]) -> dict[TP, int]:
         """Write one batch a partition; returns the offset of each batch's first record."""
         bases: dict[TP, int] = {}
         waits = pauses(RETRY_PAUSE_S)
         while batches:
-            by_node: dict[int, dict[TP, bytes]] = defaultdict(dict)
+            by_node: dict[int, dict[TP, bytearray]] = defaultdict(dict)
             for tp, data in batches.items():
                 node = self._cluster.leader(tp)
                 if node is not None:
@@ -290,9 +294,9 @@ class Producer:
                 await asyncio.sleep(next(waits))
         return bases
 
-    async def _produce_to(self, node: int, batches: dict[TP, bytes]) -> dict[TP, int]:
+    async def _produce_to(self, node: int, batches: dict[TP, bytearray]) -> dict[TP, int]:
         """Return the base offset of each batch that is in the log; the others are to be tried again."""
-        request = ProduceRequest(self._id, -1, PRODUCE_TIMEOUT_MS, by_topic(batches))
+        request = Produce(self._id, PRODUCE_TIMEOUT_MS, by_topic(batches))
         try:
             response = await self._cluster.send(node, request, self._lane)
         except RETRIABLE as error:

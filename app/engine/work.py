@@ -105,16 +105,19 @@ class TableView:
     Values are replaced, never edited in place: assign the new value. Keys are text.
     """
 
-    __slots__ = ("_table", "changes")
+    __slots__ = ("_cached", "_table", "changes")
 
     def __init__(self, table: "TaskTable") -> None:
         self._table = table
+        self._cached = table.cached
         self.changes: dict[str, Any] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.changes.get(key, _MISSING)
         if value is _MISSING:
-            value = self._table.get(key)
+            value = self._cached(key)
+            if value is None:
+                value = self._table.get(key)
         return default if value is None else value
 
     def __getitem__(self, key: str) -> Any:
@@ -131,6 +134,20 @@ class TableView:
 
     def __delitem__(self, key: str) -> None:
         self.changes[key] = None
+
+
+_Put = Callable[[bytes, bytes, list[Header], int], None]
+
+
+class _Lanes(dict[bytes, _Put]):
+    """By key, what takes the records for one topic; found when the first of a key comes."""
+
+    def __init__(self, outbox: Outbox, topic: str, partitions: int) -> None:
+        self._outbox, self._topic, self._partitions = outbox, topic, partitions
+
+    def __missing__(self, key: bytes) -> _Put:
+        self[key] = put = self._outbox.lane(route(self._topic, key, self._partitions)).append
+        return put
 
 
 class UnitOfWork:
@@ -150,6 +167,9 @@ class UnitOfWork:
         self.callbacks: list[Callable[[], None]] = []
         self._record: Record | None = None
         self._emitted = 0
+        self._origin = b""
+        self._service = f":{task.app_id}:".encode()
+        self._lanes: dict[str, _Lanes] = {}
         self._all_read = batch is None or not len(batch)
         self._now_ms = time.time_ns() // 1_000_000
         self._turn = task.companion_turn if batch is None else task.agent_turn
@@ -165,24 +185,32 @@ class UnitOfWork:
         assert self.batch is not None, "a unit of work without a batch has no records"
         batch, partition, dead_letters = self.batch, self.task.partition, self.task.dead_letters
         some_held = dead_letters.held_keys > 0
-        for index, (spec, raw) in enumerate(batch.chunk.items):
+        spec = None
+        for index, (source, raw) in enumerate(batch.chunk.items):
             batch.index = index
+            if source is not spec:
+                spec = source
+                topic, key_of, decode = spec.name, spec.key_of, spec.codec.decode
+                self._origin = f"{topic}/{partition}/".encode()
             if some_held and dead_letters.holds(self, spec, raw):
                 continue
             if batch.poison is not None:
                 holds_key = not isinstance(batch.poison, Poison) or batch.poison.holds_key
                 dead_letters.bury(self, spec, raw, batch.poison, batch.attempts, quarantine=holds_key)
                 continue
-            headers = dict(raw.headers)
             try:
-                value = _decode(spec, raw, headers)
+                data, key, headers = raw.value, raw.key, raw.headers
+                headers = dict(headers) if headers else {}
+                if data is None:
+                    raise ValueError("the record has no value")
+                value = decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), data)
+                if key_of is not None and key != key_of(value):
+                    raise ValueError(f"the key {key!r} is not the one of the value, {key_of(value)!r}")
             except Exception as error:  # a codec raises ValueError, but garbage finds its other errors too
                 dead_letters.bury(self, spec, raw, error, 1, quarantine=not spec.edge)
                 some_held = some_held or QUARANTINE in self.views
                 continue
-            self._record = record = Record(
-                spec.name, partition, raw.offset, raw.timestamp, raw.key, value, headers
-            )
+            self._record = record = Record(topic, partition, raw.offset, raw.timestamp, key, value, headers)
             self._emitted = 0
             yield record
         self._record = None
@@ -210,25 +238,28 @@ class UnitOfWork:
             key = topic.key_of(value)
         elif isinstance(key, str):
             key = key.encode()
-        if event_id is None:
-            event_id = self._next_event_id()
-        headers = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, event_id.encode())]
-        inherited = self._record.headers if self._record is not None else None
-        if inherited or correlation_id is not None:
-            _inherit(headers, inherited or {}, correlation_id)
-        try:
-            tp = route(topic.name, key, self.task.partition_counts[topic.name])
-        except KeyError:
-            raise ValueError(f"topic {topic.name} is not among the `topics` of its App: add it") from None
-        self.outbox.append(tp, key, data, headers, self._now_ms)
-
-    def _next_event_id(self) -> str:
         record = self._record
-        if record is None:
+        if event_id is not None:
+            id_bytes = event_id.encode()
+        elif record is None:
             raise ValueError("outside a record emit() needs an event_id")
-        number = self._emitted
-        self._emitted = number + 1
-        return f"{record.topic}/{record.partition}/{record.offset}:{self.task.app_id}:{number}"
+        else:
+            id_bytes = b"%b%d%b%d" % (self._origin, record.offset, self._service, self._emitted)
+            self._emitted += 1
+        headers = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, id_bytes)]
+        inherited = record.headers if record is not None else {}
+        if inherited or correlation_id is not None:
+            _inherit(headers, inherited, correlation_id)
+        lanes = self._lanes.get(topic.name)
+        if lanes is None:
+            lanes = self._lanes[topic.name] = self._lanes_of(topic)
+        lanes[key](key, data, headers, self._now_ms)
+
+    def _lanes_of(self, topic: TopicSpec) -> "_Lanes":
+        count = self.task.partition_counts.get(topic.name)
+        if count is None:
+            raise ValueError(f"topic {topic.name} is not among the `topics` of its App: add it")
+        return _Lanes(self.outbox, topic.name, count)
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when what this unit of work did is committed; not if the process dies."""
@@ -299,15 +330,6 @@ def unit_of_work(origin: "Batch | Task") -> UnitOfWork:
     if isinstance(origin, Batch):
         return UnitOfWork(origin.task, origin)
     return UnitOfWork(origin, None)
-
-
-def _decode(spec: TopicSpec, raw: Any, headers: dict[str, bytes]) -> Any:
-    if raw.value is None:
-        raise ValueError("the record has no value")
-    value = spec.codec.decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), raw.value)
-    if spec.key_of is not None and raw.key != spec.key_of(value):
-        raise ValueError(f"the key {raw.key!r} is not the one of the value, {spec.key_of(value)!r}")
-    return value
 
 
 def _inherit(headers: list[Header], inherited: dict[str, bytes], correlation_id: str | None) -> None:

@@ -10,9 +10,9 @@ from hashlib import sha256
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.protocol.produce import ProduceRequest
 
 from app.engine.cluster import TP, Cluster
+from app.engine.protocol import Produce
 from tests.engine.recordsets import batch, seal
 from tests.engine.service import Number
 from tests.engine.workers import BareWorker
@@ -29,7 +29,7 @@ async def write_as_is(world: World, data: bytes) -> int:
         await cluster.partition_count(world.numbers.name)
         leader = cluster.leader(TP(world.numbers.name, 0))
         assert leader is not None
-        request = ProduceRequest(None, -1, 10_000, [(world.numbers.name, [(0, data)])])
+        request = Produce(None, 10_000, [(world.numbers.name, [(0, data)])])
         ((_, ((_, code, base, *_),)),) = (await cluster.send(leader, request)).topics
         assert code == 0
         return int(base)

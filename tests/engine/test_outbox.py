@@ -21,9 +21,9 @@ def a_producer(transactional: bool = True) -> Producer:
     return producer
 
 
-def unpacked(data: bytes) -> tuple[Any, list[Sent]]:
+def unpacked(data: bytes | bytearray) -> tuple[Any, list[Sent]]:
     """A batch's header, and the records in it."""
-    batches = MemoryRecords(data)
+    batches = MemoryRecords(bytes(data))
     batch: Any = batches.next_batch()
     assert batch.validate_crc()
     records = [(each.key, each.value, list(each.headers), each.timestamp) for each in batch]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.commit import OffsetCommitRequest
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -19,7 +18,7 @@ from aiokafka.protocol.transaction import (
 from app.engine import transaction
 from app.engine.cluster import TP
 from app.engine.errors import Fenced
-from app.engine.protocol import InitProducerId
+from app.engine.protocol import InitProducerId, Produce
 from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed
 
 OUT, LOG, IN = TP("out", 0), TP("log", 3), TP("in", 3)
@@ -78,8 +77,8 @@ def _answered(request: Any, code: int, epoch: int) -> Any:
             return SimpleNamespace(error_code=code)
         case AddPartitionsToTxnRequest() | TxnOffsetCommitRequest():
             return SimpleNamespace(errors=[("any", [(0, code), (1, code)])])
-        case ProduceRequest():
-            topics = request._topics
+        case Produce():
+            topics = request.topics
             return SimpleNamespace(
                 topics=[(topic, [(p, code, 100, -1, 0) for p, _ in ps]) for topic, ps in topics]
             )
@@ -121,7 +120,7 @@ STEPS: dict[str, tuple[type, Callable[[Producer], Any]]] = {
     "begin": (InitProducerId, lambda producer: producer.begin()),
     "add offsets": (AddOffsetsToTxnRequest, lambda producer: producer.add([OUT], {IN: 9})),
     "add partitions": (AddPartitionsToTxnRequest, lambda producer: producer.add([OUT], {IN: 9})),
-    "produce": (ProduceRequest, lambda producer: producer.send(an_outbox())),
+    "produce": (Produce, lambda producer: producer.send(an_outbox())),
     "offsets": (TxnOffsetCommitRequest, lambda producer: producer.send_offsets({IN: 9})),
     "commit": (EndTxnRequest, lambda producer: producer.commit()),
 }
@@ -159,7 +158,7 @@ async def test_what_kafka_refuses_fails_the_transaction(step: str, code: int) ->
 @pytest.mark.parametrize("code", [10, 18, 87])
 async def test_a_record_that_kafka_will_never_take_is_told_apart(code: int) -> None:
     with pytest.raises(RecordRefused):
-        await a_producer(Kafka((ProduceRequest, code))).send(an_outbox())
+        await a_producer(Kafka((Produce, code))).send(an_outbox())
 
 
 @pytest.mark.parametrize("code", [14, 15, 16, 51])
@@ -175,9 +174,9 @@ async def test_a_coordinator_that_moves_loads_or_is_busy_is_asked_again(step: st
 
 @pytest.mark.parametrize("code", [3, 5, 6, 7, 19, 20, 56])
 async def test_a_partition_without_its_leader_is_written_to_again_with_the_same_bytes(code: int) -> None:
-    kafka = Kafka((ProduceRequest, code), (ProduceRequest, code))
+    kafka = Kafka((Produce, code), (Produce, code))
     assert await a_producer(kafka).send(an_outbox()) == {OUT: 103, LOG: 101}
-    first, second, third = (each._topics for each in kafka.asked)
+    first, second, third = (each.topics for each in kafka.asked)
     assert first == second == third
     assert kafka.refreshed == 2
 
@@ -210,7 +209,7 @@ async def test_behind_a_lost_answer_the_next_transaction_has_a_new_epoch(step: s
 async def test_a_batch_that_got_through_the_first_time_is_no_success() -> None:
     """DUPLICATE_SEQUENCE_NUMBER does not tell at which offset: the table's offset would be unknown."""
     with pytest.raises(TransactionFailed, match="got through"):
-        await a_producer(Kafka((ProduceRequest, 46))).send(an_outbox())
+        await a_producer(Kafka((Produce, 46))).send(an_outbox())
 
 
 @pytest.mark.parametrize("code", [0, 48])
@@ -262,7 +261,7 @@ async def test_nothing_is_under_way_to_one_leader_when_another_has_refused() -> 
                 await slow.wait()
             return await super().send(node, request, lane)
 
-    kafka = Slow((ProduceRequest, 48))
+    kafka = Slow((Produce, 48))
     sending = asyncio.ensure_future(a_producer(kafka).send(an_outbox()))
     for _ in range(5):
         await asyncio.sleep(0)

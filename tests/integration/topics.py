@@ -4,9 +4,9 @@ import asyncio
 import re
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.produce import ProduceRequest
 
 from app.engine.cluster import TP, Cluster
+from app.engine.protocol import Produce
 from app.options import SERVICES
 from app.topics import TOPICS
 from tests.engine.recordsets import batch, seal
@@ -34,7 +34,7 @@ async def write_odd_header(bootstrap: str, topic: str, key: bytes, value: bytes)
     await cluster.start()
     try:
         await cluster.partition_count(topic)
-        request = ProduceRequest(None, -1, 10_000, [(topic, [(0, seal(data))])])
+        request = Produce(None, 10_000, [(topic, [(0, seal(data))])])
         code = -1
         while code:  # a new topic takes a moment
             await cluster.refresh()
