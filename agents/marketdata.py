@@ -1,6 +1,5 @@
 """Ticks in, one price a symbol and batch out."""
 
-import asyncio
 from typing import Any
 
 from app.domain.errors import RefusedInput
@@ -9,9 +8,6 @@ from app.engine import Poison, unit_of_work
 from app.marketdata import app
 from app.topics import MARKET_DATA, PRICES
 from tables.last_prices import LAST_PRICES
-
-CONFLATION_S = 0.05
-"""How long ticks gather behind a price that has gone out."""
 
 
 @app.agent(app.inputs(MARKET_DATA))
@@ -32,4 +28,3 @@ async def conflate(batches: Any) -> None:
             for symbol, state in changed.items():
                 tick_id = f"{symbol}/{state.tick_sequence}"
                 work.emit(PRICES, to_price(state), event_id=tick_id, correlation_id=symbol)
-        await asyncio.sleep(CONFLATION_S)

@@ -1,6 +1,6 @@
 """Follows the log from outside and counts what happens: for the display, and to see when all is quiet.
 
-Reads committed records only, as they come; it has no part in any consumer group.
+Reads committed records only, some times a second; it has no part in any consumer group.
 """
 
 import asyncio
@@ -24,8 +24,6 @@ T = TypeVar("T")
 FOLLOWED: Final = (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, DEAD_LETTERS)
 FETCH_WAIT_MS: Final = 250
 FETCH_BYTES: Final = 1024 * 1024
-PAUSE_S: Final = 0.2
-"""Between two looks: people read the counts, and a look at each record costs Kafka more than the record."""
 
 
 class _Refusal(msgspec.Struct):
@@ -48,6 +46,8 @@ class Monitor(Service):
     """
 
     followed: tuple[TopicSpec, ...] = FOLLOWED
+    pause_s = 0.2
+    """Between two looks: people read the counts, and a look at each record costs more than the record."""
 
     def __init__(self, cluster: Cluster, *, from_beginning: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -64,6 +64,7 @@ class Monitor(Service):
         self.new_orders = 0
         """Records on `orders` since `mark`."""
         self._marked: dict[TP, int] | None = None
+        self._behind = False
         self._cluster = cluster
         self._from = EARLIEST if from_beginning else LATEST
 
@@ -97,12 +98,14 @@ class Monitor(Service):
     @Service.task
     async def _follow(self) -> None:
         while not self.should_stop:
+            self._behind = False
             by_node: dict[int | None, dict[TP, int]] = defaultdict(dict)
             for tp, position in self.positions.items():
                 by_node[self._cluster.leader(tp)][tp] = position
             wait_ms = FETCH_WAIT_MS // len(by_node)
             await asyncio.gather(*(self._fetch(node, theirs, wait_ms) for node, theirs in by_node.items()))
-            await self.sleep(PAUSE_S)
+            if not self._behind:
+                await self.sleep(self.pause_s)
 
     async def _fetch(self, node: int | None, positions: dict[TP, int], wait_ms: int) -> None:
         try:
@@ -116,6 +119,7 @@ class Monitor(Service):
             await self._cluster.refresh()
             await asyncio.sleep(RETRY_PAUSE_S)
             return
+        self._behind |= any(each.size_bytes > FETCH_BYTES // 2 for each in fetched)
         for each in fetched:
             self.take(each.tp, each.records)
             self.positions[each.tp] = each.next_position

@@ -10,7 +10,7 @@ from app.units import in_words
 WEB_PORTS = {"marketdata": 6101, "risk": 6102, "compliance": 6103, "exchange": 6104}
 
 
-def make_service(name: str) -> App:
+def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
     """Make the app of service `name`. Its agents live in `agents.<name>`; a worker imports them at start."""
     use_uvloop()
     try:
@@ -31,6 +31,7 @@ def make_service(name: str) -> App:
             batch_records_max=chosen.batch_records_max,
             disk_free_bytes_min=chosen.disk_free_bytes_min,
             stuck_s_max=chosen.stuck_s_max,
+            commit_interval_s=commit_interval_s,
         ),
         topics=TOPICS,
         modules=[f"agents.{name}"],

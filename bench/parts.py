@@ -11,13 +11,14 @@ PARTS = {
     "decode": {"UnitOfWork.records"},
     "table": {"TableView.get", "TableView.__setitem__", "Task._encode_changes", "Task._apply"},
     "encode": {"UnitOfWork.emit"},
-    "produce": {"Producer.send"},
-    "commit": {"Producer.add", "Producer.send_offsets", "Producer.commit", "Producer.commit_offsets"},
+    "produce": {"Producer.send", "Producer._produce_to"},
+    "commit": {"Producer._coordinated"},
     "decide": {"TaskAgent._again_and_again"},
 }
 """The functions of each part, those that they call included: of all on the stack the innermost counts.
 
-What the service's own code does is under the agent. The rest is the event loop and its connections.
+What the service's own code does is under the agent. The rest is the event loop with its connections, and
+RocksDB's threads.
 """
 _PART_OF = {function: part for part, functions in PARTS.items() for function in functions}
 
@@ -39,6 +40,11 @@ class Parts:
         return {part: self._samples[part] / total for part in (*PARTS, REST)} if total else {}
 
     def _take(self, _: int, frame: FrameType | None) -> None:
-        while frame is not None and frame.f_code.co_qualname not in _PART_OF:
-            frame = frame.f_back
-        self._samples[REST if frame is None else _PART_OF[frame.f_code.co_qualname]] += 1
+        self._samples[part_of(frame)] += 1
+
+
+def part_of(frame: FrameType | None) -> str:
+    """What the work under way at a frame counts for."""
+    while frame is not None and frame.f_code.co_qualname not in _PART_OF:
+        frame = frame.f_back
+    return REST if frame is None else _PART_OF[frame.f_code.co_qualname]

@@ -34,7 +34,11 @@ class Sample(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """What one run measured; `parts` is where the processor time went (µs/event), if the contender tells."""
+    """What one run measured.
+
+    `parts` is where the processor time went, if the contender tells: its shares of all that followed the
+    restore, in µs/event of what was measured.
+    """
 
     events_per_second: float
     cpu_us_per_event: float
@@ -143,7 +147,7 @@ def speed(
     if problem:
         raise BenchError(f"{contender} wrote {problem}")
     measured = measure(samples, reader, records, skip)
-    shares = told[-1]["shares"] if told else {}
+    shares = told[-1]["shares"] if told and not skip else {}
     return measured._replace(
         parts={part: share * measured.cpu_us_per_event for part, share in shares.items()}
     )

@@ -69,6 +69,7 @@ class Observer(Monitor):
     """A monitor that also keeps the last output of every partition of every service, with its times."""
 
     followed = (*FOLLOWED, PRICES)
+    pause_s = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

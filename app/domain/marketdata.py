@@ -6,6 +6,8 @@ from app.domain.errors import RefusedInput
 from models.events import PriceUpdated, TickReceived
 from models.values import INSTRUMENTS, Frozen
 
+CONFLATION_S: Final = 0.05
+"""How long ticks gather behind prices that have gone out."""
 CLOCK_SKEW_MS_MAX: Final = 1_000
 """How far the feed's clock may run ahead of the broker's."""
 

@@ -49,7 +49,7 @@ class InitProducerId(Request[InitProducerIdRequestV4]):  # type: ignore[misc]
 
 
 class ProduceV7(ProduceRequest_v7):  # type: ignore[misc]
-    """Copies the record batches once; a schema would copy them anew at each of its six levels."""
+    """Copies the record batches once here, not at each of a schema's six levels."""
 
     def encode(self) -> bytes:
         parts = [
@@ -71,7 +71,6 @@ class Produce(Request[ProduceV7]):  # type: ignore[misc]
     API_KEY = 0
 
     def __init__(self, transactional_id: str | None, timeout_ms: int, topics: list[Any]) -> None:
-        self.topics = topics
         self._fields = (transactional_id, -1, timeout_ms, topics)
 
     def build(self, request_struct_class: type[ProduceV7]) -> ProduceV7:

@@ -47,6 +47,7 @@ class EngineSettings:
     are any, keep a copy of each partition's tables warm. `disk_free_bytes_min` is the room that the tables'
     disk has to have: with less, the worker waits. `stuck_s_max` bounds how long the event loop, or the
     service's code with a batch in its hands, may be stuck before the worker is ended; 0 for ever.
+    `commit_interval_s` is how long after a commit records gather before a task takes in the next batch.
     """
 
     bootstrap: str
@@ -65,6 +66,7 @@ class EngineSettings:
     standby_replicas: int = 1
     disk_free_bytes_min: int = 64 * 1024 * 1024
     stuck_s_max: float = 10.0
+    commit_interval_s: float = 0.0
 
 
 @dataclass
@@ -127,6 +129,7 @@ class Task:
         self.restored: Restored | None = None
         self._in_hand = True
         self._progress_at = time.monotonic()
+        self._committed_at = 0.0
         self._starts_anew = False
         self._deferred: dict[TP, int] = {}
         self._deferred_until = 0.0
@@ -420,6 +423,7 @@ class Task:
                         continue
                 if fetching.done():
                     fetching.result()
+                await self._let_gather()
                 if self._stopping.is_set():
                     break
                 chunk = self._take()
@@ -432,6 +436,12 @@ class Task:
                 await self._commit_deferred()
         finally:
             stopping.cancel()
+
+    async def _let_gather(self) -> None:
+        wait_s = self._committed_at + self.settings.commit_interval_s - time.monotonic()
+        if wait_s > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
 
     async def _process(self, chunk: Chunk) -> None:
         """Commit every record of the chunk: as a whole, or in parts around the one that fails."""
@@ -523,7 +533,7 @@ class Task:
         self._deferred = {}
         self._deferred_until = time.monotonic() + DEFER_S_MAX
         self.positions.update(chunk.end)
-        self._progress_at = time.monotonic()
+        self._committed_at = self._progress_at = time.monotonic()
         self.counts.records += len(chunk.items)
         self.counts.batches += 1
 

@@ -139,7 +139,7 @@ class TableView:
 _Put = Callable[[bytes, bytes, list[Header], int], None]
 
 
-class _Lanes(dict[bytes, _Put]):
+class _Puts(dict[bytes, _Put]):
     """By key, what takes the records for one topic; found when the first of a key comes."""
 
     def __init__(self, outbox: Outbox, topic: str, partitions: int) -> None:
@@ -168,8 +168,8 @@ class UnitOfWork:
         self._record: Record | None = None
         self._emitted = 0
         self._origin = b""
-        self._service = f":{task.app_id}:".encode()
-        self._lanes: dict[str, _Lanes] = {}
+        self._by_whom = f":{task.app_id}:".encode()
+        self._puts: dict[str, _Puts] = {}
         self._all_read = batch is None or not len(batch)
         self._now_ms = time.time_ns() // 1_000_000
         self._turn = task.companion_turn if batch is None else task.agent_turn
@@ -244,22 +244,22 @@ class UnitOfWork:
         elif record is None:
             raise ValueError("outside a record emit() needs an event_id")
         else:
-            id_bytes = b"%b%d%b%d" % (self._origin, record.offset, self._service, self._emitted)
+            id_bytes = b"%b%d%b%d" % (self._origin, record.offset, self._by_whom, self._emitted)
             self._emitted += 1
         headers = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, id_bytes)]
         inherited = record.headers if record is not None else {}
         if inherited or correlation_id is not None:
             _inherit(headers, inherited, correlation_id)
-        lanes = self._lanes.get(topic.name)
-        if lanes is None:
-            lanes = self._lanes[topic.name] = self._lanes_of(topic)
-        lanes[key](key, data, headers, self._now_ms)
+        puts = self._puts.get(topic.name)
+        if puts is None:
+            puts = self._puts[topic.name] = self._puts_to(topic)
+        puts[key](key, data, headers, self._now_ms)
 
-    def _lanes_of(self, topic: TopicSpec) -> "_Lanes":
+    def _puts_to(self, topic: TopicSpec) -> _Puts:
         count = self.task.partition_counts.get(topic.name)
         if count is None:
             raise ValueError(f"topic {topic.name} is not among the `topics` of its App: add it")
-        return _Lanes(self.outbox, topic.name, count)
+        return _Puts(self.outbox, topic.name, count)
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when what this unit of work did is committed; not if the process dies."""

@@ -456,7 +456,7 @@ def told_before_the_commit(patch: Patch) -> None:
 
 @mutant(8, "same_ids_again", shows="has the event ids")
 def random_ids(patch: Patch) -> None:
-    patch.setattr(UnitOfWork, "_next_event_id", lambda work: str(uuid4()))
+    _name_output(patch, lambda work: str(uuid4()))
 
 
 @mutant(8, "same_ids_again", shows="has the event ids")
@@ -465,7 +465,16 @@ def ids_from_the_place_in_the_batch(patch: Patch) -> None:
         assert work.batch is not None
         return f"{min(work.batch.chunk.begin.values())}:{work.batch.index}"
 
-    patch.setattr(UnitOfWork, "_next_event_id", place)
+    _name_output(patch, place)
+
+
+def _name_output(patch: Patch, name: Callable[[UnitOfWork], str]) -> None:
+    emit = UnitOfWork.emit
+
+    def emit_named(work: UnitOfWork, topic: Any, value: Any, *, event_id: Any = None, **more: Any) -> None:
+        emit(work, topic, value, event_id=event_id or name(work), **more)
+
+    patch.setattr(UnitOfWork, "emit", emit_named)
 
 
 # -- rule 9: bounded everything

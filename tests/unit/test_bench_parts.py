@@ -1,12 +1,16 @@
 """Where the bench says that a worker's time goes: to functions that there are, and by the innermost."""
 
 import importlib
+import sys
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
-from bench.parts import PARTS, REST, Parts
+from app.engine.cluster import TP, Cluster
+from app.engine.transaction import Outbox, Producer
+from bench.parts import PARTS, REST, Parts, part_of
 
 MODULES = ("agent", "task", "transaction", "work")
 BUSY_S = 0.3
@@ -57,3 +61,29 @@ def test_waiting_is_in_no_part() -> None:
     shares = parts.shares()
     assert shares["encode"] > 0.6
     assert sum(shares.values()) == pytest.approx(1.0)
+
+
+async def test_a_request_is_part_of_the_step_that_sends_it() -> None:
+    found: list[str] = []
+
+    class Asked(Exception):
+        pass
+
+    class Watching:
+        async def coordinator(self, *_: object) -> int:
+            return 1
+
+        def leader(self, _: TP) -> int:
+            return 1
+
+        async def send(self, *_: object) -> Any:
+            found.append(part_of(sys._getframe()))
+            raise Asked
+
+    producer = Producer(cast(Cluster, Watching()), "sum-3", "sum", 10_000, "lane")
+    outbox = Outbox(transactional=True)
+    outbox.append(TP("out", 0), b"k", b"v", [], 0)
+    for step in (producer.send(outbox), producer.add([TP("out", 0)], {TP("in", 0): 1}), producer.commit()):
+        with pytest.raises(Asked):
+            await step
+    assert found == ["produce", "commit", "commit", "commit"]

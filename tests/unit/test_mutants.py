@@ -3,6 +3,7 @@
 import pytest
 
 from app.options import SERVICES
+from storm.mutants.engine import BROKEN_RULES, BrokenRule
 from storm.mutants.mutant import Mutant
 from storm.mutants.registry import MUTANTS
 from storm.steps import Step
@@ -32,8 +33,8 @@ def test_a_mutant_says_where_it_lives_and_what_shows_it(mutant: Mutant) -> None:
     assert mutant.told.endswith(".")
 
 
-@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)
-def test_a_mutant_replaces_what_is_there(mutant: Mutant) -> None:
+@pytest.mark.parametrize("mutant", {**BROKEN_RULES, **MUTANTS}.values(), ids=lambda mutant: mutant.name)
+def test_a_mutant_replaces_what_is_there(mutant: Mutant | BrokenRule) -> None:
     replaced = []
 
     class Noting:
