@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import failover, growth, latency, memory, overhead, restore, risk, throughput
+from bench import failover, growth, latency, memory, overhead, pipeline, restore, risk, throughput
 from bench.broker import broker
 from bench.contenders import JOB
 from bench.kafka import Cluster, KafkaException
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "risk": Benchmark(risk.TITLE, risk.run),
     "overhead": Benchmark(overhead.TITLE, overhead.run),
     "latency": Benchmark(latency.TITLE, latency.run),
+    "pipeline": Benchmark(pipeline.TITLE, pipeline.run),
     "restore": Benchmark(restore.TITLE, restore.run),
     "memory": Benchmark(memory.TITLE, memory.run),
     "growth": Benchmark(growth.TITLE, growth.run),

@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -124,6 +124,29 @@ class Cluster:
         )
         found = {partition.partition: future.result().offset for partition, future in answers.items()}
         return [found[number] for number in range(partitions)]
+
+    def messages(self, topic: str) -> Iterator[Any]:
+        """Every committed message of a topic so far, partition by partition."""
+        count = len(self._admin.list_topics(topic, timeout=REQUEST_SECONDS_MAX).topics[topic].partitions)
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": f"bench-messages-{topic}",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "log_level": 2,
+            }
+        )
+        try:
+            for number in range(count):
+                consumer.assign([TopicPartition(topic, number, 0)])
+                while (message := consumer.poll(REQUEST_SECONDS_MAX)) is not None and message.error() is None:
+                    yield message
+                if message is None or message.error().code() != KafkaError._PARTITION_EOF:
+                    raise TimeoutError(f"{topic}-{number} could not be read to its end: {message}")
+        finally:
+            consumer.close()
 
     def _is_led(self, topic: str, partitions: int) -> bool:
         try:

@@ -46,6 +46,15 @@ class Child:
         if status is not None:
             raise self.error(f"ended with status {status}")
 
+    def finish(self, seconds_max: float) -> None:
+        """Wait for the end; raise `BenchError` when it does not come in time, or is a failure."""
+        try:
+            status = self._process.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            raise self.error(f"did not end in {seconds_max:.0f} s") from None
+        if status:
+            raise self.error(f"ended with status {status}")
+
     def error(self, problem: str) -> BenchError:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
         return BenchError(
