@@ -17,8 +17,8 @@ PARTS = {
 }
 """The functions of each part, those that they call included: of all on the stack the innermost counts.
 
-What the service's own code does is under the agent. The rest is the event loop with its connections, and
-RocksDB's threads.
+What the service's own code does is under the agent. The rest is the event loop with its connections. What
+RocksDB's threads use meanwhile counts for whatever the main thread is at.
 """
 _PART_OF = {function: part for part, functions in PARTS.items() for function in functions}
 

@@ -5,6 +5,7 @@ everything else warms up, are told apart.
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from bench.plan import Plan
 from bench.processes import BenchError, child
 from bench.report import Row
 from bench.run import Bench
+from bench.worker import end_with_parent
 
 ORDERS = 10_000
 SPEED = 33
@@ -45,18 +47,21 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     def measure(contender: Contender) -> Times:
         directory = bench.directory / bench.new_app_id(contender)
         directory.mkdir()
-        with broker(directory) as bootstrap:
-            trade(bootstrap, directory)
-            return times(Cluster(bootstrap))
+        try:
+            with broker(directory) as bootstrap:
+                trade(bootstrap, directory)
+                return times(Cluster(bootstrap))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
-    results = plan.rounds(plan.chosen([PIPELINE]), measure)
+    results = plan.rounds([PIPELINE], measure)
     return [_row(contender, list(runs.values())) for contender, runs in results.items()]
 
 
 def trade(bootstrap: str, directory: Path) -> None:
     """Run the pipeline until every order has ended; raises BenchError unless all invariants hold."""
     options = (f"--orders={ORDERS}", f"--speed={SPEED}", "--exit", f"--data-dir={directory / 'data'}")
-    command = [sys.executable, "-m", "app", "run", *options]
+    command = [sys.executable, "-m", "bench.pipeline", "run", *options]
     with child("pipeline", command, directory / "log", {"KAFKA_BOOTSTRAP": bootstrap}) as process:
         process.finish(RUN_SECONDS_MAX)
 
@@ -67,13 +72,13 @@ def times(cluster: Cluster) -> Times:
         (dict(message.headers() or ())["correlation-id"].decode(), message.timestamp()[1])
         for message in cluster.messages("executions")
     )
-    if not answered:
-        raise BenchError("no order has reached the venue")
     began, ended = min(came.values()), max(came.values())
     warm_at = began + 1e3 * WARM_UP_SECONDS
     taken = Times(1e3 * len(came) / (ended - began), [], [])
     for order, at in answered.items():
         (taken.warming if came[order] < warm_at else taken.warm).append(at - came[order])
+    if not (taken.warming and taken.warm):
+        raise BenchError(f"no order has reached the venue before, or after, {WARM_UP_SECONDS:.0f} s")
     return taken
 
 
@@ -101,3 +106,15 @@ def _row(contender: Contender, runs: Sequence[Times]) -> Row:
         figures[f"latency_ms_{part}"] = found
         shown |= {f"{label}, {key}": f"{value:.0f}" for key, value in found.items()}
     return Row("pipeline", contender.name, contender.guarantee, figures, shown)
+
+
+def main() -> None:
+    """`python -m app` that ends with the bench."""
+    from app.cli import main as app_main
+
+    end_with_parent()
+    sys.exit(app_main())
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,7 @@ class EngineSettings:
     are any, keep a copy of each partition's tables warm. `disk_free_bytes_min` is the room that the tables'
     disk has to have: with less, the worker waits. `stuck_s_max` bounds how long the event loop, or the
     service's code with a batch in its hands, may be stuck before the worker is ended; 0 for ever.
-    `commit_interval_s` is how long after a commit records gather before a task takes in the next batch.
+    `commit_interval_s` is how long records gather behind a committed batch, unless the next one is full.
     """
 
     bootstrap: str
@@ -438,6 +438,11 @@ class Task:
             stopping.cancel()
 
     async def _let_gather(self) -> None:
+        """Wait until the commit interval is over, unless there is a full batch already."""
+        if sum(len(fetched.records) for queue in self._inbox.values() for fetched in queue) >= (
+            self.settings.batch_records_max
+        ):
+            return
         wait_s = self._committed_at + self.settings.commit_interval_s - time.monotonic()
         if wait_s > 0:
             with suppress(TimeoutError):
@@ -533,7 +538,9 @@ class Task:
         self._deferred = {}
         self._deferred_until = time.monotonic() + DEFER_S_MAX
         self.positions.update(chunk.end)
-        self._committed_at = self._progress_at = time.monotonic()
+        self._progress_at = time.monotonic()
+        if work.batch is not None:
+            self._committed_at = self._progress_at
         self.counts.records += len(chunk.items)
         self.counts.batches += 1
 

@@ -1,6 +1,8 @@
 """Batches: what a task takes in at once, how it is parted around a failure, how long it waits in between."""
 
 import asyncio
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,3 +150,33 @@ async def test_a_pause_ends_when_the_task_is_told_to_stop() -> None:
     await asyncio.sleep(0)
     task.stop()
     await asyncio.wait_for(pausing, 2)
+
+
+GATHERS = replace(APP.settings, commit_interval_s=60.0)
+
+
+async def gathering(task: Task) -> "asyncio.Task[None]":
+    waiting = asyncio.create_task(task._let_gather())
+    await asyncio.sleep(0.02)
+    return waiting
+
+
+async def test_records_gather_after_a_commit_until_the_interval_is_over_or_the_task_is_stopped() -> None:
+    task = a_task(settings=GATHERS)
+    task._committed_at = time.monotonic() - 59.9
+    waiting = await gathering(task)
+    assert not waiting.done()
+    await asyncio.wait_for(waiting, 5)
+    task._committed_at = time.monotonic()
+    waiting = await gathering(task)
+    assert not waiting.done()
+    task.stop()
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_full_batch_need_not_gather() -> None:
+    task = a_task(settings=GATHERS)
+    task._committed_at = time.monotonic()
+    tp = TP(NUMBERS.name, 0)
+    task._inbox[tp].append(Fetched(tp, 0, 10, 10, [record(offset) for offset in range(10)]))
+    assert (await gathering(task)).done()

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -102,3 +103,4 @@ async def test_however_fast_ticks_come_a_price_is_told_so_often_and_it_is_the_la
         at - came_ms[sequence - 1] for at, (sequence, _) in zip(told_ms, await prices(bootstrap), strict=True)
     ]
     assert median(ages_ms) < interval_ms
+    assert median(later - earlier for earlier, later in pairwise(told_ms[1:])) < 3 * interval_ms

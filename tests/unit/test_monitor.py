@@ -10,6 +10,7 @@ from app.engine.dead_letter import PREFIX
 from app.engine.topics import EVENT_TYPE
 from app.monitor import Monitor
 from app.topics import DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
+from storm.observer import Observer
 
 
 class Raw(NamedTuple):
@@ -58,3 +59,7 @@ def test_a_strangers_refusal_has_no_reason(monitor: Monitor, garbage: bytes | No
     monitor.take(TP(RISK_DECISIONS.name, 0), [event(1, "OrderRiskRejected", garbage), refusal])
     assert monitor.rejected == {"kill_switch": 1}
     assert monitor.records[RISK_DECISIONS.name] == 2
+
+
+def test_the_storms_stopwatch_looks_all_the_time() -> None:
+    assert Observer.pause_s == 0.0 < Monitor.pause_s
