@@ -64,7 +64,6 @@ class Monitor(Service):
         self.new_orders = 0
         """Records on `orders` since `mark`."""
         self._marked: dict[TP, int] | None = None
-        self._behind = False
         self._cluster = cluster
         self._from = EARLIEST if from_beginning else LATEST
 
@@ -98,16 +97,16 @@ class Monitor(Service):
     @Service.task
     async def _follow(self) -> None:
         while not self.should_stop:
-            self._behind = False
             by_node: dict[int | None, dict[TP, int]] = defaultdict(dict)
             for tp, position in self.positions.items():
                 by_node[self._cluster.leader(tp)][tp] = position
             wait_ms = FETCH_WAIT_MS // len(by_node)
-            await asyncio.gather(*(self._fetch(node, theirs, wait_ms) for node, theirs in by_node.items()))
-            if not self._behind:
+            fetches = [self._fetch(node, theirs, wait_ms) for node, theirs in by_node.items()]
+            if not any(await asyncio.gather(*fetches)):
                 await self.sleep(self.pause_s)
 
-    async def _fetch(self, node: int | None, positions: dict[TP, int], wait_ms: int) -> None:
+    async def _fetch(self, node: int | None, positions: dict[TP, int], wait_ms: int) -> bool:
+        """Count what one node has; returns whether that was so much that there may be more."""
         try:
             if node is None:
                 raise errors.LeaderNotAvailableError(str(list(positions)))
@@ -118,12 +117,12 @@ class Monitor(Service):
             log.debug("the monitor waits: %r", error)
             await self._cluster.refresh()
             await asyncio.sleep(RETRY_PAUSE_S)
-            return
-        self._behind |= any(each.size_bytes > FETCH_BYTES // 2 for each in fetched)
+            return False
         for each in fetched:
             self.take(each.tp, each.records)
             self.positions[each.tp] = each.next_position
             await asyncio.sleep(0)
+        return any(each.size_bytes > FETCH_BYTES // 2 for each in fetched)
 
     def take(self, tp: TP, records: list[Any]) -> None:
         """Count records that have come, those of one partition in their order."""

@@ -128,16 +128,7 @@ class Cluster:
     def messages(self, topic: str) -> Iterator[Any]:
         """Every committed message of a topic so far, partition by partition."""
         count = len(self._admin.list_topics(topic, timeout=REQUEST_SECONDS_MAX).topics[topic].partitions)
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bootstrap,
-                "group.id": f"bench-messages-{topic}",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "log_level": 2,
-            }
-        )
+        consumer = _consumer(self.bootstrap, topic)
         try:
             for number in range(count):
                 consumer.assign([TopicPartition(topic, number, 0)])
@@ -162,18 +153,7 @@ class Reader:
     def __init__(self, cluster: Cluster, topic: str, partitions: int, take: Callable[[bytes], object]):
         self._topic = topic
         self._take = take
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": cluster.bootstrap,
-                "group.id": f"bench-reader-{topic}",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 500,
-                "fetch.error.backoff.ms": 0,
-                "log_level": 2,
-            }
-        )
+        self._consumer = _consumer(cluster.bootstrap, topic)
         self._consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
         self._positions = [0] * partitions
         self.offsets: list[list[int]] = [[] for _ in range(partitions)]
@@ -212,3 +192,19 @@ class Reader:
 
     def _at(self, ends: list[int]) -> bool:
         return all(position >= end for position, end in zip(self._positions, ends, strict=True))
+
+
+def _consumer(bootstrap: str, topic: str) -> Any:
+    """Who reads committed records of a topic, and is told where each partition ends."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": f"bench-reader-{topic}",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 500,
+            "fetch.error.backoff.ms": 0,
+            "log_level": 2,
+        }
+    )

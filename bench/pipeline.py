@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from bench.broker import broker
@@ -28,7 +29,7 @@ SPEED = 33
 WARM_UP_SECONDS = 20.0
 RUN_SECONDS_MAX = 240.0
 TITLE = f"Pipeline: an order's way to the venue's first answer, {ORDERS:,} orders; ms"
-PIPELINE = Contender("pipeline", EXACTLY_ONCE, python_module("app"))
+PIPELINE = Contender("pipeline", EXACTLY_ONCE, python_module("bench.pipeline"))
 
 
 class Times(NamedTuple):
@@ -49,7 +50,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
         directory.mkdir()
         try:
             with broker(directory) as bootstrap:
-                trade(bootstrap, directory)
+                trade(contender, bootstrap, directory)
                 return times(Cluster(bootstrap))
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -58,11 +59,11 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     return [_row(contender, list(runs.values())) for contender, runs in results.items()]
 
 
-def trade(bootstrap: str, directory: Path) -> None:
+def trade(contender: Contender, bootstrap: str, directory: Path) -> None:
     """Run the pipeline until every order has ended; raises BenchError unless all invariants hold."""
     options = (f"--orders={ORDERS}", f"--speed={SPEED}", "--exit", f"--data-dir={directory / 'data'}")
-    command = [sys.executable, "-m", "bench.pipeline", "run", *options]
-    with child("pipeline", command, directory / "log", {"KAFKA_BOOTSTRAP": bootstrap}) as process:
+    command = [*contender.command(directory), "run", *options]
+    with child(str(contender), command, directory / "log", {"KAFKA_BOOTSTRAP": bootstrap}) as process:
         process.finish(RUN_SECONDS_MAX)
 
 
@@ -97,9 +98,9 @@ def _orders(cluster: Cluster) -> Iterator[tuple[str, int]]:
 
 
 def _row(contender: Contender, runs: Sequence[Times]) -> Row:
-    rates = [run.orders_per_second for run in runs]
-    figures: dict[str, object] = {"runs": len(runs), "orders_per_second": sum(rates) / len(rates)}
-    shown = {"orders/s": f"{sum(rates) / len(rates):.0f}"}
+    rate = median(run.orders_per_second for run in runs)
+    figures: dict[str, object] = {"runs": len(runs), "orders_per_second": rate}
+    shown = {"orders/s": f"{rate:.0f}"}
     for part, label in (("warm", "warm"), ("warming", f"first {WARM_UP_SECONDS:.0f} s")):
         pooled = [value for run in runs for value in getattr(run, part)]
         found = {f"p{percent}": percentile(pooled, percent) for percent in (50, 99)}

@@ -79,8 +79,6 @@ class TaskTable:
         self.changelog = TP(table.changelog, partition)
         self._store = store
         self._cache: dict[str, Any] = {}
-        self.cached = self._cache.get
-        """The committed value of a frozen type, if it is at hand. `_cache` is changed, never replaced."""
 
     def get(self, key: str) -> Any:
         """The committed value, None where there is none: a copy of one's own unless its type is frozen."""

@@ -379,11 +379,14 @@ class Task:
             return []
 
     def _is_full(self) -> bool:
-        held = [fetched for queue in self._inbox.values() for fetched in queue]
+        bytes_held = sum(fetched.size_bytes for queue in self._inbox.values() for fetched in queue)
         return (
-            sum(len(fetched.records) for fetched in held) >= self.settings.inbox_records_max
-            or sum(fetched.size_bytes for fetched in held) >= self.settings.inbox_bytes_max
+            self._records_held() >= self.settings.inbox_records_max
+            or bytes_held >= self.settings.inbox_bytes_max
         )
+
+    def _records_held(self) -> int:
+        return sum(len(fetched.records) for queue in self._inbox.values() for fetched in queue)
 
     def _take(self) -> Chunk:
         """Take what the next transaction takes in: topics in the order of the service's inputs."""
@@ -439,12 +442,8 @@ class Task:
 
     async def _let_gather(self) -> None:
         """Wait until the commit interval is over, unless there is a full batch already."""
-        if sum(len(fetched.records) for queue in self._inbox.values() for fetched in queue) >= (
-            self.settings.batch_records_max
-        ):
-            return
         wait_s = self._committed_at + self.settings.commit_interval_s - time.monotonic()
-        if wait_s > 0:
+        if wait_s > 0 and self._records_held() < self.settings.batch_records_max:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
 

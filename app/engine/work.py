@@ -105,19 +105,16 @@ class TableView:
     Values are replaced, never edited in place: assign the new value. Keys are text.
     """
 
-    __slots__ = ("_cached", "_table", "changes")
+    __slots__ = ("_table", "changes")
 
     def __init__(self, table: "TaskTable") -> None:
         self._table = table
-        self._cached = table.cached
         self.changes: dict[str, Any] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.changes.get(key, _MISSING)
         if value is _MISSING:
-            value = self._cached(key)
-            if value is None:
-                value = self._table.get(key)
+            value = self._table.get(key)
         return default if value is None else value
 
     def __getitem__(self, key: str) -> Any:
