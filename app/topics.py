@@ -6,8 +6,22 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, TopicSpec
-from models.commands import SetRestriction, SetRiskLimits
+from models.commands import (
+    SetAccount,
+    SetAccountSequence,
+    SetCounterparty,
+    SetHalt,
+    SetInstrument,
+    SetRestriction,
+    SetRiskLimits,
+)
 from models.events import (
+    AccountRegistered,
+    CommandAnswered,
+    CounterpartyRegistered,
+    HaltInForce,
+    InstrumentListed,
+    MarketDataAlert,
     OrderAcknowledged,
     OrderCancelled,
     OrderComplianceApproved,
@@ -16,7 +30,9 @@ from models.events import (
     OrderReceived,
     OrderRiskApproved,
     OrderRiskRejected,
+    OrderWithheld,
     PriceUpdated,
+    RestrictionInForce,
     RiskLimitBreached,
     TickReceived,
     TradeExecuted,
@@ -90,17 +106,91 @@ def _symbol(value: Any) -> bytes:
     return str(value.symbol).encode()
 
 
+def _instrument(value: Any) -> bytes:
+    return str(value.instrument.symbol).encode()
+
+
+def _counterparty(value: Any) -> bytes:
+    return str(value.counterparty_id).encode()
+
+
+def _scope(value: Any) -> bytes:
+    return str(value.scope).encode()
+
+
+def _subject(value: Any) -> bytes:
+    return str(value.subject).encode()
+
+
+_SUBJECTS: dict[type, Callable[[Any], bytes]] = {
+    SetInstrument: _instrument,
+    SetAccount: _account,
+    SetCounterparty: _counterparty,
+    SetHalt: _scope,
+}
+
+
+def _commanded(command: Any) -> bytes:
+    return _SUBJECTS[type(command)](command)
+
+
+def _order_id(order: Any) -> str:
+    return str(order.order_id)
+
+
+def _tick_id(tick: Any) -> str:
+    return f"{tick.symbol}/{tick.epoch}/{tick.sequence}"
+
+
 MARKET_DATA = TopicSpec(
-    "market-data", JsonCodec(TickReceived), _symbol, edge=True, config={**BROKER_CLOCK, **LARGE}
+    "market-data",
+    JsonCodec(TickReceived),
+    _symbol,
+    edge=True,
+    id_of=_tick_id,
+    config={**BROKER_CLOCK, **LARGE},
 )
+MARKET_ALERTS = TopicSpec("market-alerts", JsonCodec(MarketDataAlert), _symbol)
 PRICES = TopicSpec("prices", JsonCodec(PriceUpdated), _symbol, config={**BROKER_CLOCK, **COMPACTED})
 ORDERS = TopicSpec(
-    "orders", JsonCodec(OrderReceived), _account_of_new_order, edge=True, config={**BROKER_CLOCK, **LARGE}
+    "orders",
+    JsonCodec(OrderReceived),
+    _account_of_new_order,
+    edge=True,
+    id_of=_order_id,
+    config={**BROKER_CLOCK, **LARGE},
 )
 RISK_LIMITS = TopicSpec(
-    "risk-limits", JsonCodec(SetRiskLimits), _account, edge=True, config={**COMPACTED, **LARGE}
+    "risk-limits",
+    JsonCodec(SetRiskLimits),
+    _account,
+    edge=True,
+    tombstones=True,
+    protects=True,
+    config={**COMPACTED, **LARGE},
 )
-RESTRICTIONS = TopicSpec("restrictions", JsonCodec(SetRestriction), _symbol, edge=True, config=COMPACTED)
+ACCOUNT_COMMANDS = TopicSpec(
+    "account-commands", JsonCodec(SetAccountSequence), _account, edge=True, protects=True, config=KEPT
+)
+RESTRICTIONS = TopicSpec(
+    "restrictions", JsonCodec(SetRestriction), _symbol, edge=True, protects=True, config=COMPACTED
+)
+OPERATOR_COMMANDS = TopicSpec(
+    "operator-commands",
+    JsonCodec(SetInstrument, SetAccount, SetCounterparty, SetHalt),
+    _commanded,
+    edge=True,
+    protects=True,
+    config=KEPT,
+)
+COMMAND_ANSWERS = TopicSpec("command-answers", JsonCodec(CommandAnswered), _subject, config=BROKER_CLOCK)
+INSTRUMENTS = TopicSpec("instruments", JsonCodec(InstrumentListed), _instrument, config=COMPACTED)
+ACCOUNTS = TopicSpec("accounts", JsonCodec(AccountRegistered), _account, config=COMPACTED)
+COUNTERPARTIES = TopicSpec(
+    "counterparties", JsonCodec(CounterpartyRegistered), _counterparty, config=COMPACTED
+)
+RESTRICTED_LIST = TopicSpec("restricted-list", JsonCodec(RestrictionInForce), _symbol, config=COMPACTED)
+HALTS = TopicSpec("halts", JsonCodec(HaltInForce), _scope, config=COMPACTED)
 RISK_DECISIONS = TopicSpec(
     "risk-decisions", JsonCodec(OrderRiskApproved, OrderRiskRejected), _account_of_order, config=BROKER_CLOCK
 )
@@ -113,7 +203,7 @@ COMPLIANCE_DECISIONS = TopicSpec(
 )
 EXECUTIONS = TopicSpec(
     "executions",
-    JsonCodec(OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected),
+    JsonCodec(OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld),
     _account,
     config=BROKER_CLOCK,
 )
@@ -138,9 +228,18 @@ DEAD_LETTERS = TopicSpec(
 TOPICS = (
     MARKET_DATA,
     PRICES,
+    MARKET_ALERTS,
     ORDERS,
     RISK_LIMITS,
+    ACCOUNT_COMMANDS,
     RESTRICTIONS,
+    OPERATOR_COMMANDS,
+    COMMAND_ANSWERS,
+    INSTRUMENTS,
+    ACCOUNTS,
+    COUNTERPARTIES,
+    RESTRICTED_LIST,
+    HALTS,
     RISK_DECISIONS,
     RISK_ALERTS,
     COMPLIANCE_DECISIONS,
