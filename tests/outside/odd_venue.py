@@ -1,4 +1,4 @@
-"""The venue of another release or with a fault: `python -m tests.outside.odd_venue` takes the venue's arguments.
+"""The venue of another release, or with a fault: `python -m tests.outside.odd_venue`, the venue's arguments.
 
 What it does to the report of a fill depends on the lots that the order was sent with.
 """
