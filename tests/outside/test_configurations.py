@@ -119,8 +119,10 @@ class _Worker:
         self._log = directory.parent / f"worker-{time.time_ns()}.log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "faust", "--datadir", str(directory), "-A", "app.risk", "worker"]
-                + ["-l", "info", "--web-port", str(_free_port())],
+                [
+                    *(sys.executable, "-m", "faust", "--datadir", str(directory), "-A", "app.risk"),
+                    *("worker", "-l", "info", "--web-port", str(_free_port())),
+                ],
                 env=os.environ | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
