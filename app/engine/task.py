@@ -35,7 +35,7 @@ from app.engine.table import Table, TaskTable
 from app.engine.topics import TopicSpec
 from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed, all_done
 from app.engine.watchdog import Turn
-from app.engine.work import Batch, Chunk, Item, UnitOfWork, unit_of_work
+from app.engine.work import Batch, Chunk, Endings, Item, UnitOfWork, unit_of_work
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,8 @@ class Task:
         self.partition_counts = partition_counts
         self.transactional = settings.exactly_once
         self.buried = buried
-        self.at_home: dict[bytes, None] = {}
+        self.at_home: dict[bytes | None, None] = {}
+        self.endings = Endings(app_id)
         self.lock = asyncio.Lock()
         self.ready = asyncio.Event()
         self.closed = False
@@ -224,8 +225,10 @@ class Task:
         """Why the task waits for a newer build, in one line; None when it does not."""
         return next(iter(self._waits.values()), None)
 
-    def stray(self, key: bytes, topic: str) -> WrongPartition | None:
+    def stray(self, key: bytes | None, topic: str) -> WrongPartition | None:
         """What is wrong with a record of this key lying here; keys that are right are remembered."""
+        if key is None:
+            return None
         right = partition_of(key, self.partitions)
         if right != self.partition:
             return WrongPartition(topic, key, right, self.partition)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.engine.task import Task
 
 _MISSING: Any = object()
+ENDINGS_MAX = 100
 ID_BYTES_MAX = 512
 """A longer id of an input, which every event made of it would carry, gives way to its SHA-256."""
 
@@ -141,6 +142,19 @@ class TableView:
         self.changes[key] = None
 
 
+class Endings(dict[int, bytes]):
+    """What the event ids of a service end in, by their count within a record: formatted once."""
+
+    def __init__(self, app_id: str) -> None:
+        self._app_id = app_id
+
+    def __missing__(self, number: int) -> bytes:
+        ending = f":{self._app_id}:{number}".encode()
+        if number < ENDINGS_MAX:
+            self[number] = ending
+        return ending
+
+
 _Put = Callable[[bytes, bytes, list[Header], int], None]
 
 
@@ -172,9 +186,11 @@ class UnitOfWork:
         self.callbacks: list[Callable[[], None]] = []
         self._record: Record | None = None
         self._spec: Any = None
+        self._id_of: Callable[[Any], str] | None = None
+        self._place = b""
         self._emitted = 0
         self._origin = b""
-        self._by_whom = f":{task.app_id}:".encode()
+        self._endings = task.endings
         self._puts: dict[str, _Puts] = {}
         self._all_read = batch is None or not len(batch)
         self._now_ms = time.time_ns() // 1_000_000
@@ -200,9 +216,11 @@ class UnitOfWork:
             batch.index = index
             if source is not spec:
                 self._spec = spec = source
+                self._id_of = spec.id_of
+                self._place = b"%b/%d/" % (spec.name.encode(), partition)
                 topic, key_of, decode = spec.name, spec.key_of, spec.codec.decode
             key = raw.key
-            if key is not None and key not in at_home and (stray := task.stray(key, topic)) is not None:
+            if key not in at_home and (stray := task.stray(key, topic)) is not None:
                 self._refuse(raw, stray, quarantine=False)
                 continue
             if some_held and not spec.protects and dead_letters.holds(self, spec, raw):
@@ -228,7 +246,6 @@ class UnitOfWork:
                 some_held = some_held or QUARANTINE in self.views
                 continue
             self._record = record = Record(topic, partition, raw.offset, raw.timestamp, key, value, headers)
-            self._origin = b""
             self._emitted = 0
             yield record
         self._record = None
@@ -244,7 +261,6 @@ class UnitOfWork:
             return
         headers = dict(raw.headers or ())
         self._record = Record(spec.name, task.partition, raw.offset, raw.timestamp, raw.key, None, headers)
-        self._origin = b""
         self._emitted = 0
         try:
             for fun in task.buried:
@@ -297,9 +313,15 @@ class UnitOfWork:
         elif record is None:
             raise ValueError("outside a record emit() needs an event_id")
         else:
-            origin = self._origin or self._identify(record)
-            id_bytes = b"%b%b%d" % (origin, self._by_whom, self._emitted)
-            self._emitted += 1
+            number = self._emitted
+            self._emitted = number + 1
+            if number:
+                origin = self._origin
+            elif self._id_of is None and not record.headers:
+                origin = self._origin = b"%b%d" % (self._place, record.offset)
+            else:
+                origin = self._origin = self._identify(record)
+            id_bytes = origin + self._endings[number]
         headers = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, id_bytes)]
         inherited = record.headers if record is not None else {}
         if inherited or correlation_id is not None:
@@ -311,15 +333,11 @@ class UnitOfWork:
 
     def _identify(self, record: Record) -> bytes:
         """The record's id: its topic's own for the value, else its `event-id`, else where it stands."""
-        id_of = self._spec.id_of
-        if id_of is not None and record.value is not None:
-            origin: bytes = id_of(record.value).encode()
+        if self._id_of is not None and record.value is not None:
+            origin = self._id_of(record.value).encode()
         else:
             origin = record.headers.get(EVENT_ID) or record.source.encode()
-        if len(origin) > ID_BYTES_MAX:
-            origin = sha256(origin).hexdigest().encode()
-        self._origin = origin
-        return origin
+        return origin if len(origin) <= ID_BYTES_MAX else sha256(origin).hexdigest().encode()
 
     def _puts_to(self, topic: TopicSpec) -> _Puts:
         count = self.task.partition_counts.get(topic.name)
