@@ -4,5 +4,5 @@ from app.domain.exchange import Session
 from app.exchange import app
 
 SESSIONS = app.Table(
-    "sessions", value_type=Session, by_partition=True, help="the venue's reports read so far by partition"
+    "sessions", value_type=Session, by_shard=True, help="the venue's reports read so far by partition"
 )

@@ -19,7 +19,7 @@ from app.engine.dead_letter import QUARANTINE
 from app.engine.global_table import GlobalTable
 from app.engine.manager import TaskManager
 from app.engine.table import Table
-from app.engine.task import EngineSettings, Task
+from app.engine.task import Buried, EngineSettings, Task
 from app.engine.topics import TopicSpec
 
 FAUST_DATADIR_DEFAULT = "{conf.name}-data"
@@ -62,6 +62,7 @@ class App(faust.App):
         self.input_specs: list[TopicSpec] = []
         self.global_tables: list[GlobalTable] = []
         self.task_companions: list[Callable[[Task], Awaitable[None]]] = []
+        self.buried_handlers: list[Buried] = []
         brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]
         super().__init__(
             id,
@@ -102,6 +103,15 @@ class App(faust.App):
     def per_task(self, fun: Callable[[Task], Awaitable[None]]) -> Callable[[Task], Awaitable[None]]:
         """Run `fun(task)` beside each task, from its restore to its end: for talking to the outside."""
         self.task_companions.append(fun)
+        return fun
+
+    def buried(self, fun: Buried) -> Buried:
+        """Call `fun(work, spec, raw, error)` for each record that becomes a dead letter by its own fault.
+
+        It happens in the unit of work that buries the record, so that what `fun` emits commits with it. Of a
+        record that is only held behind another one it hears nothing. `raw` is the record as the log has it.
+        """
+        self.buried_handlers.append(fun)
         return fun
 
     @property

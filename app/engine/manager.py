@@ -261,6 +261,7 @@ class TaskManager(TableManager):
             directory=self._directory,
             deliver=lambda batch: agent.deliver(actor, batch),
             membership=self.app.consumer.membership,
+            buried=self.app.buried_handlers,
             store=store,
             disk=self.disk,
         )
@@ -280,7 +281,7 @@ class TaskManager(TableManager):
     async def _accompany(self, task: Task, fun: Any) -> None:
         await task.ready.wait()
         try:
-            await fun(task)
+            await task.accompany(fun)
         except StoreFailed as error:
             task.give_up(error)
         except Exception as error:

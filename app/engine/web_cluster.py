@@ -13,7 +13,6 @@ import msgspec
 from aiohttp import ClientError, ClientTimeout
 from yarl import URL
 
-from app.engine.cluster import partition_of
 from app.engine.table import Table
 from app.engine.web_read import Count, Lookup, Query, Reader, Row, Rows, WorkerReport
 
@@ -264,9 +263,7 @@ def home(table: Table, key: str, partitions: int) -> int | None:
     """The partition that a key belongs to, None where it is no possible key or nothing is assigned."""
     if partitions == 0:
         return None
-    if table.by_partition:
-        return next((number for number in range(partitions) if str(number) == key), None)
-    return partition_of(table.routing_key(key), partitions)
+    return table.home(key, partitions)
 
 
 def _by_owner(owners: Mapping[int, str]) -> dict[str, list[int]]:

@@ -281,9 +281,9 @@ def _find(tasks: list[Task], table: str, key: str) -> Found | None:
     for task in tasks:
         held = task.tables[table]
         with _giving_up(task):
-            value = held.get(key)
+            value = held.raw(key)
         if value is not None:
-            return Found(task.partition, msgspec.Raw(held.table.encode(value)))
+            return Found(task.partition, msgspec.Raw(value))
     return None
 
 
