@@ -9,7 +9,7 @@ class DirectoryLock(EngineLock):
     """One live owner for a data directory, see `app/engine/lock.py`."""
 
     def acquire(self) -> None:
-        """Take the lock, or raise DirectoryLockedError naming the holder; UserError for no usable directory."""
+        """Take the lock; raises DirectoryLockedError, or UserError for a directory that cannot be used."""
         try:
             super().acquire()
         except DirectoryInUse as error:

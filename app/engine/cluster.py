@@ -231,6 +231,7 @@ class Cluster:
         self._client: Any = None
         self._coordinators: dict[tuple[int, str], int] = {}
         self._away_until: dict[int, float] = {}
+        self._asked_at: float | None = None
 
     async def start(self) -> None:
         self._client = AIOKafkaClient(
@@ -250,11 +251,20 @@ class Cluster:
         """Send to a node; all lanes together try to reach one that is away once in RETRY_PAUSE_S."""
         if time.monotonic() < self._away_until.get(node, 0.0):
             raise errors.NodeNotReadyError(f"node {node} was away just now")
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
         try:
-            return await self._client.send(node, request, group=lane)
+            response = await self._client.send(node, request, group=lane)
         except errors.NodeNotReadyError:  # nothing was sent: there is no connection
             self._away_until[node] = time.monotonic() + RETRY_PAUSE_S
             raise
+        self._asked_at = None
+        return response
+
+    @property
+    def silent_s(self) -> float:
+        """How long there has been no answer though something was asked; long polls take up to a second."""
+        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
 
     def leader(self, tp: TP) -> int | None:
         """The node that leads `tp`, or None while nobody is known to."""
@@ -363,7 +373,8 @@ class Cluster:
     ) -> list[Fetched]:
         """Read committed records from `positions`, all led by `node`; waits up to `wait_ms` for the first.
 
-        `hear` is called for every partition, those without new records included. Raises OffsetOutOfRangeError when a position is not in the log, or what RETRIABLE names.
+        `hear` is called for every partition, those without new records included. Raises OffsetOutOfRangeError
+        when a position is not in the log, or what RETRIABLE names.
         """
         wanted = by_topic({tp: (offset, partition_bytes_max) for tp, offset in positions.items()})
         request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, READ_COMMITTED, wanted)

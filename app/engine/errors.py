@@ -4,7 +4,7 @@ EngineError
 ├── Poison            raised by a handler: this record can never succeed; dead-letter it at once
 ├── Transient         raised by a handler: try again later, without limit, nothing is lost
 ├── Fenced            another worker owns the task now: drop everything, write nothing, stop
-├── Misconfigured     nothing is touched until a person has set it right: the worker ends with EXIT_CONFIGURATION
+├── Misconfigured     nothing is touched until a person has set it right: exit status EXIT_CONFIGURATION
 │   ├── TopicMismatch     topics exist that are not what they have to be
 │   └── DirectoryInUse    another process works in the data directory
 └── CannotGoOn        the books would be wrong: the worker stops, and a person looks

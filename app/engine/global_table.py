@@ -9,6 +9,7 @@ from aiokafka import errors
 
 from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
+from app.engine.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,14 @@ class GlobalTable:
     def __init__(self, topic: TopicSpec) -> None:
         self.topic = topic
         self.ready = asyncio.Event()
+        self.waits_for: str | None = None
         self._values: dict[str, Any] = {}
+        self._watermarks: Watermarks | None = None
+
+    @property
+    def waiting(self) -> list[str]:
+        """One line for each open transaction that is being waited for."""
+        return [] if self._watermarks is None else self._watermarks.waiting
 
     def get(self, key: str) -> Any:
         """The last committed value, None where there is none."""
@@ -36,6 +44,7 @@ class GlobalTable:
         tps = [TP(self.topic.name, p) for p in range(await cluster.partition_count(self.topic.name))]
         positions = await cluster.offsets(tps, EARLIEST)
         ends = await cluster.offsets(tps, LATEST)
+        self._watermarks = Watermarks(cluster, f"global table {self.topic.name}", ("global", self.topic.name))
         while True:
             if all(positions[tp] >= ends[tp] for tp in tps):
                 self.ready.set()
@@ -55,6 +64,7 @@ class GlobalTable:
                 wait_ms=FETCH_WAIT_MS if leaders == 1 else FETCH_WAIT_MS // 10,
                 partition_bytes_max=FETCH_BYTES,
                 lane=("global", self.topic.name),
+                hear=None if self._watermarks is None else self._watermarks.hear,
             )
         except RETRIABLE as error:
             log.debug("global table %s waits: %r", self.topic.name, error)

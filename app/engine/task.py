@@ -251,7 +251,7 @@ class Task:
         )
 
     async def _committed_positions(self) -> dict[TP, int]:
-        """Where each input goes on. One that no commit's note names is new, and begins where its topic does."""
+        """Where each input goes on. One that no commit has named is new, and begins where its topic does."""
         committed = await self._cluster.group_offsets(self.app_id, list(self._inputs))
         known = {name for each in committed.values() if each is not None for name in read_note(each.note)}
         fresh = [tp for tp, each in committed.items() if each is None]
@@ -259,13 +259,15 @@ class Task:
         lost = [] if self._starts_anew else [tp.topic for tp in fresh if tp.topic in known]
         if lost:
             await self._refuse(
-                f"no committed offsets of {', '.join(lost)}, which it has read before, but of its other inputs: "
-                "they have expired or were deleted. Set them to where the tables stand."
+                f"no committed offsets of {', '.join(lost)}, which it has read before, but of its other "
+                "inputs: they have expired or were deleted. Set them to where the tables stand."
             )
         begins = await self._cluster.offsets(fresh, EARLIEST) if fresh else {}
         if begins and not self._starts_anew:
             told = ", ".join(f"{tp.topic} (offset {offset})" for tp, offset in begins.items())
-            log.warning("%s has inputs that are new to it and reads them from where they begin: %s", self, told)
+            log.warning(
+                "%s has inputs that are new to it and reads them from where they begin: %s", self, told
+            )
         named = known | {tp.topic for tp in self._inputs}
         self._notes_anew = named != known
         self._producer.note = write_note(named)
