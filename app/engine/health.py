@@ -81,7 +81,7 @@ def _of_global_table(table: Any) -> Iterator[Reason]:
     if not table.ready.is_set():
         yield Reason("global-table", f"global table {table.topic.name} is being read")
     if table.waits_for is not None:
-        yield Reason("waits", f"global table {table.topic.name}: {table.waits_for}")
+        yield Reason("waits", table.waits_for)
     for waits in table.waiting:
         yield Reason("open-transaction", f"global table {table.topic.name} {waits}")
 

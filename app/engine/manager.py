@@ -334,6 +334,10 @@ class TaskManager(TableManager):
         await self.stop_tasks()
         await self._cluster.stop()
 
+    async def wait_until_tables_registered(self) -> None:
+        """Whoever waits here subscribes next: not before the topics are right, nor while the worker ends."""
+        await self._tables_registered.wait()
+
     async def wait_until_recovery_completed(self) -> bool:
         """Tasks restore one by one; `ready()` tells when all have."""
         return False
