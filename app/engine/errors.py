@@ -7,6 +7,9 @@ EngineError
 ├── WrongPartition    a record lies on another partition than its key's: a dead letter that holds no key
 ├── AnswerFailed      the service's answer to a dead letter failed: it goes there without one
 ├── Fenced            another worker owns the task now: drop everything, write nothing, stop
+├── Misconfigured     nothing is touched until a person has set it right: exit status EXIT_CONFIGURATION
+│   ├── TopicMismatch     topics exist that are not what they have to be
+│   └── DirectoryInUse    another process works in the data directory
 └── CannotGoOn        the books would be wrong: the worker stops, and a person looks
     ├── PositionGap       a batch does not begin where the task's last one ended
     ├── ChangelogMismatch the local table and its changelog cannot belong together
@@ -102,3 +105,19 @@ class StoreFull(StoreFailed):
 
 class StoreDamaged(StoreFailed):
     """The files of the local tables are not what RocksDB has written."""
+
+
+EXIT_CONFIGURATION = 2
+"""The exit status of a worker that found itself Misconfigured: another start would find the same."""
+
+
+class Misconfigured(EngineError):
+    """What a person has to set right before the worker can start: one line, and nothing was changed."""
+
+
+class TopicMismatch(Misconfigured):
+    """Topics that exist are not what they have to be."""
+
+
+class DirectoryInUse(Misconfigured):
+    """Another process works in this data directory."""

@@ -15,6 +15,7 @@ from aiokafka import errors
 from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, partition_of
 from app.engine.errors import NewerRelease, WrongPartition
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
+from app.engine.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,12 @@ class GlobalTable:
         self._bad: dict[tuple[int, bytes | None], _Bad] = {}
         self._doubts: dict[str, dict[tuple[int, bytes | None], _Bad]] = {}
         self._newer: dict[str, str] = {}
+        self._watermarks: Watermarks | None = None
+
+    @property
+    def waiting(self) -> list[str]:
+        """One line for each open transaction that is being waited for."""
+        return [] if self._watermarks is None else self._watermarks.waiting
 
     def get(self, key: str) -> Any:
         """The last good value, None where there is none. Ask `is_unreadable` too."""
@@ -78,6 +85,7 @@ class GlobalTable:
         tps = [TP(self.topic.name, p) for p in range(self._partitions)]
         positions = await cluster.offsets(tps, EARLIEST)
         ends = await cluster.offsets(tps, LATEST)
+        self._watermarks = Watermarks(cluster, f"global table {self.topic.name}", ("global", self.topic.name))
         while True:
             if all(positions[tp] >= ends[tp] for tp in tps):
                 self.ready.set()
@@ -97,6 +105,7 @@ class GlobalTable:
                 wait_ms=FETCH_WAIT_MS if leaders == 1 else FETCH_WAIT_MS // 10,
                 partition_bytes_max=FETCH_BYTES,
                 lane=("global", self.topic.name),
+                hear=None if self._watermarks is None else self._watermarks.hear,
             )
         except RETRIABLE as error:
             log.debug("global table %s waits: %r", self.topic.name, error)

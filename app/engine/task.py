@@ -33,8 +33,17 @@ from app.engine.shards import require_shardable, shard_named, shards_of
 from app.engine.store import TaskStore, open_store, store_failure
 from app.engine.table import Table, TaskTable
 from app.engine.topics import TopicSpec
-from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed, all_done
+from app.engine.transaction import (
+    Outbox,
+    Producer,
+    RecordRefused,
+    TransactionFailed,
+    all_done,
+    read_note,
+    write_note,
+)
 from app.engine.watchdog import Turn
+from app.engine.watermarks import Watermarks
 from app.engine.work import Batch, Chunk, Endings, Item, UnitOfWork, unit_of_work
 
 log = logging.getLogger(__name__)
@@ -175,6 +184,7 @@ class Task:
         self._committed_at = 0.0
         self._starts_anew = False
         self._waits: dict[str, str] = {}
+        self._notes_anew = False
         self._deferred: dict[TP, int] = {}
         self._deferred_until = 0.0
         self.tables: dict[str, TaskTable] = {}
@@ -188,7 +198,7 @@ class Task:
         self._store = store
         self._disk = disk or Disk(directory, settings.disk_free_bytes_min)
         self.positions: dict[TP, int] = {}
-        self._ends: dict[TP, int] = {}
+        self.watermarks = Watermarks(cluster, str(self), self._lane)
         self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -254,9 +264,8 @@ class Task:
 
     @property
     def lag(self) -> dict[str, int]:
-        """By input: committed offsets not processed yet, as far as the last fetch knew."""
-        ends = self._ends
-        return {tp.topic: max(0, ends.get(tp, 0) - at) for tp, at in self.positions.items()}
+        """By input: offsets up to the high watermark not processed yet, as far as the last fetch knew."""
+        return {tp.topic: self.watermarks.lag(tp, at) for tp, at in self.positions.items()}
 
     # -- life
 
@@ -278,6 +287,7 @@ class Task:
         finally:
             self.closed = True
             self.ready.clear()
+            self.watermarks.close()
             if fetching is not None:
                 fetching.cancel()
                 await asyncio.gather(fetching, return_exceptions=True)
@@ -304,6 +314,8 @@ class Task:
         if self._starts_anew:
             await self._require_empty_tables()
             await self._commit_start()
+        elif self._notes_anew:
+            await self._commit_start()
         fenced_s, asked_s, restored_s = (later - earlier for earlier, later in pairwise(marks))
         log.info(
             "%s is ours after %.3f s: %.3f to fence, %.3f for offsets, %.3f to restore %s records",
@@ -311,17 +323,27 @@ class Task:
         )
 
     async def _committed_positions(self) -> dict[TP, int]:
-        committed = await self._cluster.committed(self.app_id, list(self._inputs))
-        fresh = [tp for tp, offset in committed.items() if offset is None]
+        """Where each input goes on. One that no commit has named is new, and begins where its topic does."""
+        committed = await self._cluster.group_offsets(self.app_id, list(self._inputs))
+        known = {name for each in committed.values() if each is not None for name in read_note(each.note)}
+        fresh = [tp for tp, each in committed.items() if each is None]
         self._starts_anew = len(fresh) == len(committed)
-        if fresh and not self._starts_anew:
-            lacking = ", ".join(tp.topic for tp in fresh)
+        lost = [] if self._starts_anew else [tp.topic for tp in fresh if tp.topic in known]
+        if lost:
             await self._refuse(
-                f"no committed offsets of {lacking}, but of its other inputs. Set them to where the tables "
-                "stand; those of an input that is new, to where it shall begin."
+                f"no committed offsets of {', '.join(lost)}, which it has read before, but of its other "
+                "inputs: they have expired or were deleted. Set them to where the tables stand."
             )
         begins = await self._cluster.offsets(fresh, EARLIEST) if fresh else {}
-        return {tp: begins[tp] if offset is None else offset for tp, offset in committed.items()}
+        if begins and not self._starts_anew:
+            told = ", ".join(f"{tp.topic} (offset {offset})" for tp, offset in begins.items())
+            log.warning(
+                "%s has inputs that are new to it and reads them from where they begin: %s", self, told
+            )
+        named = known | {tp.topic for tp in self._inputs}
+        self._notes_anew = named != known
+        self._producer.note = write_note(named)
+        return {tp: begins[tp] if each is None else each.offset for tp, each in committed.items()}
 
     async def _require_empty_tables(self) -> None:
         """Tables that hold something belong to offsets: without them every record would count twice."""
@@ -407,7 +429,6 @@ class Task:
                     for fetched in pending.pop(node).result.result():
                         del positions[fetched.tp]  # to the end: who had much lets the others go first
                         positions[fetched.tp] = fetched.next_position
-                        self._ends[fetched.tp] = fetched.end
                         self._inbox[fetched.tp].append(fetched)
                         self._arrived.set()
         finally:
@@ -439,6 +460,7 @@ class Task:
                 wait_ms=FETCH_WAIT_MS,
                 partition_bytes_max=self.settings.fetch_bytes_max,
                 lane=(self._lane, "fetch"),
+                hear=self.watermarks.hear,
             )
         except errors.OffsetOutOfRangeError:
             raise PositionGap(

@@ -5,7 +5,7 @@ A worker that does not answer is named in the answer as missing; it never fails 
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -90,6 +90,7 @@ class Overview(msgspec.Struct, frozen=True):
     ready: bool
     workers: list[Worker]
     neighbours: list[Neighbour]
+    not_ready: Sequence[str] = ()
 
     @property
     def own(self) -> WorkerReport | None:
@@ -210,8 +211,8 @@ class Workers:
             asyncio.gather(*(self._neighbour(*each) for each in self._neighbours.items())),
         )
         workers = [Worker(*each) for each in sorted(answers)]
-        ready = self._app.tables.ready()
-        return Overview(self._app.conf.id, self.own_url, ready, workers, neighbours)
+        reasons = self._app.not_ready()
+        return Overview(self._app.conf.id, self.own_url, not reasons, workers, neighbours, reasons)
 
     async def _worker(self, url: str) -> WorkerReport:
         if url == self.own_url:

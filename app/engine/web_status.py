@@ -1,6 +1,6 @@
 """What this worker owns and how far it is: `GET /status` as JSON, `GET /metrics` for Prometheus."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,8 @@ class Owned(msgspec.Struct, frozen=True):
 
     `state` is "ready", "restoring" (whatever comes before that included) or "fenced"; `stalled_s` is how long
     the work in hand has made no progress, 0 when there is none. `epoch` grows with every take-over, and
-    `records` and `batches` count from there. `lag` is in offsets, by input.
+    `records` and `batches` count from there. `lag` is in offsets up to the high watermark, by input; `waits`
+    says what the task waits for: somebody's open transaction, a newer release.
     """
 
     partition: int
@@ -27,6 +28,7 @@ class Owned(msgspec.Struct, frozen=True):
     batches: int = 0
     quarantined_keys: int = 0
     lag: Mapping[str, int] = {}
+    waits: Sequence[str] = ()
 
 
 class Followed(msgspec.Struct, frozen=True):
@@ -34,27 +36,39 @@ class Followed(msgspec.Struct, frozen=True):
 
     partition: int
     lag: Mapping[str, int]
+    waits: Sequence[str] = ()
 
 
 class Status(msgspec.Struct, frozen=True):
-    """This worker, now."""
+    """This worker, now. `not_ready` has every reason why it cannot work.
+
+    `not_ready_times` is how often it has become so, by kind of reason.
+    """
 
     service: str
     client_id: str
     ready: bool
     partitions: list[Owned]
     standbys: list[Followed]
+    not_ready: Sequence[str] = ()
+    not_ready_times: Mapping[str, int] = {}
 
 
 def status(app: Any) -> Status:
     """Look at the worker's tasks and standbys; reads memory only."""
     manager = app.tables
+    not_ready = app.not_ready()
     return Status(
         service=app.conf.id,
         client_id=app.conf.broker_client_id,
-        ready=manager.ready(),
+        ready=not not_ready,
         partitions=[_owned(number, manager.tasks.get(number)) for number in sorted(manager.wanted)],
-        standbys=[Followed(number, dict(each.lag)) for number, each in sorted(manager.standbys.items())],
+        standbys=[
+            Followed(number, dict(each.lag), each.watermarks.waiting)
+            for number, each in sorted(manager.standbys.items())
+        ],
+        not_ready=not_ready,
+        not_ready_times=dict(manager.health.times),
     )
 
 
@@ -72,6 +86,7 @@ def _owned(partition: int, task: Task | None) -> Owned:
         task.counts.batches,
         task.dead_letters.held_keys,
         task.lag,
+        [*filter(None, [task.waits_for]), *task.watermarks.waiting],
     )
 
 
@@ -82,8 +97,26 @@ def metrics(found: Status) -> str:
     families = [
         _gauge(
             "engine_worker_ready",
-            "Whether the worker has partitions assigned and all of them are restored.",
+            "Whether the worker can work; engine_not_ready has the number of reasons why not.",
             [({"service": service}, int(found.ready))],
+        ),
+        _gauge(
+            "engine_not_ready",
+            "How many reasons there are why the worker cannot work; /ready and /status name them.",
+            [({"service": service}, len(found.not_ready))],
+        ),
+        _counter(
+            "engine_not_ready_total",
+            "How often the worker has become not ready, by kind of reason.",
+            [
+                ({"service": service, "reason": kind}, times)
+                for kind, times in sorted(found.not_ready_times.items())
+            ],
+        ),
+        _gauge(
+            "engine_task_waits",
+            "How many open transactions, and newer releases, a task waits for.",
+            [(_labels(service, each.partition), len(each.waits)) for each in owned],
         ),
         _gauge(
             "engine_task_ready",
@@ -107,7 +140,7 @@ def metrics(found: Status) -> str:
         ),
         _gauge(
             "engine_input_lag_offsets",
-            "Committed offsets of an input that a task has not processed, as far as its last fetch knew.",
+            "Offsets of an input up to its high watermark that a task has not processed, by its last fetch.",
             _lags(service, owned, "topic"),
         ),
         _gauge(
@@ -149,7 +182,15 @@ def _lags(
 
 
 def _gauge(name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
-    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+    return _family("gauge", name, meaning, samples)
+
+
+def _counter(name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
+    return _family("counter", name, meaning, samples)
+
+
+def _family(kind: str, name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
+    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
     for labels, value in samples:
         pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
         lines.append(f"{name}{{{pairs}}} {round(value, 3)}")

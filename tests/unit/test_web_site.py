@@ -47,6 +47,8 @@ def a_task(partition: int, directory: Path) -> Any:
     task = SimpleNamespace(
         partition=partition,
         ready=asyncio.Event(),
+        waits_for=None,
+        watermarks=SimpleNamespace(waiting=[]),
         closed=False,
         fenced=None,
         lock=asyncio.Lock(),
@@ -76,9 +78,9 @@ class Group:
                 declared=TABLES,
                 tasks=tasks,
                 standbys={},
-                ready=lambda: bool(tasks),
                 watchdog=SimpleNamespace(stuck=[]),
             ),
+            not_ready=lambda: [] if tasks else ["no partitions"],
             http_client=session,
             web=SimpleNamespace(web_app=web.Application()),
         )
@@ -383,10 +385,15 @@ async def test_counts_follow_the_tables(group: Group) -> None:
 
 
 async def test_ready_and_alive(group: Group) -> None:
-    assert await group.json("/ready") == (200, {"service": "risk", "ready": True})
+    assert await group.json("/ready") == (200, {"service": "risk", "ready": True, "reasons": []})
     assert await group.json("/alive") == (200, {"service": "risk", "alive": True})
-    group.apps[0].tables.ready = lambda: False
-    assert (await group.get("/ready"))[0] == 503
+    group.apps[0].not_ready = lambda: ["disk full", "partition 2: upgrade this one"]
+    told = {"service": "risk", "ready": False, "reasons": ["disk full", "partition 2: upgrade this one"]}
+    assert await group.json("/ready") == (503, told)
+    assert (await group.json("/api/"))[1]["not_ready"] == told["reasons"]
+    _, page = await group.get("/")
+    assert "disk full" in page
+    assert "partition 2: upgrade this one" in page
 
 
 @pytest.mark.parametrize(
