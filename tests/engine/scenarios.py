@@ -386,7 +386,8 @@ async def newer_release(world: World, vain_s: float) -> list[str]:
         await new.own()
         await world.all_processed()
         await new.stop()
-        await old.ended()
+        await old.tasks[0].renew()  # as the manager asks for it when a partition has moved
+        await old.ended(vain_s)
     async with BareWorker(world.options, "old") as old:
         await old.own()
         await world.send(*world.more(20))
