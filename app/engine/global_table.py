@@ -39,6 +39,10 @@ class _Bad(NamedTuple):
     error: Exception
 
 
+_Origin = tuple[int, bytes | frozenset[str]]
+"""The partition and key of a record, which a later one of the same replaces; without a key, what it names."""
+
+
 class GlobalTable:
     """Read-only. It is not replayed: a decision that uses it must put what it used into its output.
 
@@ -53,8 +57,8 @@ class GlobalTable:
         self._values: dict[str, Any] = {}
         self._partitions = 1
         self._good: dict[str, _Place] = {}
-        self._bad: dict[tuple[int, bytes | None], _Bad] = {}
-        self._doubts: dict[str, dict[tuple[int, bytes | None], _Bad]] = {}
+        self._bad: dict[_Origin, _Bad] = {}
+        self._doubts: dict[str, dict[_Origin, _Bad]] = {}
         self._newer: dict[str, str] = {}
         self._watermarks: Watermarks | None = None
 
@@ -127,7 +131,7 @@ class GlobalTable:
         except Exception as error:  # a codec raises ValueError, but garbage finds its other errors too
             self._doubt(_Bad(place, frozenset(names), error), key)
             return
-        assert name is not None, "a record without a key has been refused"
+        assert name is not None, "a record without a key is never good"
         if value is None:
             self._values.pop(name, None)
         else:
@@ -157,7 +161,7 @@ class GlobalTable:
     def _doubt(self, bad: _Bad, key: bytes | None) -> None:
         """Take note of a bad record, which replaces an earlier one of the same key in its partition."""
         self.refused[type(bad.error).__name__] += 1
-        origin = (bad.place.partition, key)
+        origin = (bad.place.partition, bad.names if key is None else key)
         before = self._forget(origin)
         self._bad[origin] = bad
         for name in bad.names:
@@ -175,7 +179,7 @@ class GlobalTable:
             for each in self._forget((place.partition, key)) | {name}:
                 self._judge(each)
 
-    def _forget(self, origin: tuple[int, bytes | None]) -> frozenset[str]:
+    def _forget(self, origin: _Origin) -> frozenset[str]:
         """Drop the bad record of a key in a partition; returns the names that it was bad for."""
         bad = self._bad.pop(origin, None)
         if bad is None:

@@ -15,6 +15,7 @@ from app.engine import dead_letter as dead_letter_module
 from app.engine import restore as restore_module
 from app.engine import standby as standby_module
 from app.engine import task as task_module
+from app.engine import work as work_module
 from app.engine.cluster import Cluster
 from app.engine.dead_letter import QUARANTINE, DeadLetters
 from app.engine.errors import Fenced, Transient
@@ -441,6 +442,37 @@ def poison_is_tried_again(patch: Patch) -> None:
         pass
 
     patch.setattr(task_module, "Poison", Nothing)
+
+
+@mutant(6, "strays", shows="no dead letter of")
+def partition_not_checked(patch: Patch) -> None:
+    patch.setattr(Task, "stray", lambda task, key, topic: None)
+
+
+@mutant(6, "strays", shows="is quarantined")
+def strays_hold_their_key(patch: Patch) -> None:
+    refuse = UnitOfWork._refuse
+
+    def refuse_and_hold(work: UnitOfWork, raw: Any, error: Any, attempts: int = 1, **_: Any) -> None:
+        refuse(work, raw, error, attempts, quarantine=True)
+
+    patch.setattr(UnitOfWork, "_refuse", refuse_and_hold)
+
+
+@mutant(6, "newer_release", shows="a dead letter of")
+def newer_version_is_garbage(patch: Patch) -> None:
+    class Nothing(Exception):
+        pass
+
+    patch.setattr(work_module, "NewerRelease", Nothing)
+
+
+@mutant(6, "newer_release", shows="a dead letter of")
+def newer_version_is_poison(patch: Patch) -> None:
+    class Nothing(Exception):
+        pass
+
+    patch.setattr(task_module, "NewerRelease", Nothing)
 
 
 # -- rule 7: the outside is told after the commit

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.transaction import TxnOffsetCommitRequest
 
-from app.engine.cluster import Cluster
+from app.engine.cluster import Cluster, partition_of
 from app.engine.errors import PositionGap
 from app.engine.transaction import TransactionFailed
 from storm.steps import Gate, Killed, Plan, Step, at_time, raise_
@@ -29,6 +29,8 @@ from tests.engine.world import Dead, World
 LATE_REQUESTS = 25
 Scenario = Callable[[World, float], Awaitable[list[str]]]
 SCENARIOS: dict[str, Scenario] = {}
+PARTITIONS = {"strays": 2}
+"""How many partitions a scenario's world has, where it is not one."""
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -343,6 +345,70 @@ async def dead_letters(world: World, vain_s: float) -> list[str]:
     if (found := await world.quarantine()) != quarantine:
         findings.append(f"the quarantine is {found}, not {quarantine}")
     return findings
+
+
+@scenario
+async def strays(world: World, vain_s: float) -> list[str]:
+    """Rule 6: some clients have another partitioner. Their records count nowhere, and hold up no key."""
+    numbers, corrections = world.numbers.name, world.corrections.name
+    letters, keys = [], [f"key-{each}" for each in range(7)]
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        for key in keys:
+            await world.send(*world.more(10))
+            right = partition_of(key.encode(), 2)
+            for topic in (numbers, corrections):
+                for value in (msgspec.json.encode(Number(f"stray-{key}", key, 1)), b"no number", None):
+                    at = await world.send_raw(value, key.encode(), topic=topic, partition=1 - right)
+                    error = f"WrongPartition: the key {key.encode()!r} belongs on partition {right}"
+                    letters.append(Dead(f"{topic}/{1 - right}/{at.offset}", error, attempts=1))
+        await world.all_processed()
+        await worker.stop()
+    await world.send(*world.more(20))
+    findings = await _goes_on(world) + await world.wrong_dead_letters(letters)
+    quarantine = await world.quarantine()
+    return findings + [f"{key} is quarantined" for key in quarantine]
+
+
+@scenario
+async def newer_release(world: World, vain_s: float) -> list[str]:
+    """Rule 6: a newer release has written an event, then a table's value: an old build waits."""
+    newer = msgspec.structs.replace(world.options, release=2)
+    await world.send(*world.more(20))
+    from_newer = Number("from-newer", "key-3", 3)
+    await world.send(from_newer, headers=[("schema-version", b"2")])
+    await world.send(*world.more(20))
+    findings = []
+    async with BareWorker(world.options, "old") as old, BareWorker(newer, "new") as new:
+        await old.own()
+        findings += await _waits(old, "Number in version 2 was written by a newer release", vain_s)
+        findings += [f"{at} are read" for at, _ in (await world.progress()).values() if at not in (0, 20)]
+        await new.own()
+        await world.all_processed()
+        await new.stop()
+        await old.tasks[0].renew()  # as the manager asks for it when a partition has moved
+        await old.ended(vain_s)
+    async with BareWorker(world.options, "old") as old:
+        await old.own()
+        await world.send(*world.more(20))
+        findings += await _waits(old, "table sums in version 2 was written by a newer release", vain_s)
+        await asyncio.wait_for(old.stop(), vain_s)
+    async with BareWorker(newer, "new") as new:
+        await new.own()
+        await world.all_processed()
+        await new.stop()
+    findings += await world.wrong_dead_letters([])
+    return findings + await world.faults(directories=tables_of(world, "new"))
+
+
+async def _waits(worker: BareWorker, what: str, vain_s: float) -> list[str]:
+    """Wait until a worker's task waits for a newer build, as it should."""
+    (task,) = worker.tasks.values()
+    try:
+        await until(lambda: what in (task.waits_for or ""), vain_s)
+    except TimeoutError:
+        return [f"it waits for {task.waits_for}, not because {what}"]
+    return [] if task.ready.is_set() else ["it waits, and has not begun"]
 
 
 @scenario
