@@ -149,6 +149,7 @@ class App(faust.App):
         take_datadir(self)
         self._lock = DirectoryLock(Path(self.conf.datadir).absolute(), PREDECESSOR_WAIT_S)  # noqa: ASYNC240
         await asyncio.to_thread(self._lock.acquire)
+        cast(TaskManager, self.tables).watch_health()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await super().on_first_start()

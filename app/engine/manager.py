@@ -71,11 +71,14 @@ class TaskManager(TableManager):
     def declared(self) -> list[Table]:
         return list(self.values())
 
+    def watch_health(self) -> None:
+        """Say from here on why this worker cannot work, and when it can."""
+        self._background.append(asyncio.create_task(self.health.watch()))
+
     async def on_start(self) -> None:
         """Connect, make sure that the topics are there, and let the consumer subscribe."""
         app = self.app
         self.watchdog.start(asyncio.get_running_loop())
-        self._background.append(asyncio.create_task(self.health.watch()))
         app.flow_control.resume()
         read = {*app.input_specs, *(each.topic for each in app.global_tables)}
         topics = {*app.topic_specs, *read, app.settings.dead_letters, *self._changelog_specs()}

@@ -32,7 +32,7 @@ def key_of(value: Any) -> bytes:
     return bytes(value)
 
 
-def spec(name: str = "orders", *, keyed: bool = True, **config: str) -> TopicSpec:
+def spec(name: str = "orders", config: Mapping[str, str] = {}, *, keyed: bool = True) -> TopicSpec:
     return TopicSpec(name, NO_CODEC, key_of if keyed else None, config=config)
 
 
@@ -64,15 +64,19 @@ def set_on(topic: TopicSpec, found: Found, *, copies: int = 1) -> Mapping[str, s
         (spec(), there(1), "orders: 1 partition, not 8"),
         (spec(), there(cleanup_policy="compact"), "orders: cleanup.policy=compact, not delete"),
         (spec(), there(cleanup_policy="compact,delete"), "orders: cleanup.policy=compact,delete, not delete"),
-        (spec(**COMPACTED), there(cleanup_policy="delete"), "orders: cleanup.policy=delete, not compact"),
-        (spec(**COMPACTED), there(), "orders: cleanup.policy=delete, not compact"),
         (
-            spec(**BROKER_CLOCK),
+            spec(config=COMPACTED),
+            there(cleanup_policy="delete"),
+            "orders: cleanup.policy=delete, not compact",
+        ),
+        (spec(config=COMPACTED), there(), "orders: cleanup.policy=delete, not compact"),
+        (
+            spec(config=BROKER_CLOCK),
             there(message_timestamp_type="CreateTime"),
             "orders: message.timestamp.type=CreateTime, not LogAppendTime",
         ),
-        (spec(**KEPT), there(retention_ms="1000"), "orders: retention.ms=1000, not -1"),
-        (spec(**KEPT), there(retention_bytes="1000"), "orders: retention.bytes=1000, not -1"),
+        (spec(config=KEPT), there(retention_ms="1000"), "orders: retention.ms=1000, not -1"),
+        (spec(config=KEPT), there(retention_bytes="1000"), "orders: retention.bytes=1000, not -1"),
     ],
 )
 def test_what_would_lose_records_or_was_decided_otherwise_is_refused(
@@ -137,9 +141,9 @@ def test_all_differences_are_in_one_line_and_alike_ones_together() -> None:
     [
         (spec(), there(message_timestamp_type="LogAppendTime")),
         (spec(), there(retention_ms="1000")),
-        (spec(**KEPT), there(retention_ms="-1")),
-        (spec(**{"retention.ms": "1000"}), there(retention_ms="-1")),
-        (spec(**{"max.message.bytes": "2000"}), there(max_message_bytes="4000")),
+        (spec(config=KEPT), there(retention_ms="-1")),
+        (spec(config={"retention.ms": "1000"}), there(retention_ms="-1")),
+        (spec(config={"max.message.bytes": "2000"}), there(max_message_bytes="4000")),
     ],
 )
 def test_what_does_as_well_is_accepted(topic: TopicSpec, found: Found) -> None:
@@ -150,10 +154,10 @@ def test_what_does_as_well_is_accepted(topic: TopicSpec, found: Found) -> None:
 @pytest.mark.parametrize(
     ("topic", "found"),
     [
-        (spec(**BROKER_CLOCK), there()),
-        (spec(**{"retention.ms": "-1"}), there()),
-        (spec(**{"max.message.bytes": "8000000"}), there()),
-        (spec(**{"max.message.bytes": "8000000"}), there(max_message_bytes="1000")),
+        (spec(config=BROKER_CLOCK), there()),
+        (spec(config={"retention.ms": "-1"}), there()),
+        (spec(config={"max.message.bytes": "8000000"}), there()),
+        (spec(config={"max.message.bytes": "8000000"}), there(max_message_bytes="1000")),
     ],
 )
 def test_what_nobody_has_decided_otherwise_and_hurts_nothing_is_set(topic: TopicSpec, found: Found) -> None:
@@ -300,7 +304,7 @@ async def test_what_was_made_without_a_config_gets_it_and_keeps_its_others(
     topics: Topics, caplog: pytest.LogCaptureFixture
 ) -> None:
     await topics.make("orders", 8, retention_ms="123456789")
-    orders = spec("orders", **BROKER_CLOCK, **{"max.message.bytes": "8000000"})
+    orders = spec("orders", {**BROKER_CLOCK, "max.message.bytes": "8000000"})
     await topics.ensure(orders)
 
     async def is_set() -> bool:
@@ -323,5 +327,5 @@ async def test_what_kafka_will_not_make_is_one_line_and_nothing_is_made(
         await topics.ensure(spec("orders"), spec("executions"), copies=3)
     assert "\n" not in str(refused.value)
     with pytest.raises(Misconfigured, match=r"Kafka will not make it, .* retention\.ms"):
-        await topics.ensure(spec("orders"), spec("executions", **{"retention.ms": "soon"}))
+        await topics.ensure(spec("orders"), spec("executions", {"retention.ms": "soon"}))
     await topics.are()
