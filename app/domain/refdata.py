@@ -23,7 +23,7 @@ SCALE: Final = ("base", "currency", "tick", "lot", "multiplier")
 
 
 class Decision(NamedTuple, Generic[T]):
-    """What came of a command: `in_force` after it (None: nothing was and is), and why it was refused, if so."""
+    """What is `in_force` after a command (None: nothing), and why it was refused; empty when it was not."""
 
     in_force: T | None
     refusal: str = ""
@@ -53,9 +53,7 @@ def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -
             f"{', '.join(changed)}: may only change while the instrument is delisted, its status is "
             f"{before.instrument.status}; close the positions and orders, delist it, then change it",
         )
-    return Decision(
-        InstrumentListed(instrument=wanted, version=version, scale=before.scale + bool(changed))
-    )
+    return Decision(InstrumentListed(instrument=wanted, version=version, scale=before.scale + bool(changed)))
 
 
 def decide_account(command: SetAccount, before: AccountRegistered | None) -> Decision[AccountRegistered]:
@@ -174,6 +172,6 @@ def _stale(version: int, in_force: int) -> str:
     if version > in_force:
         return ""
     return (
-        f"version {version} is not above {in_force}, the one in force: somebody else was first, or this is an "
-        "old command; look at what is in force, then send it again with a higher version"
+        f"version {version} is not above {in_force}, the one in force: somebody else was first, or this is "
+        "an old command; look at what is in force, then send it again with a higher version"
     )
