@@ -57,7 +57,9 @@ def _run(
     silence()
     options.bootstrap = options.bootstrap or settings().bootstrap
     try:
-        return run_until_stopped(action(options))
+        status = run_until_stopped(action(options))
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # whoever read the output, `head` perhaps, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
