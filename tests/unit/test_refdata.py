@@ -119,10 +119,10 @@ def test_a_delisted_instrument_may_change_its_tick_and_its_scale_grows() -> None
     assert decision.in_force == listed(3, scale=5, tick="0.1")
 
 
-@pytest.mark.parametrize(("start", "end", "good"), [(5, 6, True), (5, 5, False), (6, 5, False), (None, 5, True)])
-def test_an_instrument_that_could_never_be_traded_is_refused(
-    start: int | None, end: int, good: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("start", "end", "good"), [(5, 6, True), (5, 5, False), (6, 5, False), (None, 5, True)]
+)
+def test_an_instrument_that_could_never_be_traded_is_refused(start: int | None, end: int, good: bool) -> None:
     decision = decide_instrument(set_instrument(valid_from_ms=start, valid_until_ms=end), None)
     assert decision.accepted is good
     if not good:

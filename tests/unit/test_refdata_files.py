@@ -108,7 +108,7 @@ def test_every_error_of_a_csv_has_its_line_and_column(write: Write) -> None:
 
 
 def test_an_error_says_what_it_found_and_what_to_do(write: Write) -> None:
-    path = write("x.csv", f"{HEADING}\nA-B,A,USD,\"0,01\",1\n")
+    path = write("x.csv", f'{HEADING}\nA-B,A,USD,"0,01",1\n')
     with pytest.raises(BadFile) as bad:
         read_file(path)
     assert str(bad.value).splitlines()[0] == f"1 error in {path}, nothing was sent:"
@@ -162,7 +162,14 @@ def test_every_error_of_a_json_has_its_line_and_field(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("{\n}", 1), ("[]", 1), ('{"accounts":\n [,]}', 2), ("[" * 100_000, 1), ('{"accounts": NaN}', 1), ("", 1)],
+    [
+        ("{\n}", 1),
+        ("[]", 1),
+        ('{"accounts":\n [,]}', 2),
+        ("[" * 100_000, 1),
+        ('{"accounts": NaN}', 1),
+        ("", 1),
+    ],
 )
 def test_json_that_is_none_is_one_error(write: Write, text: str, line: int) -> None:
     assert only_fault(write("x.json", text))[0] == line

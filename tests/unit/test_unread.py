@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.domain.unread import understand
-from models.commands import SetHalt, SetRestriction
+from models.commands import SetRestriction
 
 ERROR = "ValueError: no JSON"
 
@@ -65,7 +65,12 @@ def test_any_other_command_that_cannot_be_read_changes_nothing(told: str) -> Non
 def test_the_answer_tells_what_can_be_told() -> None:
     value = a_value(instrument={"symbol": "ETH-USD"}, version=3, who="ann", why="x" * 5_000, colour="red")
     unread = understand("SetInstrument", None, value, ERROR)
-    assert (unread.command, unread.subject, unread.version, unread.who) == ("SetInstrument", "ETH-USD", 3, "ann")
+    assert (unread.command, unread.subject, unread.version, unread.who) == (
+        "SetInstrument",
+        "ETH-USD",
+        3,
+        "ann",
+    )
     assert len(unread.why) <= 1_024
 
 
