@@ -9,7 +9,7 @@ from typing import Any, Final
 from app.config import settings
 from app.errors import UserError
 
-SERVICES: Final = ("marketdata", "risk", "compliance", "exchange")
+SERVICES: Final = ("marketdata", "risk", "compliance", "exchange", "refdata")
 COUNT_MAX: Final = 1_000_000_000
 WORKERS_MAX: Final = 32
 

@@ -21,7 +21,9 @@ from app.topics import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
     MARKET_DATA,
+    OPERATOR_COMMANDS,
     ORDERS,
+    RESTRICTIONS,
     RISK_DECISIONS,
     RISK_LIMITS,
 )
@@ -33,6 +35,7 @@ INPUTS: Final = {
     "risk": (RISK_LIMITS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS),
     "compliance": (EXECUTIONS, RISK_DECISIONS),
     "exchange": (COMPLIANCE_DECISIONS,),
+    "refdata": (RESTRICTIONS, OPERATOR_COMMANDS),
 }
 """What each service's group commits offsets of: the same as in its agent."""
 

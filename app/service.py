@@ -7,7 +7,7 @@ from app.errors import SettingError
 from app.topics import DEAD_LETTERS, TOPICS
 from app.units import in_words
 
-WEB_PORTS = {"marketdata": 6101, "risk": 6102, "compliance": 6103, "exchange": 6104}
+WEB_PORTS = {"marketdata": 6101, "risk": 6102, "compliance": 6103, "exchange": 6104, "refdata": 6105}
 
 
 def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:

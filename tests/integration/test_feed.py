@@ -113,7 +113,7 @@ async def test_as_many_records_as_asked_for_are_on_orders_and_a_second_run_goes_
     again = await a_feed(bootstrap, trades, resume=True, orders=200).run()
     assert again.last_tick == 600
     ticks = await read(bootstrap, MARKET_DATA)
-    assert [record.headers[2][1] for record in ticks] == [b"BTC-USD:%d" % each for each in range(1, 601)]
+    assert [record.headers[2][1] for record in ticks] == [b"BTC-USD/0/%d" % each for each in range(1, 601)]
     ids = [dict(each.headers).get("event-id") for each in await read(bootstrap, ORDERS)]
     assert len(ids) == 1_200
     assert len(await read(bootstrap, RISK_LIMITS)) == len(limits)

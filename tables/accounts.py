@@ -1,0 +1,6 @@
+"""Every account as it is in force. Single writer: refdata."""
+
+from app.refdata import app
+from models.events import AccountRegistered
+
+ACCOUNTS = app.Table("accounts", value_type=AccountRegistered, help="accounts by id")

@@ -1,0 +1,6 @@
+"""Halts by account, or `*` for all. Single writer: refdata."""
+
+from app.refdata import app
+from models.events import HaltInForce
+
+HALTS = app.Table("halts", value_type=HaltInForce, help="halts by account, * for all")
