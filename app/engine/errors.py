@@ -3,6 +3,7 @@
 EngineError
 ├── Poison            raised by a handler: this record can never succeed; dead-letter it at once
 ├── Transient         raised by a handler: try again later, without limit, nothing is lost
+├── NewerRelease      raised by a codec: a newer release wrote this; the partition waits for such a build
 ├── Fenced            another worker owns the task now: drop everything, write nothing, stop
 └── CannotGoOn        the books would be wrong: the worker stops, and a person looks
     ├── PositionGap       a batch does not begin where the task's last one ended
@@ -31,6 +32,27 @@ class Poison(EngineError):
 
 class Transient(EngineError):
     """A handler cannot process its record now: its batch comes again, after growing pauses, without limit."""
+
+
+class NewerRelease(EngineError):
+    """A record or a table's value was written by a newer release than this build.
+
+    Never the record's fault: nothing is lost or buried, whoever needs it waits for a newer build. `what` is
+    the type or the table, `version` the one found, `known` the newest that this build can read, 0 for none.
+    """
+
+    def __init__(self, what: str, version: int | str, known: int) -> None:
+        super().__init__(what, version, known)
+        self.what = what
+        self.version = version
+        self.known = known
+
+    def __str__(self) -> str:
+        knows = f"knows up to {self.known}" if self.known else f"does not know {self.what}"
+        return (
+            f"{self.what} in version {self.version} was written by a newer release; "
+            f"this build {knows}: upgrade this one"
+        )
 
 
 class Fenced(EngineError):
