@@ -83,6 +83,7 @@ class TableCodec:
         self.contract: Contract = self._values.contract
         self.encode: Callable[[Any], bytes] = self._values.encode
         self.frozen = self._values.frozen
+        TABLE_CODECS[name] = self
 
     def decode(self, data: bytes) -> Any:
         """Raises NewerRelease for a value of a version that this build does not know, else ValueErrors."""
@@ -90,6 +91,10 @@ class TableCodec:
             return self._values.decode(data)
         except NewerVersion as error:
             raise NewerRelease(error.what, error.version, error.known) from None
+
+
+TABLE_CODECS: Final[dict[str, TableCodec]] = {}
+"""Those of the tables that this process has declared, by `<service>.<table>`."""
 
 
 def _number(schema_version: bytes) -> int | None:

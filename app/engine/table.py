@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import faust
 import msgspec
@@ -21,6 +21,20 @@ CHANGELOG_CONFIG = {
 }
 
 
+class ValueCodec(Protocol):
+    """How a table's values go to JSON and back, where a type alone does not say it: versions, for one.
+
+    `decode` raises NewerRelease for what a newer release of ours has written. `frozen` says that values
+    cannot be edited in place, so that one object can serve everybody who reads the key.
+    """
+
+    frozen: bool
+
+    def decode(self, data: bytes, /) -> Any: ...
+
+    def encode(self, value: Any, /) -> bytes: ...
+
+
 class Table(faust.Table[str, Any]):
     """A table of one service, backed by the changelog topic `<service>-<name>-changelog`.
 
@@ -31,8 +45,11 @@ class Table(faust.Table[str, Any]):
 
     def __init__(self, app: Any, *, value_type: Any, by_partition: bool = False, **options: Any) -> None:
         super().__init__(app, value_type=None, key_type=None, **options)
-        self.decode, self.encode = json_functions(value_type)
-        self.frozen = _is_frozen(value_type)
+        if _is_codec(value_type):
+            self.decode, self.encode, self.frozen = value_type.decode, value_type.encode, value_type.frozen
+        else:
+            self.decode, self.encode = json_functions(value_type)
+            self.frozen = _is_frozen(value_type)
         self.by_partition = by_partition
 
     async def on_start(self) -> None:
@@ -57,6 +74,12 @@ def json_functions(value_type: Any) -> tuple[Callable[[bytes], Any], Callable[[A
         return msgspec.json.Decoder(value_type).decode, msgspec.json.encode
     adapter: TypeAdapter[Any] = TypeAdapter(value_type)
     return adapter.validator.validate_json, adapter.serializer.to_json
+
+
+def _is_codec(value_type: Any) -> bool:
+    """Whether it is a ValueCodec rather than a type, whose values may well have such methods."""
+    names = ("decode", "encode", "frozen")
+    return not isinstance(value_type, type) and all(hasattr(value_type, name) for name in names)
 
 
 def _is_frozen(value_type: Any) -> bool:
