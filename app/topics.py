@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from app.codecs import JsonCodec, RawCodec
 from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, TopicSpec
 from models.commands import (
     SetAccount,
@@ -27,6 +26,7 @@ from models.events import (
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderExpired,
+    OrderNotUnderstood,
     OrderReceived,
     OrderRiskApproved,
     OrderRiskRejected,
@@ -38,51 +38,10 @@ from models.events import (
     TradeExecuted,
     VenueRejected,
 )
-from models.values import Frozen
 
-SCHEMA_VERSION = b"1"
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 DEAD_LETTER_HEADER_BYTES_MAX = 64 * 1024
 LARGE = {"max.message.bytes": str(RECORD_BYTES_MAX)}
-
-
-class JsonCodec:
-    """JSON of the given models; the wire name of a model is the name of its class."""
-
-    def __init__(self, *types: type[Frozen]) -> None:
-        adapters = {each: TypeAdapter(each) for each in types}
-        self._decoders: dict[tuple[bytes, bytes], Callable[[bytes], Any]] = {
-            (each.__name__.encode(), SCHEMA_VERSION): adapter.validator.validate_json
-            for each, adapter in adapters.items()
-        }
-        self._encoders: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
-            each: (each.__name__.encode(), adapter.serializer.to_json) for each, adapter in adapters.items()
-        }
-
-    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any:
-        decoder = self._decoders.get((event_type, schema_version))
-        if decoder is None:
-            known = ", ".join(f"{name.decode()} {version.decode()}" for name, version in self._decoders)
-            raise ValueError(
-                f"unknown event type {_shown(event_type)} in version {_shown(schema_version)}; known: {known}"
-            )
-        try:
-            return decoder(data)
-        except ValidationError as error:
-            raise ValueError("; ".join(_told(each) for each in error.errors()[:5])) from None
-
-    def encode(self, value: Any) -> tuple[bytes, bytes, bytes]:
-        name, encode = self._encoders[type(value)]
-        return name, SCHEMA_VERSION, encode(value)
-
-
-def _shown(name: bytes) -> str:
-    return repr(name[:64].decode("utf-8", "backslashreplace"))
-
-
-def _told(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "value"
-    return f"{where}: {error['msg']}"
 
 
 def _account(value: Any) -> bytes:
@@ -93,8 +52,9 @@ def _account_of_order(value: Any) -> bytes:
     return str(value.order.account_id).encode()
 
 
-def _account_of_new_order(order: Any) -> bytes:
+def _account_of_new_order(received: Any) -> bytes:
     """An order's id is its account and sequence, so that no id can ever stand for two orders."""
+    order = _understood(received)
     if order.sequence < 1:
         raise ValueError(f"sequences count from 1, this one is {order.sequence}")
     if order.order_id != f"{order.account_id}-{order.sequence}":
@@ -134,8 +94,13 @@ def _commanded(command: Any) -> bytes:
     return _SUBJECTS[type(command)](command)
 
 
-def _order_id(order: Any) -> str:
-    return str(order.order_id)
+def _order_id(received: Any) -> str:
+    return str(_understood(received).order_id)
+
+
+def _understood(received: OrderReceived | OrderNotUnderstood) -> OrderReceived:
+    """The part of an order that this build knows."""
+    return received.order if isinstance(received, OrderNotUnderstood) else received
 
 
 def _tick_id(tick: Any) -> str:
@@ -207,16 +172,6 @@ EXECUTIONS = TopicSpec(
     _account,
     config=BROKER_CLOCK,
 )
-
-
-class RawCodec:
-    """Dead letters are bytes that nobody could read: their bytes are their value."""
-
-    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> bytes:
-        return data
-
-    def encode(self, value: bytes) -> tuple[bytes, bytes, bytes]:
-        return b"DeadLetter", SCHEMA_VERSION, value
 
 
 DEAD_LETTERS = TopicSpec(

@@ -5,12 +5,10 @@ from typing import NamedTuple
 from app.engine.topics import TopicSpec
 from models.commands import SetRiskLimits
 from models.events import OrderReceived, TickReceived
+from models.registry import contract_of
 from models.values import Frozen
 
 Headers = list[tuple[str, bytes]]
-
-SCHEMA_VERSION = b"1"
-"""The version of every model that the feed writes."""
 
 
 class Record(NamedTuple):
@@ -24,7 +22,7 @@ class Record(NamedTuple):
 def headers_of(model: Frozen, event_id: str, correlation_id: str) -> Headers:
     return [
         ("event-type", type(model).__name__.encode()),
-        ("schema-version", SCHEMA_VERSION),
+        ("schema-version", str(contract_of(type(model)).version).encode()),
         ("event-id", event_id.encode()),
         ("correlation-id", correlation_id.encode()),
     ]

@@ -1,11 +1,17 @@
 """Events: what has happened, in the past tense. The wire name of an event is the name of its class.
 
-`SCHEMA_VERSIONS` pins the version written; ids are pure functions of the input (`event_id`).
+`models/registry.py` has its version; ids are pure functions of the input (`event_id`).
 """
 
 from typing import NamedTuple
 
-from models.reasons import ComplianceReason, MarketDataFault, RiskReason, VenueReason, WithheldReason
+from models.reasons import (
+    ComplianceReasonText,
+    MarketDataFaultText,
+    RiskReasonText,
+    VenueReasonText,
+    WithheldReasonText,
+)
 from models.values import (
     AccountId,
     Currency,
@@ -74,7 +80,7 @@ class OrderRiskRejected(Frozen):
     """
 
     order: OrderReceived
-    reason: RiskReason
+    reason: RiskReasonText
     source: str
     detail: str = ""
 
@@ -84,7 +90,7 @@ class RiskLimitBreached(Frozen):
 
     account_id: str
     order_id: str
-    reason: RiskReason
+    reason: RiskReasonText
 
 
 class OrderComplianceApproved(Frozen):
@@ -97,7 +103,7 @@ class OrderComplianceRejected(Frozen):
     """Refused by compliance: terminal; risk releases the reservation."""
 
     order: OrderReceived
-    reason: ComplianceReason
+    reason: ComplianceReasonText
 
 
 class VenueReport(Frozen):
@@ -142,7 +148,7 @@ class OrderExpired(VenueReport):
 class VenueRejected(VenueReport):
     """The venue refused the order: terminal, nothing was filled."""
 
-    reason: VenueReason
+    reason: VenueReasonText
     rejected_lots: int
 
 
@@ -156,7 +162,7 @@ class OrderWithheld(Frozen):
     account_id: str
     symbol: str
     side: Side
-    reason: WithheldReason
+    reason: WithheldReasonText
     withheld_lots: int
     looked_at_ms: int
 
@@ -200,7 +206,7 @@ class MarketDataAlert(Frozen):
     """
 
     symbol: str
-    fault: MarketDataFault
+    fault: MarketDataFaultText
     epoch: int
     sequence: int
     detail: str

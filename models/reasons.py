@@ -1,6 +1,13 @@
-"""Why an order was refused. A refusal is a value; the order of the members is their precedence."""
+"""Why an order was refused. A refusal is a value; the order of the members is their precedence.
+
+Reasons grow. What is written has one of the members; what is read may have a reason that only a newer release
+knows, and is then its text (`RiskReasonText` and its like): nobody but people acts on a reason.
+"""
 
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
 
 
 class RiskReason(StrEnum):
@@ -65,3 +72,12 @@ class MarketDataFault(StrEnum):
     SEQUENCE_JUMP = "sequence_jump"
     SEQUENCE_RESET = "sequence_reset"
     PRICE_FAR_OFF = "price_far_off"
+
+
+_KNOWN_FIRST = Field(union_mode="left_to_right")
+
+RiskReasonText = Annotated[RiskReason | str, _KNOWN_FIRST]
+ComplianceReasonText = Annotated[ComplianceReason | str, _KNOWN_FIRST]
+VenueReasonText = Annotated[VenueReason | str, _KNOWN_FIRST]
+WithheldReasonText = Annotated[WithheldReason | str, _KNOWN_FIRST]
+MarketDataFaultText = Annotated[MarketDataFault | str, _KNOWN_FIRST]

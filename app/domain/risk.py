@@ -157,7 +157,7 @@ def decide_risk(
     )
 
 
-def is_limit_breach(reason: RiskReason) -> bool:
+def is_limit_breach(reason: str) -> bool:
     """Whether people are alerted: the order would have broken a limit of its account."""
     return reason in LIMIT_BREACHES
 
