@@ -5,8 +5,9 @@ Reads committed records only, some times a second; it has no part in any consume
 
 import asyncio
 import logging
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from mode import Service
 
 from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
 from app.engine.dead_letter import PREFIX
-from app.engine.topics import EVENT_TYPE, TopicSpec
+from app.engine.topics import EVENT_ID, EVENT_TYPE, TopicSpec
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
 
 log = logging.getLogger(__name__)
@@ -30,19 +31,15 @@ class _Refusal(msgspec.Struct):
     reason: str
 
 
-class _Report(msgspec.Struct):
-    venue_sequence: int
-
-
 _refusal = msgspec.json.Decoder(_Refusal)
-_report = msgspec.json.Decoder(_Report)
+_REPORT: Final = re.compile(rb"venue/([0-9]{1,3})/([0-9]{1,19})")
 
 
 class Monitor(Service):
     """Counts since its start, or since the beginning of the log.
 
     `records` by topic, `events` by event type, `rejected` by reason, `dead_letters` by (service, topic);
-    `venue_sequences` holds the last report booked of each session.
+    `venue_sequences` holds the last report of each session that is booked, or a dead letter.
     """
 
     followed: tuple[TopicSpec, ...] = FOLLOWED
@@ -130,13 +127,14 @@ class Monitor(Service):
         self.records[topic] += len(records)
         if topic == DEAD_LETTERS.name:
             self.dead_letters.update(_origin(dict(record.headers)) for record in records)
+            self._note_reports(dict(record.headers).get(f"{PREFIX}source") for record in records)
         elif topic == ORDERS.name:
             self._note_new(tp, records)
         elif records:
             self._count_events(records)
             self.last_outcome_at_ms = max(self.last_outcome_at_ms, records[-1].timestamp)
             if topic == EXECUTIONS.name:
-                self._note_reports(tp.partition, records)
+                self._note_reports(dict(record.headers).get(EVENT_ID) for record in records)
 
     def _note_new(self, tp: TP, records: list[Any]) -> None:
         if self._marked is None:
@@ -153,12 +151,12 @@ class Monitor(Service):
             if event.endswith("Rejected") and (refusal := _decoded(_refusal, record)) is not None:
                 self.rejected[refusal.reason] += 1
 
-    def _note_reports(self, session: int, records: list[Any]) -> None:
-        for record in reversed(records):
-            report = _decoded(_report, record)
-            if report is not None:
-                self.venue_sequences[session] = report.venue_sequence
-                return
+    def _note_reports(self, names: Iterable[bytes | None]) -> None:
+        """Take in the venue's reports by their names, `venue/<session>/<venue_sequence>`."""
+        for name in names:
+            if found := _REPORT.fullmatch(name or b""):
+                session, sequence = int(found[1]), int(found[2])
+                self.venue_sequences[session] = max(sequence, self.venue_sequences.get(session, 0))
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], record: Any) -> T | None:

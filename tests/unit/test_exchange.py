@@ -120,9 +120,11 @@ def test_a_report_of_an_order_without_an_intent_is_a_bug() -> None:
 
 
 def test_a_claim_is_above_all_earlier_ones_whatever_epoch_kafka_gives() -> None:
-    first = claimed(Session(venue_sequence_last=5), task_epoch=70_000)
+    first = claimed({3: Session(venue_sequence_last=5), 11: Session(epoch=80_000)}, task_epoch=70_000)
     after_days = claimed(first, task_epoch=65_536)
-    read, _, _ = apply_venue_report(after_days, new_intent(an_order()), acknowledged(venue_sequence=6))
+    read, _, _ = apply_venue_report(after_days[3], new_intent(an_order()), acknowledged(venue_sequence=6))
 
-    assert (first.epoch, after_days.epoch, read.epoch) == (70_000, 70_001, 70_001)
-    assert after_days.venue_sequence_last == 5
+    assert {session.epoch for session in first.values()} == {80_001}
+    assert {session.epoch for session in (*after_days.values(), read)} == {80_002}
+    assert [session.venue_sequence_last for session in after_days.values()] == [5, 0]
+    assert claimed({3: Session()}, task_epoch=70_000)[3].epoch == 70_000

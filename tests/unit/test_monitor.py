@@ -7,7 +7,7 @@ import pytest
 
 from app.engine.cluster import TP, Cluster
 from app.engine.dead_letter import PREFIX
-from app.engine.topics import EVENT_TYPE
+from app.engine.topics import EVENT_ID, EVENT_TYPE
 from app.monitor import Monitor
 from app.topics import DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
 from storm.observer import Observer
@@ -40,11 +40,18 @@ GARBAGE = [
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_a_strangers_execution_hides_no_report(monitor: Monitor, garbage: bytes | None) -> None:
-    report = event(0, "TradeExecuted", b'{"venue_sequence": 41}')
-    monitor.take(TP(EXECUTIONS.name, 3), [report, event(1, "TradeExecuted", garbage)])
-    assert monitor.venue_sequences == {3: 41}
-    monitor.take(TP(EXECUTIONS.name, 3), [event(2, "TradeExecuted", garbage)])
-    assert monitor.venue_sequences == {3: 41}
+    report = Raw(0, b"{}", [(EVENT_ID, b"venue/11/41")])
+    odd = Raw(1, garbage, [(EVENT_ID, garbage)])
+    monitor.take(TP(EXECUTIONS.name, 3), [report, odd])
+    assert monitor.venue_sequences == {11: 41}
+    monitor.take(TP(EXECUTIONS.name, 3), [odd])
+    assert monitor.venue_sequences == {11: 41}
+
+
+def test_a_report_that_is_a_dead_letter_is_read_as_well(monitor: Monitor) -> None:
+    letter = Raw(0, b"?", [(f"{PREFIX}source", b"venue/11/42")])
+    monitor.take(TP(DEAD_LETTERS.name, 3), [letter, Raw(1, b"?", [(f"{PREFIX}source", b"venue/11/?")])])
+    assert monitor.venue_sequences == {11: 42}
 
 
 def test_headers_may_be_null(monitor: Monitor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import WSServerHandshakeError
 
-from app.venue_session import told
+from app.venue_client import told
 
 
 @pytest.mark.parametrize("status", [401, 503])
