@@ -260,8 +260,8 @@ class VenueSession:
         for order_id in (*gone, *refused):
             del self._fresh[order_id]
         for found in refused.values():
-            self._tally.orders[f"withheld {found.reason.value}"] += 1
-            log.info("order %s is withheld: %s", found.order_id, found.reason.value)
+            self._tally.orders[f"withheld {found.reason}"] += 1
+            log.info("order %s is withheld: %s", found.order_id, found.reason)
         return bool(gone or refused)
 
     def _look(self, order: OrderReceived, now_ms: int) -> OrderWithheld | None:

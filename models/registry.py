@@ -91,6 +91,8 @@ TABLES: Final[Mapping[str, Sequence[Upcast]]] = {
     "compliance.recent_orders": (),
     "exchange.intents": (),
     "exchange.sessions": (),
+    "exchange.controls": (),
+    "exchange.sent": (),
     "refdata.instruments": (),
     "refdata.accounts": (),
     "refdata.counterparties": (),

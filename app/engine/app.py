@@ -25,6 +25,7 @@ from app.engine.manager import TaskManager
 from app.engine.table import Table
 from app.engine.task import Buried, EngineSettings, Task
 from app.engine.topics import TopicSpec
+from app.engine.web_status import Measure
 from app.engine.worker import Worker, take_datadir
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class App(faust.App):
         self.task_companions: list[Callable[[Task], Awaitable[None]]] = []
         self.buried_handlers: list[Buried] = []
         self.health_checks: list[Callable[[], Iterable[str]]] = []
+        self.noticed: list[Callable[[], Iterable[str]]] = []
+        self.measured: list[Callable[[], Iterable[Measure]]] = []
         self.announce: Callable[[str], None] = log.info
         self._lock: DirectoryLock | None = None
         brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]
@@ -127,6 +130,16 @@ class App(faust.App):
     def health(self, fun: Callable[[], Iterable[str]]) -> Callable[[], Iterable[str]]:
         """Have `fun()` tell why the service cannot work now, a line a reason; it is asked often."""
         self.health_checks.append(fun)
+        return fun
+
+    def notices(self, fun: Callable[[], Iterable[str]]) -> Callable[[], Iterable[str]]:
+        """Have `fun()` tell what a person has to look at though the service works: lines of `/status`."""
+        self.noticed.append(fun)
+        return fun
+
+    def measures(self, fun: Callable[[], Iterable[Measure]]) -> Callable[[], Iterable[Measure]]:
+        """Have `fun()` give the service's own metrics, for `/metrics`."""
+        self.measured.append(fun)
         return fun
 
     def not_ready(self) -> list[str]:

@@ -159,7 +159,9 @@ class Site:
         return _json(status(self._app))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=metrics(status(self._app)), headers={"Content-Type": METRICS_TYPE})
+        measured = [each for fun in self._app.measured for each in fun()]
+        text = metrics(status(self._app), measured)
+        return web.Response(body=text, headers={"Content-Type": METRICS_TYPE})
 
     async def ready(self, request: web.Request) -> web.Response:
         reasons = self._app.not_ready()

@@ -1,7 +1,7 @@
 """What this worker owns and how far it is: `GET /status` as JSON, `GET /metrics` for Prometheus."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -39,9 +39,21 @@ class Followed(msgspec.Struct, frozen=True):
     waits: Sequence[str] = ()
 
 
+class Measure(NamedTuple):
+    """A metric of the service's own: its name, what it means, and (labels, value) pairs.
+
+    A name that ends in `_total` is a counter, any other a gauge.
+    """
+
+    name: str
+    meaning: str
+    samples: Sequence[tuple[Mapping[str, str], float]]
+
+
 class Status(msgspec.Struct, frozen=True):
     """This worker, now. `not_ready` has every reason why it cannot work.
 
+    `notices` are for a person to look at, though the worker works.
     `not_ready_times` is how often it has become so, by kind of reason.
     """
 
@@ -52,6 +64,7 @@ class Status(msgspec.Struct, frozen=True):
     standbys: list[Followed]
     not_ready: Sequence[str] = ()
     not_ready_times: Mapping[str, int] = {}
+    notices: Sequence[str] = ()
 
 
 def status(app: Any) -> Status:
@@ -69,6 +82,7 @@ def status(app: Any) -> Status:
         ],
         not_ready=not_ready,
         not_ready_times=dict(manager.health.times),
+        notices=[line for fun in app.noticed for line in fun()],
     )
 
 
@@ -90,8 +104,8 @@ def _owned(partition: int, task: Task | None) -> Owned:
     )
 
 
-def metrics(found: Status) -> str:
-    """The same in Prometheus' text format."""
+def metrics(found: Status, measured: Iterable[Measure] = ()) -> str:
+    """The same in Prometheus' text format, and what the service measures of its own."""
     owned, service = found.partitions, found.service
     restored = [(each.partition, each.restored) for each in owned if each.restored is not None]
     families = [
@@ -164,7 +178,13 @@ def metrics(found: Status) -> str:
             [(_labels(service, partition), each.seconds) for partition, each in restored],
         ),
     ]
-    return "".join(families)
+    return "".join([*families, *(_own(service, each) for each in measured)])
+
+
+def _own(service: str, measure: Measure) -> str:
+    kind = "counter" if measure.name.endswith("_total") else "gauge"
+    samples = (({"service": service, **labels}, value) for labels, value in measure.samples)
+    return _family(kind, measure.name, measure.meaning, samples)
 
 
 def _labels(service: str, partition: int) -> dict[str, str]:

@@ -81,6 +81,8 @@ class Group:
                 watchdog=SimpleNamespace(stuck=[]),
             ),
             not_ready=lambda: [] if tasks else ["no partitions"],
+            noticed=[],
+            measured=[],
             http_client=session,
             web=SimpleNamespace(web_app=web.Application()),
         )
