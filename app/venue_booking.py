@@ -47,15 +47,19 @@ class Booking:
     def book(self, work: UnitOfWork, reports: Sequence[Reported]) -> dict[int, ReportGap]:
         """Take reports in. Returns the sessions whose numbers jump: theirs are passed by from there on."""
         gaps: dict[int, ReportGap] = {}
+        strays: dict[str, Reported] = {}
         for index, reported in enumerate(reports):
             number = reported.session
             if number is None or number not in self._shards:
-                self._bury_stray(work, reported)
+                strays.setdefault(reported.digest, reported)
+                self._count(work, "of no session of ours")
             elif number not in gaps:
                 try:
                     self._take(work, number, reported, reports[index + 1 :])
                 except ReportGap as gap:
                     gaps[number] = gap
+        for reported in strays.values():
+            self._bury_stray(work, reported)
         return gaps
 
     def _take(self, work: UnitOfWork, number: int, reported: Reported, later: Sequence[Reported]) -> None:
@@ -112,7 +116,6 @@ class Booking:
 
     def _bury_stray(self, work: UnitOfWork, reported: Reported) -> None:
         """A report of no session of ours; whoever has that session gets it by its number."""
-        self._count(work, "of no session of ours")
         if reported.digest not in self._strays and len(self._strays) < STRAYS_MAX:
             error = reported.error or Unreadable("it is of a session that was not asked for")
             work.bury(reported.source, _key_of(reported), reported.raw, error)

@@ -83,10 +83,8 @@ def _split_leniently(data: str | bytes) -> list[bytes]:
 
 def read_report(raw: bytes) -> Reported:
     """Read one report; never raises."""
-    if len(raw) > REPORT_BYTES_MAX:
-        return Reported(raw, error=Unreadable(f"{len(raw)} bytes: a report has at most {REPORT_BYTES_MAX}"))
     try:
-        fields = _object(raw)
+        fields, strict = _object(raw)
     except (ValueError, RecursionError) as error:
         return Reported(raw, error=Unreadable(f"it cannot be read: {error}"))
     account_id, order_id = _name(fields.get("account_id")), _name(fields.get("order_id"))
@@ -101,30 +99,44 @@ def read_report(raw: bytes) -> Reported:
         order_id=order_id,
     )
     try:
-        report, unknown = _report(fields)
+        if len(raw) > REPORT_BYTES_MAX:
+            raise Unreadable(f"{len(raw)} bytes: a report has at most {REPORT_BYTES_MAX}")
+        report, unknown = _report(fields, strict)
     except Unreadable as error:
         return placed._replace(error=error)
     return placed._replace(report=report, unknown=unknown)
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _object(raw: bytes) -> tuple[dict[str, Any], bool]:
+    """The fields, and whether a strict reader takes them."""
+    strict = True
     try:
         fields = msgspec.json.decode(raw)
     except ValueError:
-        fields = json.loads(raw)
+        fields, strict = json.loads(raw, parse_int=_int), False
     if not isinstance(fields, dict):
         raise Unreadable(f"a JSON {type(fields).__name__} and no object")
-    return fields
+    return fields, strict
 
 
-def _report(fields: dict[str, Any]) -> tuple[VenueReport, tuple[str, ...]]:
+def _int(digits: str) -> int | float:
+    """A number that Python reads; what has more digits than any of ours is none."""
+    return int(digits) if len(digits) < 1_000 else float("nan")
+
+
+def _report(fields: dict[str, Any], strict: bool) -> tuple[VenueReport, tuple[str, ...]]:
     name = fields.get("type")
     adapter = _ADAPTERS.get(name) if isinstance(name, str) else None
     if adapter is None or not isinstance(name, str):
         raise Unreadable(f"unknown type of report {str(name)[:64]!r}; known: {', '.join(_ADAPTERS)}")
     known = _FIELDS[name]
+    named = {key: value for key, value in fields.items() if key in known}
     try:
-        report: VenueReport = adapter.validate_python({key: fields[key] for key in fields if key in known})
+        if not strict:
+            json.dumps(named, ensure_ascii=False).encode()
+        report: VenueReport = adapter.validate_python(named)
+    except UnicodeEncodeError:
+        raise Unreadable("text with half of a surrogate pair") from None
     except ValidationError as error:
         told = (
             f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5]

@@ -249,6 +249,8 @@ class VenueSession:
             known = committed.get(_key(intent.order))
             if known is None or known.state is not IntentState.PENDING:
                 gone.append(order_id)  # a report has come, though nothing was sent: never send it
+            elif self._limits_may_come(intent.order.account_id):
+                continue
             elif (found := self._look(intent.order, now_ms)) is not None:
                 refused[order_id] = found
         if refused:
