@@ -11,7 +11,6 @@ from functools import partial
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.exchange import (
     NEW_SESSION,
-    IntentState,
     Session,
     apply_venue_report,
     disputed,
@@ -40,9 +39,7 @@ class Booking:
         self._sessions = sessions
         self._tally = tally
         self._strays: set[str] = set()
-        self.disputed = {
-            key for key, intent in task.table(intents).items() if intent.state is IntentState.DISPUTED
-        }
+        self.disputed = {key for key, intent in task.table(intents).items() if intent.disputed}
 
     def book(self, work: UnitOfWork, reports: Sequence[Reported]) -> dict[int, ReportGap]:
         """Take reports in. Returns the sessions whose numbers jump: theirs are passed by from there on."""
@@ -110,7 +107,7 @@ class Booking:
         self._count(work, "buried")
         key = f"{reported.account_id}/{reported.order_id}"
         intent = work[self._intents].get(key)
-        if intent is not None and intent.state is not IntentState.DISPUTED:
+        if intent is not None and not intent.disputed:
             work[self._intents][key] = disputed(intent)
             work.after_commit(partial(self._dispute, key))
 

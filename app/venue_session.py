@@ -24,7 +24,6 @@ from app.domain.exchange import (
     NEW_SESSION,
     Controls,
     Intent,
-    IntentState,
     claimed,
     last_look,
     to_venue_order,
@@ -92,7 +91,7 @@ class VenueSession:
         self._in_doubt = {
             intent.order.order_id: intent
             for _, intent in task.table(self._intents).items()
-            if intent.state is IntentState.PENDING
+            if intent.may_be_unknown
         }
         self._gaps: dict[int, int] = {}
         self._work_to_do = asyncio.Event()
@@ -247,7 +246,7 @@ class VenueSession:
         gone, refused = [], {}
         for order_id, intent in intents.items():
             known = committed.get(_key(intent.order))
-            if known is None or known.state is not IntentState.PENDING:
+            if known is None or not known.may_be_unknown:
                 gone.append(order_id)  # a report has come, though nothing was sent: never send it
             elif self._limits_may_come(intent.order.account_id):
                 continue

@@ -71,6 +71,8 @@ class MemoryTask:
         self.epoch = 1
         self.closed = False
         self.lag: dict[str, int] = {}
+        self.buried: list[Any] = []
+        self.endings = work_module.Endings(self.app_id)
         self.lock = asyncio.Lock()
         self.agent_turn, self.companion_turn = Turn(), Turn()
         self.tables = {table.name: MemoryTable() for table in TABLES}

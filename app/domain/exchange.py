@@ -2,7 +2,7 @@
 
 PENDING ── OrderAcknowledged ──▶ ACKNOWLEDGED ── last fill, OrderCancelled, OrderExpired ──▶ removed
    │ └──── VenueRejected ───────────┴──── VenueRejected, if nothing was filled ─────────────▶ removed
-   │                                └──── a report that does not fit ──▶ DISPUTED, for people
+   │                                └──── a report that does not fit ──▶ disputed, for a person to look at
    └────── a last look, if the venue never had it: OrderWithheld ───────────────────────────▶ removed
 """
 
@@ -30,26 +30,29 @@ UNNUMBERED_MAX: Final = 1_000
 
 
 class IntentState(StrEnum):
-    """PENDING: committed here, maybe not known at the venue. ACKNOWLEDGED: the venue has it.
-
-    DISPUTED: the venue reported something that does not fit. Nothing is booked for the order any more, every
-    later report of it is a dead letter, and a person has to look.
-    """
+    """PENDING: committed here, maybe not known at the venue. ACKNOWLEDGED: the venue has it."""
 
     PENDING = "pending"
     ACKNOWLEDGED = "acknowledged"
-    DISPUTED = "disputed"
 
 
 class Intent(Frozen):
     """One order that the venue shall have. Table `intents`, key account/order, written by exchange.
 
-    It is removed when the order ends, so that the table is what is at stake at the venue.
+    It is removed when the order ends, so that the table is what is at stake at the venue. `disputed`: the
+    venue reported something that does not fit. Nothing is booked for the order any more, every later report
+    of it is a dead letter, and a person has to look.
     """
 
     order: OrderReceived
     state: IntentState
     open_lots: int
+    disputed: bool = False
+
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether the venue may never have had it."""
+        return self.state is IntentState.PENDING and not self.disputed
 
 
 class Session(Frozen):
@@ -248,14 +251,14 @@ def is_misnumbered(session: Session, venue_sequence: int, later: Collection[int]
 
 
 def disputed(intent: Intent) -> Intent:
-    return intent.model_copy(update={"state": IntentState.DISPUTED})
+    return intent.model_copy(update={"disputed": True})
 
 
 def _after(intent: Intent | None, report: VenueReport) -> Intent | None:
     if intent is None:
         raise _illegal(report, "there is no intent for it")
     order = intent.order
-    if intent.state is IntentState.DISPUTED:
+    if intent.disputed:
         raise _illegal(report, "an earlier report of the order did not fit, and nothing is booked since")
     if (report.order_id, report.account_id, report.symbol, report.side) != (
         order.order_id,

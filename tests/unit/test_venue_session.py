@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from aiohttp import WSServerHandshakeError
 
-from app.domain.exchange import IntentState
 from app.engine import Fenced, Transient, shard_of
 from app.venue_client import told
 from app.venue_session import ORDERS_PER_CALL_MAX
@@ -387,7 +386,7 @@ async def test_a_report_that_cannot_be_read_is_one_dead_letter_of_one_order(worl
     assert intent is not None
     assert letter.headers["dead-letter-source"] == f"venue/{shard_of(b'acc-1')}/3".encode()
     assert letter.key == b"acc-1"
-    assert intent.state is IntentState.DISPUTED
+    assert intent.disputed
     assert world.session.disputed == {"acc-1/acc-1-1"}
 
 
@@ -414,7 +413,7 @@ async def test_a_report_that_fits_no_intent_or_contradicts_it_is_one_dead_letter
     assert world.intent(good) is None
     intent = world.intent(bad)
     assert intent is not None
-    assert intent.state is (IntentState.ACKNOWLEDGED if is_foreign else IntentState.DISPUTED)
+    assert intent.disputed is not is_foreign
 
 
 async def test_an_order_in_dispute_before_it_was_sent_is_never_sent(world: World) -> None:
