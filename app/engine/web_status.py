@@ -1,12 +1,14 @@
 """What this worker owns and how far it is: `GET /status` as JSON, `GET /metrics` for Prometheus."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from app.engine.task import Restored, Task
 
+UNREADABLE_SHOWN_MAX = 50
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -15,8 +17,9 @@ class Owned(msgspec.Struct, frozen=True):
 
     `state` is "ready", "restoring" (whatever comes before that included) or "fenced"; `stalled_s` is how long
     the work in hand has made no progress, 0 when there is none. `epoch` grows with every take-over, and
-    `records` and `batches` count from there. `lag` is in offsets up to the high watermark, by input; `waits`
-    says what the task waits for: somebody's open transaction, a newer release.
+    `records` and `batches` count from there, as do `dead_letters`, by topic and error. `lag` is in offsets up
+    to the high watermark, by input; `waits` says what the task waits for: somebody's open transaction, or a
+    newer release.
     """
 
     partition: int
@@ -29,6 +32,20 @@ class Owned(msgspec.Struct, frozen=True):
     quarantined_keys: int = 0
     lag: Mapping[str, int] = {}
     waits: Sequence[str] = ()
+    dead_letters: Mapping[str, Mapping[str, int]] = {}
+
+
+class ReadWhole(msgspec.Struct, frozen=True):
+    """A global table. `unreadable` has the reasons by key, some of them where there are many.
+
+    `refused` counts the records that could not be read, by error, since the worker began.
+    """
+
+    topic: str
+    keys: int
+    unreadable_keys: int
+    unreadable: Mapping[str, str]
+    refused: Mapping[str, int]
 
 
 class Followed(msgspec.Struct, frozen=True):
@@ -52,6 +69,7 @@ class Status(msgspec.Struct, frozen=True):
     standbys: list[Followed]
     not_ready: Sequence[str] = ()
     not_ready_times: Mapping[str, int] = {}
+    global_tables: Sequence[ReadWhole] = ()
 
 
 def status(app: Any) -> Status:
@@ -69,6 +87,17 @@ def status(app: Any) -> Status:
         ],
         not_ready=not_ready,
         not_ready_times=dict(manager.health.times),
+        global_tables=[_read_whole(table) for table in app.global_tables],
+    )
+
+
+def _read_whole(table: Any) -> ReadWhole:
+    return ReadWhole(
+        table.topic.name,
+        len(table.values()),
+        len(table.unreadable),
+        dict(islice(table.unreadable.items(), UNREADABLE_SHOWN_MAX)),
+        dict(table.refused),
     )
 
 
@@ -87,14 +116,25 @@ def _owned(partition: int, task: Task | None) -> Owned:
         task.dead_letters.held_keys,
         task.lag,
         [*filter(None, [task.waits_for]), *task.watermarks.waiting],
+        _by_topic(task.dead_letters.counts),
     )
+
+
+def _by_topic(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (topic, error), count in counts.items():
+        found.setdefault(topic, {})[error] = count
+    return found
 
 
 def metrics(found: Status) -> str:
     """The same in Prometheus' text format."""
-    owned, service = found.partitions, found.service
-    restored = [(each.partition, each.restored) for each in owned if each.restored is not None]
-    families = [
+    return "".join([*_of_worker(found), *_of_tasks(found.service, found.partitions)])
+
+
+def _of_worker(found: Status) -> list[str]:
+    service, tables = found.service, found.global_tables
+    return [
         _gauge(
             "engine_worker_ready",
             "Whether the worker can work; engine_not_ready has the number of reasons why not.",
@@ -114,14 +154,39 @@ def metrics(found: Status) -> str:
             ],
         ),
         _gauge(
-            "engine_task_waits",
-            "How many open transactions, and newer releases, a task waits for.",
-            [(_labels(service, each.partition), len(each.waits)) for each in owned],
+            "engine_global_table_unreadable_keys",
+            "Keys of a global table whose last record can't be read; /status has the reasons.",
+            [({"service": service, "topic": each.topic}, each.unreadable_keys) for each in tables],
         ),
+        _counter(
+            "engine_global_table_refused_total",
+            "Records of a global table that could not be read, by error.",
+            [
+                ({"service": service, "topic": each.topic, "error": error}, count)
+                for each in tables
+                for error, count in sorted(each.refused.items())
+            ],
+        ),
+        _gauge(
+            "engine_standby_lag_offsets",
+            "Changelog offsets that are committed and that the standby has not applied yet.",
+            _lags(service, found.standbys, "table"),
+        ),
+    ]
+
+
+def _of_tasks(service: str, owned: Sequence[Owned]) -> list[str]:
+    restored = [(each.partition, each.restored) for each in owned if each.restored is not None]
+    return [
         _gauge(
             "engine_task_ready",
             "Whether a task of this worker is restored and processing.",
             [(_labels(service, each.partition), int(each.state == "ready")) for each in owned],
+        ),
+        _gauge(
+            "engine_task_waits",
+            "How many open transactions, and newer releases, a task waits for.",
+            [(_labels(service, each.partition), len(each.waits)) for each in owned],
         ),
         _gauge(
             "engine_task_stalled_seconds",
@@ -148,10 +213,15 @@ def metrics(found: Status) -> str:
             "Keys whose records wait behind a dead letter.",
             [(_labels(service, each.partition), each.quarantined_keys) for each in owned],
         ),
-        _gauge(
-            "engine_standby_lag_offsets",
-            "Changelog offsets that are committed and that the standby has not applied yet.",
-            _lags(service, found.standbys, "table"),
+        _counter(
+            "engine_dead_letters_total",
+            "Dead letters of a task since it took its partition over, by error; held: behind another one.",
+            [
+                ({**_labels(service, each.partition), "topic": topic, "error": error}, count)
+                for each in owned
+                for topic, errors in sorted(each.dead_letters.items())
+                for error, count in sorted(errors.items())
+            ],
         ),
         _gauge(
             "engine_restore_records",
@@ -164,7 +234,6 @@ def metrics(found: Status) -> str:
             [(_labels(service, partition), each.seconds) for partition, each in restored],
         ),
     ]
-    return "".join(families)
 
 
 def _labels(service: str, partition: int) -> dict[str, str]:
