@@ -559,7 +559,7 @@ class Task:
             error, index = failure
             if isinstance(error, NewerRelease) and index == 0:
                 parts.appendleft(part)
-                await self._hold(AGENT, error, part.items[0])
+                await self._hold(AGENT, error, part.items[0] if part.items else None)
             elif isinstance(error, Transient) or not isinstance(error, Exception):
                 parts.appendleft(part)
                 trial.waits += 1
@@ -628,6 +628,7 @@ class Task:
         while goes_on:
             try:
                 await self._run_companion(fun, who)
+                self._waits.pop(who, None)
                 return
             except NewerRelease as error:
                 newer = error

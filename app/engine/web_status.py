@@ -1,12 +1,14 @@
 """What this worker owns and how far it is: `GET /status` as JSON, `GET /metrics` for Prometheus."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 
 from app.engine.task import Restored, Task
 
+UNREADABLE_SHOWN_MAX = 50
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -15,8 +17,9 @@ class Owned(msgspec.Struct, frozen=True):
 
     `state` is "ready", "restoring" (whatever comes before that included) or "fenced"; `stalled_s` is how long
     the work in hand has made no progress, 0 when there is none. `epoch` grows with every take-over, and
-    `records` and `batches` count from there. `lag` is in offsets up to the high watermark, by input; `waits`
-    says what the task waits for: somebody's open transaction, a newer release.
+    `records` and `batches` count from there, as do `dead_letters`, by topic and error. `lag` is in offsets up
+    to the high watermark, by input; `waits` says what the task waits for: somebody's open transaction, or a
+    newer release.
     """
 
     partition: int
@@ -29,6 +32,20 @@ class Owned(msgspec.Struct, frozen=True):
     quarantined_keys: int = 0
     lag: Mapping[str, int] = {}
     waits: Sequence[str] = ()
+    dead_letters: Mapping[str, Mapping[str, int]] = {}
+
+
+class ReadWhole(msgspec.Struct, frozen=True):
+    """A global table. `unreadable` has the reasons by key, some of them where there are many.
+
+    `refused` counts the records that could not be read, by error, since the worker began.
+    """
+
+    topic: str
+    keys: int
+    unreadable_keys: int
+    unreadable: Mapping[str, str]
+    refused: Mapping[str, int]
 
 
 class Followed(msgspec.Struct, frozen=True):
@@ -65,6 +82,7 @@ class Status(msgspec.Struct, frozen=True):
     not_ready: Sequence[str] = ()
     not_ready_times: Mapping[str, int] = {}
     notices: Sequence[str] = ()
+    global_tables: Sequence[ReadWhole] = ()
 
 
 def status(app: Any) -> Status:
@@ -83,6 +101,17 @@ def status(app: Any) -> Status:
         not_ready=not_ready,
         not_ready_times=dict(manager.health.times),
         notices=[line for fun in app.noticed for line in fun()],
+        global_tables=[_read_whole(table) for table in app.global_tables],
+    )
+
+
+def _read_whole(table: Any) -> ReadWhole:
+    return ReadWhole(
+        table.topic.name,
+        len(table.values()),
+        len(table.unreadable),
+        dict(islice(table.unreadable.items(), UNREADABLE_SHOWN_MAX)),
+        dict(table.refused),
     )
 
 
@@ -101,14 +130,32 @@ def _owned(partition: int, task: Task | None) -> Owned:
         task.dead_letters.held_keys,
         task.lag,
         [*filter(None, [task.waits_for]), *task.watermarks.waiting],
+        _by_topic(task.dead_letters.counts),
     )
+
+
+def _by_topic(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (topic, error), count in counts.items():
+        found.setdefault(topic, {})[error] = count
+    return found
 
 
 def metrics(found: Status, measured: Iterable[Measure] = ()) -> str:
     """The same in Prometheus' text format, and what the service measures of its own."""
-    owned, service = found.partitions, found.service
-    restored = [(each.partition, each.restored) for each in owned if each.restored is not None]
-    families = [
+    own = (_own(found.service, each) for each in measured)
+    return "".join([*_of_worker(found), *_of_tasks(found.service, found.partitions), *own])
+
+
+def _own(service: str, measure: Measure) -> str:
+    kind = "counter" if measure.name.endswith("_total") else "gauge"
+    samples = (({"service": service, **labels}, value) for labels, value in measure.samples)
+    return _family(kind, measure.name, measure.meaning, samples)
+
+
+def _of_worker(found: Status) -> list[str]:
+    service, tables = found.service, found.global_tables
+    return [
         _gauge(
             "engine_worker_ready",
             "Whether the worker can work; engine_not_ready has the number of reasons why not.",
@@ -128,14 +175,39 @@ def metrics(found: Status, measured: Iterable[Measure] = ()) -> str:
             ],
         ),
         _gauge(
-            "engine_task_waits",
-            "How many open transactions, and newer releases, a task waits for.",
-            [(_labels(service, each.partition), len(each.waits)) for each in owned],
+            "engine_global_table_unreadable_keys",
+            "Keys of a global table whose last record can't be read; /status has the reasons.",
+            [({"service": service, "topic": each.topic}, each.unreadable_keys) for each in tables],
         ),
+        _counter(
+            "engine_global_table_refused_total",
+            "Records of a global table that could not be read, by error.",
+            [
+                ({"service": service, "topic": each.topic, "error": error}, count)
+                for each in tables
+                for error, count in sorted(each.refused.items())
+            ],
+        ),
+        _gauge(
+            "engine_standby_lag_offsets",
+            "Changelog offsets that are committed and that the standby has not applied yet.",
+            _lags(service, found.standbys, "table"),
+        ),
+    ]
+
+
+def _of_tasks(service: str, owned: Sequence[Owned]) -> list[str]:
+    restored = [(each.partition, each.restored) for each in owned if each.restored is not None]
+    return [
         _gauge(
             "engine_task_ready",
             "Whether a task of this worker is restored and processing.",
             [(_labels(service, each.partition), int(each.state == "ready")) for each in owned],
+        ),
+        _gauge(
+            "engine_task_waits",
+            "How many open transactions, and newer releases, a task waits for.",
+            [(_labels(service, each.partition), len(each.waits)) for each in owned],
         ),
         _gauge(
             "engine_task_stalled_seconds",
@@ -162,10 +234,15 @@ def metrics(found: Status, measured: Iterable[Measure] = ()) -> str:
             "Keys whose records wait behind a dead letter.",
             [(_labels(service, each.partition), each.quarantined_keys) for each in owned],
         ),
-        _gauge(
-            "engine_standby_lag_offsets",
-            "Changelog offsets that are committed and that the standby has not applied yet.",
-            _lags(service, found.standbys, "table"),
+        _counter(
+            "engine_dead_letters_total",
+            "Dead letters of a task since it took its partition over, by error; held: behind another one.",
+            [
+                ({**_labels(service, each.partition), "topic": topic, "error": error}, count)
+                for each in owned
+                for topic, errors in sorted(each.dead_letters.items())
+                for error, count in sorted(errors.items())
+            ],
         ),
         _gauge(
             "engine_restore_records",
@@ -178,13 +255,6 @@ def metrics(found: Status, measured: Iterable[Measure] = ()) -> str:
             [(_labels(service, partition), each.seconds) for partition, each in restored],
         ),
     ]
-    return "".join([*families, *(_own(service, each) for each in measured)])
-
-
-def _own(service: str, measure: Measure) -> str:
-    kind = "counter" if measure.name.endswith("_total") else "gauge"
-    samples = (({"service": service, **labels}, value) for labels, value in measure.samples)
-    return _family(kind, measure.name, measure.meaning, samples)
 
 
 def _labels(service: str, partition: int) -> dict[str, str]:

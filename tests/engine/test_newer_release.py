@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from app.engine import Fenced, NewerRelease, Poison, Record, Table, TopicSpec, UnitOfWork
 from app.engine import task as task_module
 from tests.engine.alone import APP, Alone, Raw, a_key
+from tests.engine.conftest import MakeWorld
 from tests.engine.service import JsonCodec, Number, Total, TotalCodec, key_of
 from tests.engine.waiting import until
+from tests.engine.workers import WorkerProcess
 
 HOME, OTHER = a_key(1), a_key(1, 1)
 SOON_S = 0.02
@@ -189,6 +192,18 @@ async def test_a_companion_waits_too_and_begins_again(
     await asyncio.wait_for(running, 5)
 
 
+@pytest.mark.usefixtures("soon")
+async def test_a_companion_that_ends_does_not_wait_any_more(make: Callable[..., Alone]) -> None:
+    alone, errors = make(), [NewerRelease("Intent", 3, 2)]
+
+    async def companion(task: Any) -> None:
+        if errors:
+            raise errors.pop()
+
+    await asyncio.wait_for(alone.task.accompany(companion), 5)
+    assert alone.task.waits_for is None
+
+
 async def test_a_companion_that_fails_otherwise_fails(make: Callable[..., Alone]) -> None:
     alone = make()
 
@@ -219,3 +234,42 @@ def test_the_line_tells_an_unknown_type_from_an_unknown_version() -> None:
         "OrderAmended in version 1 was written by a newer release; this build does not know OrderAmended: "
         "upgrade this one"
     )
+
+
+async def test_an_old_worker_that_inherits_from_a_newer_one_waits_and_hands_on_what_it_cannot_read(
+    make_world: MakeWorld,
+) -> None:
+    """A rollback that was too early: one worker is new, dies, and the old one gets its partition."""
+    world = await make_world(partitions=2, session_timeout_s=1.5)
+    newer = msgspec.structs.replace(world.options, release=2)
+    old = WorkerProcess(world.options, "a")
+    started = [old]
+    try:
+        await until(lambda: old.said().count("is ours after") == 2)
+        new = WorkerProcess(newer, "b")
+        started.append(new)
+        await until(lambda: "is ours after" in new.said())
+        await world.send(*world.more(40))
+        await world.all_processed()
+        new.kill()
+        await until(lambda: old.said().count("is ours after") == 3)
+        await world.send(*world.more(40))
+        await until(lambda: "table sums in version 2 was written by a newer release" in old.said())
+        await until(lambda: "is not ready: partition" in old.said())
+        partitions = {at.partition for at in world.written}
+        assert len({tp.partition for tp in await world.behind()}) == len(partitions) - 1, (
+            "the other one goes on"
+        )
+        old.signal(signal.SIGTERM)
+        assert await old.ended() == 0
+        new = WorkerProcess(newer, "b")
+        started.append(new)
+        await world.all_processed()
+        new.signal(signal.SIGTERM)
+        assert await new.ended() == 0
+    finally:
+        for each in started:
+            each.kill()
+    assert await world.wrong_dead_letters([]) == []
+    directories = [Path(world.options.directory) / name for name in "ab"]
+    assert await world.faults(directories=directories) == []
