@@ -11,6 +11,7 @@ from app.broker import Broker
 from app.config import EMBEDDED_BOOTSTRAP, settings
 from app.engine.admin import ensure_topics
 from app.engine.cluster import Cluster
+from app.engine.errors import EngineError
 from app.errors import UserError
 from app.lock import DirectoryLock
 from app.membership import Groups
@@ -120,13 +121,19 @@ class Pipeline(Service):
 
     async def prepare_topics(self, cluster: Cluster) -> None:
         wanted = self.plan.partitions
-        await ensure_topics(
-            self.bootstrap,
-            TOPICS,
-            partitions=wanted or settings().partitions,
-            replication_factor=self.replication_factor,
-            client_id="supervisor",
-        )
+        try:
+            await ensure_topics(
+                self.bootstrap,
+                TOPICS,
+                partitions=wanted or settings().partitions,
+                replication_factor=self.replication_factor,
+                client_id="supervisor",
+                inputs=[topic.name for topic in TOPICS if topic.key_of is not None],
+                stateful=True,
+                adopt=wanted is None,
+            )
+        except EngineError as error:
+            raise UserError(str(error)) from error
         partitions = await cluster.partition_count(ORDERS.name)
         if wanted not in (None, partitions):
             raise UserError(

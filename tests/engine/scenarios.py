@@ -7,6 +7,7 @@ engine never does.
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.transaction import TxnOffsetCommitRequest
 
 from app.engine.cluster import Cluster, partition_of
-from app.engine.errors import PositionGap
+from app.engine.errors import OffsetsLost, PositionGap
 from app.engine.transaction import TransactionFailed
+from app.engine.watermarks import STALL_S
 from storm.steps import Gate, Killed, Plan, Step, at_time, raise_
 from tests.engine.network import BadNetwork
 from tests.engine.service import Number
@@ -73,6 +75,79 @@ async def take_over(world: World, vain_s: float) -> list[str]:
         await world.all_processed()
         await new.vanish()
     return await world.faults(directories=tables_of(world, "new"))
+
+
+@scenario
+async def new_input(world: World, vain_s: float) -> list[str]:
+    """Rule 1: an input that a release adds to a service that has run is read from its beginning."""
+    await world.send(*world.more(10), topic=world.corrections.name)
+    async with BareWorker(world.options, "only") as worker:
+        worker.app.input_specs = [world.numbers]
+        await worker.own()
+        await worker.ready()
+        await world.send(*world.more(20))
+        await worker.committed(20)
+        await worker.stop()
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await worker.ready()
+        with suppress(TimeoutError):
+            await worker.committed(10, vain_s)
+        await worker.stop()
+    return await world.faults(directories=tables_of(world, "only"))
+
+
+@scenario
+async def lost_offsets(world: World, vain_s: float) -> list[str]:
+    """Rule 1: a task does not begin anew with an input whose offsets are gone."""
+    group_offsets = Cluster.group_offsets
+
+    async def without_corrections(cluster: Cluster, group: str, tps: Any) -> Any:
+        found = await group_offsets(cluster, group, tps)
+        return {tp: None if tp.topic == world.corrections.name else each for tp, each in found.items()}
+
+    await world.send(*world.more(10), topic=world.corrections.name)
+    await world.send(*world.more(20))
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await world.all_processed()
+        await worker.stop()
+    async with BareWorker(world.options, "only") as worker:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Cluster, "group_offsets", without_corrections)
+            await worker.own()
+            with suppress(OffsetsLost, TimeoutError):
+                await worker.over_or_committed(10)
+                await worker.ended(vain_s)
+    return await world.faults()
+
+
+@scenario
+async def open_transaction(world: World, vain_s: float) -> list[str]:
+    """Rule 2: nobody reads past somebody's open transaction, and who has to wait for it says so."""
+    upstream = AIOKafkaProducer(
+        bootstrap_servers=world.options.bootstrap, transactional_id=f"upstream-{world.options.id}"
+    )
+    await upstream.start()
+    try:
+        async with BareWorker(world.options, "only") as worker:
+            await worker.own()
+            await worker.ready()
+            task = worker.tasks[0]
+            await upstream.begin_transaction()
+            await world.send_unseen(*world.more(1), by=upstream)
+            try:
+                await until(lambda: bool(task.watermarks.waiting), STALL_S + vain_s)
+            except TimeoutError:
+                return ["nobody says that it waits"]
+            if task.lag[world.numbers.name] == 0:
+                return ["it waits without lag"]
+            await upstream.abort_transaction()
+            await until(lambda: not task.watermarks.waiting and not any(task.lag.values()))
+            await worker.stop()
+    finally:
+        await upstream.stop()
+    return await world.faults()
 
 
 @scenario

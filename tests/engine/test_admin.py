@@ -223,7 +223,8 @@ class Topics:
             partitions=partitions,
             replication_factor=copies,
             client_id="test",
-            **names,
+            inputs=names["inputs"],
+            changelogs=names["changelogs"],
             **more,
         )
 
