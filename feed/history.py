@@ -50,11 +50,18 @@ async def answers(bootstrap: str, topic: str, since: Mapping[TP, int]) -> list[C
     return [answer for record in found if (answer := _value(CommandAnswered, record)) is not None]
 
 
-async def keys(bootstrap: str, topic: str) -> set[bytes]:
-    """Every key of a topic that is not deleted."""
-    records = await _read(bootstrap, topic, None)
-    last = {record.key: record.value for record in records if record.key is not None}
-    return {key for key, value in last.items() if value is not None}
+async def keys(bootstrap: str, *topics: str) -> dict[str, set[bytes]]:
+    """Every key of each topic that is not deleted."""
+    async with _cluster(bootstrap) as cluster:
+        return {topic: await _keys(cluster, await _partitions(cluster, bootstrap, topic)) for topic in topics}
+
+
+async def _keys(cluster: Cluster, tps: list[TP]) -> set[bytes]:
+    starts, until = await bounds(cluster, tps, None)
+    has_value: dict[bytes, bool] = {}
+    async for some in read_up_to(cluster, starts, until):
+        has_value.update((each.key, each.value is not None) for each in some if each.key is not None)
+    return {key for key, known in has_value.items() if known}
 
 
 def _told(record: Any) -> Told | None:
