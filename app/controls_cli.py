@@ -6,8 +6,10 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from app.answers import line_of, status_of
+from app.codecs import TableCodec
 from app.engine.topics import TopicSpec
 from app.errors import UserError
+from app.holders import read_table_value
 from app.limit_values import NAMES, changed, read_values, shown
 from app.operator_options import is_text
 from app.operators import Desk, Unreadable, login_name
@@ -150,10 +152,11 @@ async def _limits(desk: Desk, account_id: str) -> SetRiskLimits | None:
     if not desk.has_topic(LIMITS_IN_FORCE):
         return None
     record = await desk.last_record(LIMITS_IN_FORCE, account_id)
-    try:
-        return None if record is None else SetRiskLimits.model_validate_json(record.value)
-    except ValueError as error:
-        raise UserError(f"the limits of {account_id!r} can't be read: {error}") from None
+    if record is None:
+        return None
+    codec = TableCodec("risk.risk_limits", SetRiskLimits)
+    limits: SetRiskLimits = read_table_value(LIMITS_IN_FORCE, account_id, codec, record.value)
+    return limits
 
 
 async def _last_version(desk: Desk, account_id: str) -> int:

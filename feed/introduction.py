@@ -76,7 +76,9 @@ class Introduction:
         await known_to(REFDATA_GROUP, OPERATOR_COMMANDS)
         await known_to(REFDATA_GROUP, RESTRICTIONS)
         await known_to(RISK_GROUP, RISK_LIMITS)
-        for answer in await _patiently(lambda: history.answers(self._bootstrap, ANSWERS, self._since)):
+        for answer in await _patiently(
+            lambda: history.answers(self._bootstrap, topics.COMMAND_ANSWERS, self._since)
+        ):
             if answer.who == WHO and not answer.accepted:
                 log.warning("%s of %s was refused: %s", answer.command, answer.subject, answer.reason)
         await asyncio.sleep(READ_EVERYWHERE_S)
