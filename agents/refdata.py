@@ -1,8 +1,9 @@
 """Operators' commands in; what is in force, and an answer to each of them, out."""
 
 import logging
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
 
 from app.domain.refdata import (
     Decision,
@@ -12,10 +13,12 @@ from app.domain.refdata import (
     decide_instrument,
     decide_restriction,
 )
-from app.domain.unread import NOTE_CHARS_MAX, UNKNOWN, Unread, understand
+from app.domain.unread import CLOSED_BY, NOTE_CHARS_MAX, UNKNOWN, Unread, understand
 from app.engine import Table, TopicSpec, UnitOfWork, unit_of_work
 from app.engine.cluster import partition_of
+from app.engine.manager import TaskManager
 from app.engine.topics import EVENT_TYPE
+from app.engine.web_status import Measure
 from app.refdata import app
 from app.topics import (
     ACCOUNTS,
@@ -52,10 +55,8 @@ RULES: dict[type, Rule] = {
 }
 
 
-class Unreadable:
-    """How many commands could not be read since this worker's start."""
-
-    count = 0
+counted: Counter[tuple[str, str]] = Counter()
+"""Commands since this worker's start, by type and what came of them."""
 
 
 @app.agent(app.inputs(RESTRICTIONS, OPERATOR_COMMANDS))
@@ -81,9 +82,8 @@ def obey(work: UnitOfWork, command: Any) -> None:
         who=command.who,
         why=command.why,
     )
-    if not decision.accepted:
-        log.warning("%s of %s refused: %s", answer.command, subject, decision.refusal)
     work.emit(COMMAND_ANSWERS, answer)
+    work.after_commit(lambda: _tell(answer))
 
 
 def take(work: UnitOfWork, command: Any, subject: str) -> Decision[Any]:
@@ -106,20 +106,19 @@ def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) ->
     unread = understand(command, raw.key, raw.value, f"{type(error).__name__}: {error}")
     for closing in unread.closes:
         close(work, closing)
-    reason = f"{type(error).__name__}: {error}"[:NOTE_CHARS_MAX] + _closed(unread)
-    work.emit(
-        COMMAND_ANSWERS,
-        CommandAnswered(
-            command=unread.command if unread.command != UNKNOWN else command[:64] or UNKNOWN,
-            subject=unread.subject,
-            version=unread.version,
-            accepted=False,
-            reason=reason,
-            who=unread.who,
-            why=unread.why,
-        ),
+    answer = CommandAnswered(
+        command=unread.command if unread.command != UNKNOWN else command[:64] or UNKNOWN,
+        subject=unread.subject,
+        version=unread.version,
+        accepted=False,
+        reason=f"{type(error).__name__}: {error}"[:NOTE_CHARS_MAX] + _closed(unread),
+        who=unread.who,
+        why=unread.why,
     )
-    work.after_commit(lambda: _alert(f"{spec.name}/{work.task.partition}/{raw.offset}", reason))
+    work.emit(COMMAND_ANSWERS, answer)
+    work.after_commit(
+        lambda: _alert(f"{spec.name}/{work.task.partition}/{raw.offset}", unread, answer.reason)
+    )
 
 
 def close(work: UnitOfWork, closing: SetRestriction | SetHalt) -> None:
@@ -132,6 +131,26 @@ def close(work: UnitOfWork, closing: SetRestriction | SetHalt) -> None:
         work.emit(commands, closing)
 
 
+@app.notices
+def closed_to_be_safe() -> Iterable[str]:
+    """What is restricted or halted only because a command could not be read: somebody has to look."""
+    for task in list(cast(TaskManager, app.tables).tasks.values()):
+        if task.ready.is_set():
+            for symbol, restriction in task.table(restrictions.RESTRICTIONS).items():
+                if restriction.restricted and restriction.who == CLOSED_BY:
+                    yield f"{symbol!r} is restricted: {restriction.why}; 'restrict' it, or '--lift' it"
+            for scope, halt in task.table(halts.HALTS).items():
+                if halt.halted and halt.who == CLOSED_BY:
+                    yield f"{scope!r} is halted: {halt.why}; 'halt' it, or 'resume' it"
+
+
+@app.measures
+def counts() -> Iterable[Measure]:
+    meaning = "Commands since this worker's start, by what came of them"
+    samples = [({"command": name, "outcome": came}, float(n)) for (name, came), n in sorted(counted.items())]
+    return [Measure("refdata_commands_total", meaning, samples)]
+
+
 def _closed(unread: Unread) -> str:
     done = [
         f"{each.symbol!r} is restricted" if isinstance(each, SetRestriction) else f"{each.scope!r} is halted"
@@ -140,6 +159,13 @@ def _closed(unread: Unread) -> str:
     return f"; to be safe {' and '.join(done)} until a good command says otherwise" if done else ""
 
 
-def _alert(source: str, reason: str) -> None:
-    Unreadable.count += 1
-    log.error("command %s could not be read (%d so far): %s", source, Unreadable.count, reason)
+def _tell(answer: CommandAnswered) -> None:
+    counted[answer.command, "accepted" if answer.accepted else "refused"] += 1
+    if not answer.accepted:
+        log.warning("%s of %s refused: %s", answer.command, answer.subject, answer.reason)
+
+
+def _alert(source: str, unread: Unread, reason: str) -> None:
+    counted[unread.command, "unreadable"] += 1
+    so_far = sum(count for (_, came), count in counted.items() if came == "unreadable")
+    log.error("command %s could not be read (%d so far): %s", source, so_far, reason)

@@ -6,11 +6,13 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from app.answers import line_of, status_of
+from app.codecs import TableCodec
 from app.engine.topics import TopicSpec
 from app.errors import UserError
+from app.holders import read_table_value
 from app.limit_values import NAMES, changed, read_values, shown
 from app.operator_options import is_text
-from app.operators import Desk, Unreadable, login_name
+from app.operators import VERSION_MAX, Desk, Unreadable, login_name, next_version
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
@@ -77,8 +79,10 @@ async def halt(options: argparse.Namespace) -> int:
     async with Desk.open(options.bootstrap, options.wait) as desk:
         await _require_known(desk, ACCOUNTS, scope, "account")
         before = await desk.last_of(HALTS, scope)
-        version = 1 if before is None or isinstance(before, Unreadable) else before.version + 1
-        command = SetHalt(scope=scope, halted=True, version=version, who=who, why=options.why)
+        known = None if before is None or isinstance(before, Unreadable) else before.version
+        command = SetHalt(
+            scope=scope, halted=True, version=min((known or 0) + 1, VERSION_MAX), who=who, why=options.why
+        )
         return await _order(desk, OPERATOR_COMMANDS, command, options, f"{_scope(scope)} halted")
 
 
@@ -86,11 +90,14 @@ async def resume(options: argparse.Namespace) -> int:
     """End a halt."""
     scope, who = options.account or EVERYBODY, options.who or login_name()
     async with Desk.open(options.bootstrap, options.wait) as desk:
-        await _require_known(desk, ACCOUNTS, scope, "account")
         before = await desk.in_force_of(HALTS, scope)
+        if before is None:
+            await _require_known(desk, ACCOUNTS, scope, "account")
         if before is None or not before.halted:
             return _nothing(options, f"{_scope(scope)} not halted")
-        command = SetHalt(scope=scope, halted=False, version=before.version + 1, who=who, why=options.why)
+        command = SetHalt(
+            scope=scope, halted=False, version=next_version(before.version), who=who, why=options.why
+        )
         everybody = None if scope == EVERYBODY else await desk.in_force_of(HALTS, EVERYBODY)
         still = "; everybody is still halted" if everybody is not None and everybody.halted else ""
         return await _order(
@@ -102,16 +109,14 @@ async def restrict(options: argparse.Namespace) -> int:
     """Put an instrument on the restricted list, or take it off."""
     symbol, who = options.symbol, options.who or login_name()
     async with Desk.open(options.bootstrap, options.wait) as desk:
-        await _require_known(desk, INSTRUMENTS, symbol, "instrument")
-        if options.lift:
-            before = await desk.in_force_of(RESTRICTED_LIST, symbol)
-            if before is None or not before.restricted:
-                return _nothing(options, f"{symbol} is not restricted")
-        else:
-            before = await desk.last_of(RESTRICTED_LIST, symbol)
-        known = 0 if before is None or isinstance(before, Unreadable) else before.version or 0
+        before = await (desk.in_force_of if options.lift else desk.last_of)(RESTRICTED_LIST, symbol)
+        if before is None or not options.lift:
+            await _require_known(desk, INSTRUMENTS, symbol, "instrument")
+        if options.lift and (before is None or not before.restricted):
+            return _nothing(options, f"{symbol} is not restricted")
+        known = None if before is None or isinstance(before, Unreadable) else before.version
         command = SetRestriction(
-            symbol=symbol, restricted=not options.lift, version=known + 1, who=who, why=options.why
+            symbol=symbol, restricted=not options.lift, version=next_version(known), who=who, why=options.why
         )
         told = f"{symbol} is {'not restricted any more' if options.lift else 'restricted'}"
         return await _order(desk, RESTRICTIONS, command, options, told)
@@ -150,10 +155,11 @@ async def _limits(desk: Desk, account_id: str) -> SetRiskLimits | None:
     if not desk.has_topic(LIMITS_IN_FORCE):
         return None
     record = await desk.last_record(LIMITS_IN_FORCE, account_id)
-    try:
-        return None if record is None else SetRiskLimits.model_validate_json(record.value)
-    except ValueError as error:
-        raise UserError(f"the limits of {account_id!r} can't be read: {error}") from None
+    if record is None:
+        return None
+    codec = TableCodec("risk.risk_limits", SetRiskLimits)
+    limits: SetRiskLimits = read_table_value(LIMITS_IN_FORCE, account_id, codec, record.value)
+    return limits
 
 
 async def _last_version(desk: Desk, account_id: str) -> int:

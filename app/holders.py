@@ -1,17 +1,15 @@
 """Who holds an instrument or has open orders in it: read from the changelogs of risk and exchange."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Set
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Mapping, Set
+from typing import Any, Final, NamedTuple
 
-import msgspec
-
+from app.codecs import TableCodec
 from app.domain.exchange import Intent
 from app.domain.risk import AccountRisk
+from app.engine.errors import NewerRelease
 from app.errors import UserError
 from app.operators import Desk
-
-T = TypeVar("T")
 
 POSITIONS: Final = "risk-positions-changelog"
 INTENTS: Final = "exchange-intents-changelog"
@@ -29,14 +27,16 @@ class Holders(NamedTuple):
         """Look at all accounts. What can't be read raises UserError: it could be a holder."""
         holding: dict[str, set[str]] = defaultdict(set)
         ordering: dict[str, set[str]] = defaultdict(set)
-        decoder = msgspec.json.Decoder(AccountRisk)
+        positions = TableCodec("risk.positions", AccountRisk)
+        intents = TableCodec("exchange.intents", Intent)
         for key, value in (await _values(desk, POSITIONS)).items():
-            account = _read(POSITIONS, key, decoder.decode, value)
+            account: AccountRisk = read_table_value(POSITIONS, key, positions, value)
             for symbol, held in account.holdings.items():
                 if symbol in symbols and (held.position_lots or held.open_buy_lots or held.open_sell_lots):
                     holding[symbol].add(key)
         for key, value in (await _values(desk, INTENTS)).items():
-            order = _read(INTENTS, key, Intent.model_validate_json, value).order
+            intent: Intent = read_table_value(INTENTS, key, intents, value)
+            order = intent.order
             if order.symbol in symbols:
                 ordering[order.symbol].add(order.account_id)
         return cls(holding, ordering)
@@ -59,13 +59,12 @@ async def _values(desk: Desk, topic: str) -> dict[str, bytes]:
     return {key.decode("utf-8", "backslashreplace"): record.value for key, record in records.items()}
 
 
-def _read(topic: str, key: str, decode: Callable[[bytes], T], value: bytes) -> T:
+def read_table_value(topic: str, key: str, codec: TableCodec, value: bytes) -> Any:
+    """One value of a changelog; raises UserError when this build can't read it."""
     try:
-        return decode(value)
-    except ValueError as error:  # msgspec's and pydantic's errors are among them
-        raise UserError(
-            f"{key!r} in {topic} can't be read, so nobody knows who holds what: {error}"
-        ) from None
+        return codec.decode(value)
+    except (ValueError, NewerRelease) as error:  # msgspec's and pydantic's errors are ValueErrors
+        raise UserError(f"{key!r} in {topic} can't be read, so nobody knows what it holds: {error}") from None
 
 
 def _listed(names: Set[str]) -> str:

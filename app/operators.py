@@ -30,6 +30,8 @@ ANSWER_S_MAX: Final = 10.0
 """How long a command waits for its answer, and any single question to Kafka."""
 ANSWER_POLL_MS: Final = 200
 STOP_S_MAX: Final = 2.0
+VERSION_MAX: Final = 2**53
+"""What `models.commands.Version` allows."""
 
 
 class Unreadable(NamedTuple):
@@ -223,6 +225,14 @@ def record_of(spec: TopicSpec, command: Any, command_id: str) -> tuple[bytes, li
         (EVENT_ID, command_id.encode()),
         (CORRELATION_ID, command_id.encode()),
     ]
+
+
+def next_version(in_force: int | None) -> int:
+    """The version above the one in force; 1 where there is none."""
+    version = (in_force or 0) + 1
+    if version > VERSION_MAX:
+        raise UserError(f"version {in_force} is in force, the highest there is: nothing can follow it")
+    return version
 
 
 def login_name() -> str:

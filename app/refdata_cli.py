@@ -10,7 +10,7 @@ from app.answers import print_answers, status_of
 from app.domain.refdata import scale_changes
 from app.errors import UserError
 from app.holders import Holders
-from app.operators import Desk, NotAnswered, Unreadable, login_name
+from app.operators import Desk, NotAnswered, Unreadable, login_name, next_version
 from app.refdata_files import BadFile, Entry, Fault, read_file
 from app.refdata_kinds import CONTROLS, KINDS, Fields, Kind
 from app.topics import OPERATOR_COMMANDS
@@ -33,7 +33,7 @@ class Change(NamedTuple):
 
     @property
     def version(self) -> int:
-        return 1 if self.before is None else self.before.version + 1
+        return next_version(None if self.before is None else self.before.version)
 
     def told(self) -> str:
         """What differs, in a line."""

@@ -1,19 +1,18 @@
 """What the topics already hold when the feed starts: the last ticks, who is known, and what was answered."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any, NamedTuple
 
 from app.engine.cluster import LATEST, TP, Cluster
+from app.engine.errors import NewerRelease
+from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 from app.errors import UserError
 from app.log_reader import bounds, read_up_to
 from feed.wire import TICK_NUMBER
 from models.events import CommandAnswered, TickReceived
-
-M = TypeVar("M", bound=BaseModel)
 
 TOPIC_S_MAX = 10.0
 LAST_RECORDS = 1_000
@@ -42,34 +41,49 @@ async def ends(bootstrap: str, topic: str) -> dict[TP, int]:
         return await cluster.offsets(await _partitions(cluster, bootstrap, topic), LATEST)
 
 
-async def answers(bootstrap: str, topic: str, since: Mapping[TP, int]) -> list[CommandAnswered]:
+async def answers(bootstrap: str, topic: TopicSpec, since: Mapping[TP, int]) -> list[CommandAnswered]:
     """What the services have answered since then; what can't be read is none of ours."""
     async with _cluster(bootstrap) as cluster:
-        until = await cluster.offsets(list(since), LATEST)
+        until = await cluster.offsets(await _partitions(cluster, bootstrap, topic.name), LATEST)
         found = [each async for some in read_up_to(cluster, since, until) for each in some]
-    return [answer for record in found if (answer := _value(CommandAnswered, record)) is not None]
+    return [answer for record in found if (answer := _value(topic, record)) is not None]
 
 
-async def keys(bootstrap: str, topic: str) -> set[bytes]:
-    """Every key of a topic that is not deleted."""
-    records = await _read(bootstrap, topic, None)
-    last = {record.key: record.value for record in records if record.key is not None}
-    return {key for key, value in last.items() if value is not None}
+async def keys(bootstrap: str, *topics: str) -> dict[str, set[bytes]]:
+    """Every key of each topic that is not deleted."""
+    async with _cluster(bootstrap) as cluster:
+        return {topic: await _keys(cluster, await _partitions(cluster, bootstrap, topic)) for topic in topics}
+
+
+async def _keys(cluster: Cluster, tps: list[TP]) -> set[bytes]:
+    starts, until = await bounds(cluster, tps, None)
+    has_value: dict[bytes, bool] = {}
+    async for some in read_up_to(cluster, starts, until):
+        has_value.update((each.key, each.value is not None) for each in some if each.key is not None)
+    return {key for key, known in has_value.items() if known}
 
 
 def _told(record: Any) -> Told | None:
-    tick = _value(TickReceived, record)
-    if tick is None:
+    """A tick by those of its fields that this release knows; None for what is none, as anybody may write."""
+    try:
+        fields = json.loads(record.value or b"")
+        tick = TickReceived.model_validate(
+            {name: fields[name] for name in TickReceived.model_fields if name in fields}
+        )
+    except (ValueError, TypeError, RecursionError):
         return None
     number = dict(record.headers).get(TICK_NUMBER, b"")
     return Told(tick, int(number) if number.isdigit() and len(number) < 19 else tick.epoch + tick.sequence)
 
 
-def _value(kind: type[M], record: Any) -> M | None:
+def _value(topic: TopicSpec, record: Any) -> Any:
     """The value of a record; None for what can't be read, as anybody may write to the topic."""
+    headers = dict(record.headers)
     try:
-        return kind.model_validate_json(record.value or b"")
-    except ValidationError:
+        return topic.codec.decode(
+            headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value or b""
+        )
+    except (ValueError, RecursionError, NewerRelease):
         return None
 
 

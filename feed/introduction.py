@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Set
+from typing import Final, TypeVar
 
 from app import topics
-from app.engine.topics import TopicSpec
+from app.engine.cluster import TP
 from feed import history
 from feed.limits import (
     WHO,
@@ -21,6 +21,7 @@ from feed.roster import Roster
 from feed.wire import Record, command_record, limits_record
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 OPERATOR_COMMANDS: Final = topics.OPERATOR_COMMANDS.name
 RESTRICTIONS: Final = topics.RESTRICTIONS.name
@@ -32,55 +33,81 @@ RISK_GROUP: Final = "risk"
 READ_EVERYWHERE_S: Final = 0.5
 """Workers follow what is in force on their own: this is how long all of them may take to have read it."""
 
-Send = Callable[[str, list[Record]], Awaitable[None]]
-KnownTo = Callable[[str, str], Awaitable[None]]
+STATES: Final = (
+    topics.INSTRUMENTS,
+    topics.COUNTERPARTIES,
+    topics.ACCOUNTS,
+    topics.RESTRICTED_LIST,
+    topics.RESTRICTIONS,
+    topics.RISK_LIMITS,
+)
+"""Where the keys of what is known stand: what is in force, or the commands themselves."""
+
+Known = Mapping[str, Set[bytes]]
 
 
-async def introduce(bootstrap: str, who: Roster, send: Send, known_to: KnownTo) -> None:
-    """List, register, limit and restrict whatever is missing; what an operator has changed since stays.
+class Introduction:
+    """Lists, registers, limits and restricts what is missing; what an operator has changed since stays."""
 
-    `send(topic, records)` sends; `known_to(group, topic)` waits, not for ever, until the group has read it. A
-    refused command is a warning: its orders will be refused too, and say why.
-    """
-    commands = await _missing_commands(bootstrap, who)
-    restrictions = await _missing_restrictions(bootstrap)
-    limits = [limits_record(each) for each in initial_limits(who)]
-    limited = await _keys(bootstrap, topics.RISK_LIMITS)
-    limits = [each for each in limits if each.key not in limited]
-    if not (commands or restrictions or limits):
-        return
-    since = await patiently(lambda: history.ends(bootstrap, ANSWERS), "reading from Kafka")
-    await send(OPERATOR_COMMANDS, commands)
-    await send(RESTRICTIONS, restrictions)
-    await send(RISK_LIMITS, limits)
-    await known_to(REFDATA_GROUP, OPERATOR_COMMANDS)
-    await known_to(REFDATA_GROUP, RESTRICTIONS)
-    await known_to(RISK_GROUP, RISK_LIMITS)
-    for answer in await patiently(lambda: history.answers(bootstrap, ANSWERS, since), "reading from Kafka"):
-        if answer.who == WHO and not answer.accepted:
-            log.warning("%s of %s was refused: %s", answer.command, answer.subject, answer.reason)
-    await asyncio.sleep(READ_EVERYWHERE_S)
+    def __init__(self, bootstrap: str, who: Roster) -> None:
+        self._bootstrap = bootstrap
+        self._who = who
+        self._since: dict[TP, int] = {}
+
+    async def send(self, send: Callable[[str, list[Record]], Awaitable[None]]) -> bool:
+        """Send a command for all that is missing with `send(topic, records)`; False when nothing is."""
+        names = [spec.name for spec in STATES]
+        known = await _patiently(lambda: history.keys(self._bootstrap, *names))
+        missing = {
+            OPERATOR_COMMANDS: _unknown_subjects(self._who, known),
+            RESTRICTIONS: _unrestricted(known),
+            RISK_LIMITS: _unlimited(self._who, known),
+        }
+        if not any(missing.values()):
+            return False
+        self._since = await _patiently(lambda: history.ends(self._bootstrap, ANSWERS))
+        for topic, records in missing.items():
+            await send(topic, records)
+        return True
+
+    async def confirm(self, known_to: Callable[[str, str], Awaitable[None]]) -> None:
+        """Wait for the services with `known_to(group, topic)`, then warn of every command that was refused:
+        orders that need it will be refused too, and say why."""
+        await known_to(REFDATA_GROUP, OPERATOR_COMMANDS)
+        await known_to(REFDATA_GROUP, RESTRICTIONS)
+        await known_to(RISK_GROUP, RISK_LIMITS)
+        for answer in await _patiently(
+            lambda: history.answers(self._bootstrap, topics.COMMAND_ANSWERS, self._since)
+        ):
+            if answer.who == WHO and not answer.accepted:
+                log.warning("%s of %s was refused: %s", answer.command, answer.subject, answer.reason)
+        await asyncio.sleep(READ_EVERYWHERE_S)
 
 
-async def _missing_commands(bootstrap: str, who: Roster) -> list[Record]:
+def _unknown_subjects(who: Roster, known: Known) -> list[Record]:
     wanted = (
         (topics.INSTRUMENTS, initial_instruments()),
         (topics.COUNTERPARTIES, initial_counterparties()),
         (topics.ACCOUNTS, initial_accounts(who)),
     )
-    missing: list[Record] = []
-    for state, commands in wanted:
-        known = await _keys(bootstrap, state)
-        records = [command_record(topics.OPERATOR_COMMANDS, each) for each in commands]
-        missing += [each for each in records if each.key not in known]
-    return missing
+    records = [
+        (state.name, command_record(topics.OPERATOR_COMMANDS, each))
+        for state, commands in wanted
+        for each in commands
+    ]
+    return [record for state, record in records if record.key not in known[state]]
 
 
-async def _missing_restrictions(bootstrap: str) -> list[Record]:
-    known = await _keys(bootstrap, topics.RESTRICTED_LIST) | await _keys(bootstrap, topics.RESTRICTIONS)
+def _unrestricted(known: Known) -> list[Record]:
+    decided = known[topics.RESTRICTED_LIST.name] | known[RESTRICTIONS]
     records = [command_record(topics.RESTRICTIONS, each) for each in initial_restrictions()]
-    return [each for each in records if each.key not in known]
+    return [each for each in records if each.key not in decided]
 
 
-async def _keys(bootstrap: str, topic: TopicSpec) -> set[bytes]:
-    return await patiently(lambda: history.keys(bootstrap, topic.name), "reading from Kafka")
+def _unlimited(who: Roster, known: Known) -> list[Record]:
+    records = [limits_record(each) for each in initial_limits(who)]
+    return [each for each in records if each.key not in known[RISK_LIMITS]]
+
+
+async def _patiently(question: Callable[[], Awaitable[T]]) -> T:
+    return await patiently(question, "reading from Kafka")

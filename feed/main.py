@@ -16,7 +16,7 @@ from app.errors import UserError
 from feed import history
 from feed.accounts import REPEAT, Accounts, Placed, roster
 from feed.garbage import RawRecord
-from feed.introduction import introduce
+from feed.introduction import Introduction
 from feed.outlet import Outlet, patiently
 from feed.readers import Readers
 from feed.replay import FIRST_SESSION, Pace, Replay, Session
@@ -165,7 +165,9 @@ class Feed:
         await self._outlet.start()
         await self._readers.start()
         tick = await self._first_tick()
-        await introduce(self._options.bootstrap, self._who, self._send, self._known_to)
+        introduction = Introduction(self._options.bootstrap, self._who)
+        if await introduction.send(self._send) and self._options.outstanding_max:
+            await introduction.confirm(self._known_to)
         await self._replay(tick)
         if self._venue is not None:
             await self._venue.drained(PATIENCE_SECONDS)

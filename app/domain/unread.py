@@ -23,6 +23,8 @@ _NAMED_BY: Final = {
     SetRestriction.__name__: "symbol",
 }
 UNKNOWN: Final = "unknown"
+CLOSED_BY: Final = "refdata"
+"""Who has restricted or halted what an unreadable command may have meant."""
 
 
 class Unread(NamedTuple):
@@ -60,9 +62,9 @@ def understand(command: str, key: bytes | None, value: bytes | None, error: str)
 def _closing(command: str, name: str, error: str) -> SetRestriction | SetHalt | None:
     why = f"a command could not be read: {error}"[:NOTE_CHARS_MAX]
     if command == SetRestriction.__name__ and 0 < len(name) <= _SYMBOL_CHARS_MAX:
-        return SetRestriction(symbol=name, restricted=True, who="refdata", why=why)
+        return SetRestriction(symbol=name, restricted=True, who=CLOSED_BY, why=why)
     if command == SetHalt.__name__ and 0 < len(name) <= _ACCOUNT_CHARS_MAX:
-        return SetHalt(scope=name, halted=True, version=0, who="refdata", why=why)
+        return SetHalt(scope=name, halted=True, version=0, who=CLOSED_BY, why=why)
     return None
 
 

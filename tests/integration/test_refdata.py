@@ -183,9 +183,9 @@ def test_an_unreadable_restriction_closes_its_symbol_until_a_good_lift(
     assert f"'{symbol}' is restricted until a good command says otherwise" in bad.reason
     letters = asyncio.run(read_all(world.bootstrap, DEAD_LETTERS.name))
     assert symbol.encode() in {each.key for each in letters}
-    assert world.run("restrict", symbol, "--lift", "--why", "it was garbage") == 2  # not an instrument
-    world.command(RESTRICTIONS, restriction(symbol, False, 5))
-    assert not world.until_in_force(RESTRICTED_LIST, symbol, lambda found: not found.restricted).restricted
+    assert world.run("restrict", symbol, "--lift", "--why", "it was garbage") == 0
+    assert world.in_force(RESTRICTED_LIST, symbol).version == 5
+    assert not world.in_force(RESTRICTED_LIST, symbol).restricted
 
 
 def test_a_restriction_on_another_partition_closes_its_symbol(world: World) -> None:
