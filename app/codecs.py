@@ -1,11 +1,11 @@
 """The contracts of `models/registry.py` as the engine wants them: codecs of topics and of table values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
 from app.engine.errors import NewerRelease
 from models.contract import Contract, Origin
-from models.registry import NewerVersion, contract_of, table_values
+from models.registry import NewerVersion, contract_of, table_values, unknown_fields
 
 RAW_VERSION: Final = b"1"
 _SHOWN_MAX: Final = 64
@@ -95,6 +95,12 @@ class TableCodec:
 
 TABLE_CODECS: Final[dict[str, TableCodec]] = {}
 """Those of the tables that this process has declared, by `<service>.<table>`."""
+
+
+def unknown_field_counts() -> Iterator[tuple[str, dict[str, str], int]]:
+    """Yield (metric, labels, number) of the unknown fields that this process has ignored, sorted."""
+    for (kind, name), number in sorted(unknown_fields().items()):
+        yield "contracts_unknown_fields_total", {"type": kind, "field": name}, number
 
 
 def _number(schema_version: bytes) -> int | None:
