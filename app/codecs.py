@@ -1,11 +1,12 @@
 """The contracts of `models/registry.py` as the engine wants them: codecs of topics and of table values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
 from app.engine.errors import NewerRelease
+from app.engine.web_status import Measure
 from models.contract import Contract, Origin
-from models.registry import NewerVersion, contract_of, table_values
+from models.registry import NewerVersion, contract_of, table_values, unknown_fields
 
 RAW_VERSION: Final = b"1"
 _SHOWN_MAX: Final = 64
@@ -95,6 +96,16 @@ class TableCodec:
 
 TABLE_CODECS: Final[dict[str, TableCodec]] = {}
 """Those of the tables that this process has declared, by `<service>.<table>`."""
+
+
+def contract_measures() -> Iterable[Measure]:
+    """What this process has ignored, for `/metrics`."""
+    counts = sorted(unknown_fields().items())
+    yield Measure(
+        "contracts_unknown_fields_total",
+        "Fields of a newer release that were ignored, by type or table and field.",
+        [({"type": kind, "field": name}, number) for (kind, name), number in counts],
+    )
 
 
 def _number(schema_version: bytes) -> int | None:

@@ -1,5 +1,6 @@
 """How each service is made: the engine's app with this pipeline's settings and topics."""
 
+from app.codecs import contract_measures
 from app.config import settings
 from app.engine import App, EngineSettings, use_uvloop
 from app.engine.web import attach
@@ -43,4 +44,5 @@ def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
     )
     addresses = {service: f"http://{chosen.web_host}:{port}" for service, port in WEB_PORTS.items()}
     attach(app, services=addresses, in_words=in_words)
+    app.measures(contract_measures)
     return app

@@ -11,19 +11,13 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from app.engine import KEY_SHARDS, shard_of
-from models.events import (
-    OrderAcknowledged,
-    OrderCancelled,
-    OrderExpired,
-    TradeExecuted,
-    VenueRejected,
-    VenueReport,
-)
+from models.events import VenueReport
+from models.registry import REPORTS
 
 REPORT_BYTES_MAX: Final = 64 * 1024
 SEQUENCE_MAX: Final = 2**62
 NAME_CHARS_MAX: Final = 256
-_MODELS: Final = (OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected)
+_MODELS: Final = [each.model for each in REPORTS.values()]
 _ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {each.__name__: TypeAdapter(each) for each in _MODELS}
 _FIELDS: Final = {each.__name__: frozenset(each.model_fields) for each in _MODELS}
 _parts: Final = msgspec.json.Decoder(list[msgspec.Raw])

@@ -18,7 +18,6 @@ __all__ = [
     "TABLES",
     "NewerVersion",
     "contract_of",
-    "read_report",
     "table_values",
     "unknown_fields",
 ]
@@ -122,17 +121,6 @@ def table_values(name: str, value_type: Any) -> ValueCodec:
     except KeyError:
         raise LookupError(f"the table {name} has no contract: add it to models/registry.py") from None
     return ValueCodec(Contract(name, value_type, upcasts=upcasts))
-
-
-def read_report(fields: Mapping[str, Any]) -> Any:
-    """Make a report of the venue, a JSON object with its `type`, the event that it is. Raises ValueError."""
-    specific = dict(fields)
-    kind = str(specific.pop("type", ""))
-    contract = REPORTS.get(f"venue.{kind}")
-    if contract is None:
-        known = ", ".join(each.model.__name__ for each in REPORTS.values())
-        raise ValueError(f"the venue reports {kind[:64]!r}, which this build does not know; known: {known}")
-    return contract.decode_object(specific)
 
 
 def unknown_fields() -> Mapping[tuple[str, str], int]:

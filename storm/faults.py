@@ -37,7 +37,7 @@ END_S_MAX: Final = 20.0
 MIXED_S: Final = 1.0
 """How long orders pass while two releases are at work."""
 
-ROLLING: Final = ("risk", "compliance", "exchange", "marketdata")
+ROLLING: Final = ("risk", "compliance", "exchange", "marketdata", "refdata")
 NEWS: Final = (RISK_DECISIONS.name, EXECUTIONS.name)
 """Topics on which the next release says more."""
 

@@ -28,6 +28,7 @@ from app.engine.work import TableView
 from app.topics import EXECUTIONS
 from app.venue_session import VenueSession
 from models.commands import SetRiskLimits
+from models.contract import Contract, told
 from models.events import (
     OrderAcknowledged,
     OrderReceived,
@@ -460,6 +461,16 @@ def dead_letter_without_headers(patch: Patch) -> None:
     patch.setattr(
         DeadLetters, "_append", lambda self, work, spec, raw, why: append(self, work, spec, Bare(raw), why)
     )
+
+
+@mutant("engine", "risk", "compliance", "exchange", faults=("rolling", "none", "none", "none"))
+def unknown_field_is_an_error_inside(patch: Patch) -> None:
+    """A record or table value of the next release, with a field more, is an error."""
+
+    def refuse(contract: Contract, data: bytes, error: ValueError) -> Any:
+        raise ValueError(f"{contract.name}: {told(error)}")
+
+    patch.setattr(Contract, "decode_amiss", refuse)
 
 
 @mutant("I1", *SERVICES, faults=("freeze-at:before the commit", "kill"))
