@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ class VenueProcess:
         self.options = options
         self.start()
 
-    def start(self) -> None:
+    def start(self, port: str = "0") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "venue", "--port", "0", *_where(self.data_dir), *self.options],
+            [sys.executable, "-m", "venue", "--port", port, *_where(self.data_dir), *self.options],
             env={**os.environ, "VENUE_TOKEN": TOKEN},
             stdout=subprocess.PIPE,
             text=True,
@@ -52,6 +52,16 @@ class VenueProcess:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(STOP_S_MAX)
+
+    def restart(self) -> None:
+        """Start at the address that it had."""
+        self.start(self.url.rsplit(":", 1)[1])
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The ledger of a venue that does not run, to be changed."""
+        with closing(sqlite3.connect(self.data_dir / "ledger.sqlite")) as db, db:
+            yield db
 
     def stop(self) -> int:
         self.process.terminate()
