@@ -68,7 +68,7 @@ class Gap(NamedTuple):
 class Observer(Monitor):
     """A monitor that also keeps the last output of every partition of every service, with its times."""
 
-    followed = (*FOLLOWED, PRICES)
+    followed = (*FOLLOWED, PRICES.name)
     pause_s = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
