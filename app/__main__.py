@@ -1,8 +1,19 @@
-"""`python -m app COMMAND`."""
+"""`python -m app COMMAND`. Ctrl-C ends it without a traceback from the first import on."""
 
 import sys
 
-from app.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.version_info < (3, 11):  # noqa: UP036 - before any import that an older one can't read
+        found = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        print(
+            f"error: Python 3.11 or newer is needed, this is {found}; use .venv/bin/python (`make run`)",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    try:
+        from app.cli import main
+
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

@@ -59,6 +59,11 @@ def kafka_classpath() -> str:
     """The class path of Kafka's server, downloaded first if need be; raises ArtifactError."""
     pins = pins_of("kafka")
     directory = _cached(f"kafka-{KAFKA_VERSION}", pins, f"Kafka {KAFKA_VERSION} (46 MB)", _download)
+    if os.pathsep in str(directory):
+        raise ArtifactError(
+            f"cache directory {settings().cache_dir} has a {os.pathsep!r} in its path, which Java splits "
+            "there; set PIPELINE_CACHE_DIR to another one"
+        )
     return os.pathsep.join(str(directory / pin.file_name) for pin in pins)
 
 

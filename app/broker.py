@@ -5,7 +5,8 @@
         ...  # broker.bootstrap is its address
 
 The data directory is locked for as long as Kafka's process lives, and that process ends with its
-owner's, however that ends (`app/guard.py`). Kafka's own log is `<data_dir>/kafka.log`.
+owner's, however that ends (`app/guard.py`). Kafka's own log is `<data_dir>/kafka.log`. A `Broker` lives as
+long as its process; a `KeptBroker` starts another one on the same port and data whenever that has ended.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +25,8 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from mode import Service
 
-from app.errors import BrokerDiedError, BrokerError
+from app.config import EMBEDDED_BOOTSTRAP, settings
+from app.errors import BrokerDiedError, BrokerError, PortTakenError, UserError
 from app.kafka_node import (
     HOST,
     MEMBER_JVM_FLAGS,
@@ -32,6 +35,7 @@ from app.kafka_node import (
     fence_former_self,
     format_storage,
     guarded,
+    java_environment,
     new_cluster_id,
     quick_start_flags,
     reserve_port,
@@ -39,21 +43,35 @@ from app.kafka_node import (
     telling_line,
     write_files,
 )
+from app.last_words import signal_of, told
 from app.lock import DirectoryLock
+from app.ports import Port, reserve, reserve_exactly
+from app.preflight import needs, prepare
+from app.supervisor import Restarts, until_gone
 
+log = logging.getLogger(__name__)
+
+USUAL_PORT: Final = int(EMBEDDED_BOOTSTRAP.rpartition(":")[2])
 READY_TIMEOUT_S: Final = 60.0
 READY_POLL_S: Final = 0.02
 STOP_GRACE_S: Final = 10.0
 ORPHAN_GRACE_S: Final = 1.0  # Kafka stops in 0.3 s when idle; after its owner's death it gets no longer
-LAST_LINES: Final = 15
+PORTS_MAX: Final = 3
+"""How many ports a Kafka that may have any is tried on, when strangers take one after the other."""
+
+OTHER_PORT: Final = (
+    "choose another one with --port, or set KAFKA_BOOTSTRAP if it is a Kafka that you mean to use"
+)
+
+NO_PORT: Final = "Address already in use"
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Mode logs a crash with its traceback; a dead Kafka is the owner's to show, in one line."""
-    return not (record.exc_info and isinstance(record.exc_info[1], BrokerDiedError))
+    return not (record.exc_info and isinstance(record.exc_info[1], BrokerError))
 
 
-logging.getLogger(__name__).addFilter(_is_news)
+log.addFilter(_is_news)
 
 
 class Broker(Service):
@@ -79,12 +97,13 @@ class Broker(Service):
         self.log_file = self.data_dir / "kafka.log"
         self.pid: int | None = None
         """Kafka's own process, while it runs."""
+        self.last_pid: int | None = None
+        """The same, after its end too."""
         self._port = port
         self._proxied = proxied
         self._member = member
         self._lock = DirectoryLock(self.data_dir)
         self._output_file = self.data_dir / "kafka.out"
-        self._is_up = False
         self._is_killed = False
         self._log_offset = 0
         self._reserved: list[socket.socket] = []
@@ -104,6 +123,11 @@ class Broker(Service):
         try:
             await asyncio.to_thread(self._prepare)
             await self._launch()
+        except OSError as error:
+            await self.on_stop()
+            raise BrokerError(
+                f"{self.data_dir} can't be used: {error}; choose another data directory"
+            ) from error
         except BaseException:
             await self.on_stop()
             raise
@@ -123,7 +147,6 @@ class Broker(Service):
             if time.monotonic() > deadline:
                 raise BrokerError(f"Kafka did not come up within {timeout_s:.0f} s; see {self.log_file}")
             await asyncio.sleep(READY_POLL_S)
-        self._is_up = True
         self._release_ports()
 
     async def kill(self) -> None:
@@ -162,21 +185,20 @@ class Broker(Service):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
+                cwd=self.data_dir,
+                env=java_environment(),
                 pass_fds=[self._lock.fileno()],
                 start_new_session=True,  # Ctrl-C is for the owner, who stops the broker last
             )
         assert self._process.stdout is not None
-        self.pid = int(await self._process.stdout.readline() or 0) or None
+        self.pid = self.last_pid = int(await self._process.stdout.readline() or 0) or None
 
     @Service.task
     async def _notice_death(self) -> None:
         assert self._process is not None
         await self._process.wait()
-        if self.should_stop or self._is_killed:
-            return
-        if self._is_up:  # before that, ready() says what was wrong
-            self.log.error("Kafka's last lines:\n%s", "\n".join(self._said().splitlines()[-LAST_LINES:]))
-        raise self._died()
+        if not self.should_stop and not self._is_killed:
+            raise self._died()
 
     async def _end_process(self) -> None:
         process, self.pid = self._process, None
@@ -197,12 +219,17 @@ class Broker(Service):
             each.close()
         self._reserved = []
 
-    def _died(self) -> BrokerDiedError:
+    def _died(self) -> BrokerError:
         assert self._process is not None
         assert self._process.returncode is not None
-        code = self._process.returncode % 256  # of the guard: -9 when it was killed, Kafka's otherwise
-        by_signal = next((each.name for each in signal.Signals if code in (128 + each, 256 - each)), None)
-        why = f"killed by {by_signal}" if by_signal else f"exit status {code}: {telling_line(self._said())}"
+        status, said = self._process.returncode, self._said()
+        if signal_of(status) is None and NO_PORT in said:
+            return PortTakenError(
+                f"port {self._port} on {HOST} was taken from Kafka by something else; {OTHER_PORT}"
+            )
+        why = told(status)
+        if signal_of(status) is None:
+            why = f"{why}: {telling_line(said)}"
         return BrokerDiedError(f"Kafka's process on {self.bootstrap} has ended, {why}; see {self.log_file}")
 
     def _said(self) -> str:
@@ -213,14 +240,161 @@ class Broker(Service):
         return (log + self._output_file.read_bytes()).decode(errors="replace")
 
 
+class KeptBroker(Service):
+    """Kafka that is there again whenever it has ended: killed, out of memory, its disk full for a while.
+
+    `ready` returns when it has come up for the first time, and raises what kept it from that. `port` None
+    takes the usual one or any free one, 0 a free one; the port stays the same from then on. `tell` gets a
+    line when it is back.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        *,
+        tell: Callable[[str], None] = print,
+        restarts: Restarts | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.data_dir = data_dir.absolute()
+        self.starts = 0
+        self._wanted = port
+        self._tell = tell
+        self._restarts = restarts or Restarts()
+        self._changing = asyncio.Lock()
+        self._came_up = asyncio.Event()
+        self._port: Port | None = None
+        self._broker: Broker | None = None
+        self._started_at = 0.0
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever `pid` has changed."""
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` for clients, from the first start on."""
+        assert self._port is not None, "the broker is not started"
+        return f"{HOST}:{self._port.number}"
+
+    @property
+    def pid(self) -> int | None:
+        """Kafka's own process, while it runs."""
+        return None if self._broker is None else self._broker.pid
+
+    async def __aenter__(self) -> "KeptBroker":
+        await self.start()
+        return self
+
+    async def on_start(self) -> None:
+        self._reserve()
+        await self._start()
+
+    async def on_stop(self) -> None:
+        async with self._changing:  # a start that is under way is stopped right after it
+            if self._broker is not None:
+                await self._broker.stop()
+        if self._port is not None:
+            self._port.release()
+
+    def _reserve(self) -> None:
+        """The port stays ours while Kafka is away: none of its clients may be given it."""
+        try:
+            wanted = self._wanted
+            self._port = reserve(HOST, USUAL_PORT) if wanted is None else reserve_exactly(HOST, wanted)
+        except PortTakenError as error:
+            raise PortTakenError(f"{error}; {OTHER_PORT}") from None
+
+    async def ready(self) -> None:
+        """Return when Kafka serves requests for the first time; raises BrokerDiedError or BrokerError."""
+        for _ in range(PORTS_MAX):
+            try:
+                await self._current.ready()
+            except PortTakenError:
+                if self._wanted:
+                    raise
+                await self._current.stop()
+                self._reserve_another()
+                await self._start()
+            else:
+                self._came_up.set()
+                return
+        raise BrokerError(f"Kafka found no port that nobody else takes; {OTHER_PORT}")
+
+    @property
+    def _current(self) -> Broker:
+        assert self._broker is not None, "the broker is not started"
+        return self._broker
+
+    def _reserve_another(self) -> None:
+        assert self._port is not None
+        taken, self._port = self._port, reserve(HOST)
+        taken.release()
+
+    async def _start(self) -> None:
+        async with self._changing:
+            if not self.should_stop:
+                assert self._port is not None
+                self.starts += 1
+                self._started_at = time.monotonic()
+                self._broker = Broker(self.data_dir, self._port.number)
+                await self._broker.start()
+        self.on_change()
+
+    @Service.task
+    async def _keep(self) -> None:
+        """Start it again, for ever: whatever ends a Kafka that has worked may pass."""
+        await self._came_up.wait()
+        while True:
+            await self._current.wait_until_stopped()
+            ended_at, why = time.monotonic(), self._current.crash_reason
+            while why is not None and not self.should_stop:
+                why = await self._start_again(why)
+            if self.should_stop:
+                return
+            took_s = time.monotonic() - ended_at
+            self._tell(f"Kafka listens on {self.bootstrap} again, {took_s:.1f} s after its end")
+
+    async def _start_again(self, why: BaseException) -> BaseException | None:
+        """Start it after a pause; gives what has kept it from coming up, None when it is there."""
+        now_s = time.monotonic()
+        pause_s = self._restarts.pause_after(now_s - self._started_at, now_s) or self._restarts.pause_s_max
+        log.warning("%s: starting it again in %.2f s", why, pause_s)
+        killed = self._current.last_pid
+        await self._current.stop()
+        self.on_change()
+        if killed is not None:
+            await until_gone(killed)
+        await self.sleep(pause_s)
+        try:
+            await self._start()
+            await self._current.ready()
+        except UserError as error:
+            return error
+        return None
+
+
 async def run_alone(data_dir: Path, port: int) -> None:
-    """Run a broker until this task is cancelled; raises what the broker raises."""
-    async with Broker(data_dir, port) as broker:
+    """Run a broker until this task is cancelled; raises what keeps it from coming up."""
+    await asyncio.to_thread(_require_machine, data_dir)
+    async with KeptBroker(data_dir, port, tell=_say) as broker:
         await broker.ready()
-        print(f"Kafka listens on {broker.bootstrap}, data in {broker.data_dir}; Ctrl-C stops it", flush=True)
+        _say(f"Kafka listens on {broker.bootstrap}, data in {broker.data_dir}; Ctrl-C stops it")
         await broker.wait_until_stopped()
         if broker.crash_reason is not None:
             raise broker.crash_reason
+
+
+def _require_machine(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BrokerError(f"{data_dir} can't be used: {error}; choose another data directory") from error
+    prepare(needs(settings().partitions, 0, kafka=True), data_dir.absolute(), [HOST], java=True)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 async def _serves(port: int) -> bool:

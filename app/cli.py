@@ -1,15 +1,16 @@
 """The command line: a table of subcommands, and what every one of them does with errors and Ctrl-C.
 
 A UserError is one line on standard error and exit status 2; Ctrl-C and SIGTERM let the command clean up
-and give 130 and 143. What a command needs is imported when it runs: `--help` stays quick.
+and give 130 and 143, a second one ends it at once. What a command needs is imported when it runs: `--help`
+stays quick.
 """
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from app.errors import UserError
@@ -26,13 +27,13 @@ from app.operator_options import (
     run_sequence,
     sequence_arguments,
 )
-from app.options import run_arguments, run_options, up_arguments, up_plan
+from app.options import directory, run_arguments, run_options, up_arguments, up_plan
 from checker.options import check_arguments
 from storm.options import storm_arguments, storm_options
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
+STOPPED_BY = (signal.SIGINT, signal.SIGTERM)
 
 
 class Command(NamedTuple):
@@ -45,7 +46,7 @@ class Command(NamedTuple):
 
 
 def broker_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data-dir", type=Path, metavar="D", help="default: kafka in PIPELINE_DATA_DIR")
+    parser.add_argument("--data-dir", type=directory, metavar="D", help="default: kafka in PIPELINE_DATA_DIR")
     parser.add_argument(
         "--port", type=port_number, metavar="P", default=9092, help="default: 9092; 0: a free one"
     )
@@ -128,23 +129,28 @@ def run_until_stopped(
     work: Coroutine[object, object, int | None],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
-    """Run a coroutine to its end; SIGTERM cancels it as Ctrl-C does, so that it cleans up."""
+    """Run a coroutine to its end. Ctrl-C and SIGTERM cancel it, so that it cleans up; a second ends it all.
+
+    That loses nothing: every process of ours ends with this one, and goes on where it was.
+    """
+    stopping: list[int] = []
 
     async def cancellable() -> int:
         task = asyncio.ensure_future(work)
-        terminated = False
 
-        def terminate() -> None:
-            nonlocal terminated
-            terminated = True
+        def stop(status: int) -> None:
+            if stopping:
+                os._exit(status)
+            stopping.append(status)
             task.cancel()
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        for number in STOPPED_BY:
+            asyncio.get_running_loop().add_signal_handler(number, stop, 128 + number)
         try:
             return await task or 0
         except asyncio.CancelledError:
-            if terminated:
-                return EXIT_TERMINATED
+            if stopping:
+                return stopping[0]
             raise
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:

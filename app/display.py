@@ -1,9 +1,12 @@
-"""Shows a running pipeline: a live table on a terminal, a line every few seconds elsewhere."""
+"""Shows a running pipeline: a live table on a terminal, a line every few seconds elsewhere.
+
+All counts are those of the whole log, earlier runs included.
+"""
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
@@ -12,30 +15,25 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from app.flow import Flow, flow
 from app.monitor import Monitor
 from app.options import SERVICES
 from app.pipeline import Pipeline
 from app.quiet import Lookout, Standing
-from app.topics import COMPLIANCE_DECISIONS, EXECUTIONS, MARKET_DATA, ORDERS, RISK_DECISIONS
+from app.topics import MARKET_DATA, ORDERS
 
 LIVE_EVERY_S: Final = 0.5
 LINE_EVERY_S: Final = 3.0
 RATE_OVER_S: Final = 3.0
 
-STAGES: Final = {
-    "ticks": (MARKET_DATA.name, "marketdata"),
-    "orders": (ORDERS.name, "risk"),
-    "risk decisions": (RISK_DECISIONS.name, "compliance"),
-    "compliance decisions": (COMPLIANCE_DECISIONS.name, "exchange"),
-    "executions": (EXECUTIONS.name, ""),
-}
-"""What flows, the topic it is counted in, and the service that reads it next."""
+TICKS: Final = "ticks"
 
 
 class Picture(NamedTuple):
-    """What is shown: counts by stage, their rates a second, and where each service stands."""
+    """What is shown: the way of the orders, ticks, what came a second by service, how far each service is."""
 
-    counts: Mapping[str, int]
+    flow: Flow
+    ticks: int
     rates: Mapping[str, float]
     standing: Standing
 
@@ -49,6 +47,7 @@ class Display:
         self._monitor = monitor
         self._lookout = lookout
         self._history: deque[tuple[float, dict[str, int]]] = deque(maxlen=64)
+        self._told_before = False
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
@@ -69,48 +68,83 @@ class Display:
     async def _show_lines(self) -> None:
         while True:
             await asyncio.sleep(LINE_EVERY_S)
-            self._console.print(self.line(await self._look()), soft_wrap=True, highlight=False)
+            picture = await self._look()
+            for line in (*self._went_on(), self.line(picture)):
+                self._console.print(line, soft_wrap=True, highlight=False)
 
     async def _look(self) -> Picture:
-        standing = await self._lookout.look()
-        counts = {stage: self._monitor.records[topic] for stage, (topic, _) in STAGES.items()}
-        counts["ticks"] = sum(end for tp, end in standing.ends.items() if tp.topic == MARKET_DATA.name)
+        monitor, standing = self._monitor, await self._lookout.look()
+        found = flow(monitor.records[ORDERS.name], monitor.events, monitor.dead_letters, monitor.filled)
+        ticks = sum(end for tp, end in standing.ends.items() if tp.topic == MARKET_DATA.name)
+        counts = {TICKS: ticks} | {step.service: step.came for step in found}
         now = time.monotonic()
         self._history.append((now, counts))
         while len(self._history) > 2 and now - self._history[1][0] > RATE_OVER_S:
             self._history.popleft()
         then, before = self._history[0]
-        rates = {stage: (count - before[stage]) / max(now - then, 0.001) for stage, count in counts.items()}
-        return Picture(counts, rates, standing)
+        rates = {each: (count - before[each]) / max(now - then, 0.001) for each, count in counts.items()}
+        return Picture(found, ticks, rates, standing)
 
     def line(self, picture: Picture) -> str:
         """One line of plain text."""
-        monitor = self._monitor
-        lags = " ".join(f"{service}={picture.standing.lag(service):,}" for service in SERVICES)
+        found, lag = picture.flow, picture.standing.lag
+        lags = " ".join(f"{service}={lag(service):,}" for service in SERVICES)
         return (
-            f"orders {picture.counts['orders']:,} ({picture.rates['orders']:,.0f}/s)  "
-            f"approved {monitor.approved:,}  rejected {monitor.rejected.total():,}  "
-            f"fills {monitor.executed:,}  dead letters {monitor.dead_letters.total():,}  lag {lags}"
+            f"orders {found.orders:,} ({picture.rates['risk']:,.0f}/s): approved {found.approved:,}, "
+            f"rejected {found.refused:,}, dead letters {found.dead:,}, waiting {found.waiting:,}; "
+            f"of the approved {_ends(found)}; lag {lags}"
         )
 
+    def _went_on(self) -> list[str]:
+        """Once, when it is known: how many orders were there before."""
+        before = self._monitor.orders_before
+        if self._told_before or before is None:
+            return []
+        self._told_before = True
+        return [f"went on from {before:,} orders"] if before else []
+
     def _table(self, picture: Picture) -> Group:
-        monitor = self._monitor
-        flow = Table("stage", "count", "per second", "next", "lag", box=None, pad_edge=False)
-        for column in (1, 2, 4):
-            flow.columns[column].justify = "right"
-        for stage, (_, service) in STAGES.items():
-            lag = f"{picture.standing.lag(service):,}" if service else ""
-            flow.add_row(stage, f"{picture.counts[stage]:,}", f"{picture.rates[stage]:,.0f}", service, lag)
+        header = ("service", "came", "passed on", "refused", "dead letters", "waiting", "per second", "lag")
+        table = Table(*header, box=None, pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for step in picture.flow:
+            numbers = (step.came, step.passed, step.refused, step.dead, step.waiting)
+            rate, lag = picture.rates[step.service], picture.standing.lag(step.service)
+            table.add_row(step.service, *(f"{each:,}" for each in numbers), f"{rate:,.0f}", f"{lag:,}")
         facts = Table.grid(padding=(0, 2))
-        rejected = ", ".join(
-            f"{escape(reason)} {count:,}" for reason, count in monitor.rejected.most_common()
-        )
-        facts.add_row("fills", f"{monitor.executed:,}")
-        facts.add_row("rejected", f"{monitor.rejected.total():,}  {rejected}")
-        facts.add_row("dead letters", f"{monitor.dead_letters.total():,}")
-        facts.add_row("tables", "  ".join(worker.url for worker in self._pipeline.workers))
-        restarted = [child for child in self._pipeline.processes.children if child.starts > 1]
-        if restarted:
-            facts.add_row("restarts", ", ".join(f"{each.name} {each.starts - 1}" for each in restarted))
-        facts.add_row("logs", str(self._pipeline.plan.data_dir / "logs"))
-        return Group(flow, "", facts)
+        for name, text in self._facts(picture):
+            facts.add_row(name, escape(text))
+        return Group(table, "", facts)
+
+    def _facts(self, picture: Picture) -> Iterator[tuple[str, str]]:
+        monitor, pipeline, lag = self._monitor, self._pipeline, picture.standing.lag("marketdata")
+        ticks = f"{picture.ticks:,}, {picture.rates[TICKS]:,.0f} per second; lag of marketdata {lag:,}"
+        yield "ticks", ticks
+        yield "at the venue", _ends(picture.flow)
+        yield "refused", ", ".join(f"{reason} {count:,}" for reason, count in monitor.rejected.most_common())
+        yield "dead letters", f"{monitor.dead_letters.total():,} of every kind"
+        if before := monitor.orders_before:
+            yield "went on from", f"{before:,} orders"
+        for name, each in pipeline.readiness.ledger.unready.items():
+            yield "not ready", f"{name} for {time.monotonic() - each.since_s:.0f} s: {each.told()}"
+        if restarted := _restarted(pipeline):
+            yield "restarts", ", ".join(f"{name} {count}" for name, count in restarted.items())
+        yield "tables", "  ".join(worker.url for worker in pipeline.workers)
+        yield "logs", str(pipeline.plan.data_dir / "logs")
+
+
+def _ends(found: Flow) -> str:
+    at_venue = found.exchange
+    dead = f", dead letters {at_venue.dead:,}" if at_venue.dead else ""
+    return (
+        f"filled {at_venue.passed:,}, ended otherwise {at_venue.refused:,}{dead}, open {at_venue.waiting:,}"
+    )
+
+
+def _restarted(pipeline: Pipeline) -> dict[str, int]:
+    """What had to be started again, and how often."""
+    starts = {child.name: child.starts for child in pipeline.processes.children}
+    if pipeline.broker is not None:
+        starts["kafka"] = pipeline.broker.starts
+    return {name: count - 1 for name, count in starts.items() if count > 1}

@@ -1,6 +1,7 @@
 """What one Kafka node is started with: its files, its flags, its first formatting, its start-up cache.
 
-Nothing here keeps a process: `app/broker.py` does.
+Java runs in the data directory and is given names below it, never its path: a comma, an umlaut or a brace in
+that path means nothing to Kafka's properties files. Nothing here keeps a process: `app/broker.py` does.
 """
 
 import asyncio
@@ -21,16 +22,19 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 from aiokafka.errors import KafkaError
 
 from app import kafka_training
 from app.artifacts import KAFKA_VERSION, java_executable, kafka_classpath, make_once
-from app.config import settings
-from app.errors import BrokerDiedError, PortTakenError
+from app.config import child_environment, settings
+from app.errors import BrokerDiedError, BrokerError, PortTakenError
 
 HOST: Final = "127.0.0.1"
+TRANSACTION_MS_MAX: Final = 15_000
+"""How long a client that died may keep a partition waiting for its open transaction."""
+
 RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 TRAINING_S_MAX: Final = 60.0
 EXERCISE_S: Final = 10.0
@@ -47,6 +51,8 @@ JVM_FLAGS: Final = (
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
 )
+
+JAVA_VARIABLES: Final = ("CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 
 MEMBER_JVM_FLAGS: Final = ("-Xms64m", "-Xmx256m")
 """Several nodes share what one has to itself."""
@@ -199,6 +205,7 @@ def write_files(
 ) -> None:
     """Write the node's configuration; the ports may differ from those of the last start."""
     properties = SERVER_PROPERTIES | {
+        "transaction.max.timeout.ms": max(TRANSACTION_MS_MAX, settings().transaction_timeout_ms),
         "listeners": f"CLIENT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
         "advertised.listeners": f"CLIENT://{HOST}:{port}",
         "controller.quorum.voters": f"1@{HOST}:{controller_port}",
@@ -210,9 +217,9 @@ def write_files(
         }
     if member is not None:
         properties |= member.properties()
-    _write_properties(data_dir / "server.properties", properties | {"log.dirs": data_dir / "log"})
-    _write_properties(data_dir / "format.properties", properties | {"log.dirs": data_dir / "log.new"})
-    controller_only = properties | CONTROLLER_ONLY | {"log.dirs": data_dir / "log"}
+    _write_properties(data_dir / "server.properties", properties | {"log.dirs": "log"})
+    _write_properties(data_dir / "format.properties", properties | {"log.dirs": "log.new"})
+    controller_only = properties | CONTROLLER_ONLY | {"log.dirs": "log"}
     del controller_only["advertised.listeners"], controller_only["inter.broker.listener.name"]
     controller_only["listeners"] = f"CONTROLLER://{HOST}:{controller_port}"
     _write_properties(data_dir / "fence.properties", controller_only)
@@ -233,14 +240,19 @@ def format_storage(data_dir: Path, cluster_id: str, *flags: str) -> None:
     command = [
         *java_command(data_dir, *flags, "-XX:TieredStopAtLevel=1"),
         *("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"),
-        *("--config", str(data_dir / "format.properties")),
+        *("--config", "format.properties"),
     ]
     output = data_dir / "format.out"
-    with output.open("wb") as file, start_guarded(command, grace_s=0, output=file) as formatting:
+    with output.open("wb") as file, start_java(command, data_dir, output=file) as formatting:
         code = formatting.wait()
     if code != 0:
         raise BrokerDiedError(
-            f"{data_dir} can't be formatted: {telling_line(output.read_text())}; see {output}"
+            f"{data_dir} can't be formatted: {telling_line(_text_of(output))}; see {output}"
+        )
+    if not (unfinished / "meta.properties").exists():
+        raise BrokerError(
+            f"Java has formatted another directory than {data_dir}: it can't read that name under the locale "
+            "C.UTF-8; choose a data directory whose path is plain ASCII"
         )
     unfinished.rename(log)
 
@@ -260,14 +272,17 @@ def fence_former_self(data_dir: Path, *flags: str) -> None:
     said.unlink(missing_ok=True)
     command = [
         *java_command(data_dir, *flags, log_name=said.name),
-        *("kafka.Kafka", str(data_dir / "fence.properties")),
+        *("kafka.Kafka", "fence.properties"),
     ]
-    with output.open("wb") as file, start_guarded(command, grace_s=FENCE_S_MAX, output=file) as controller:
+    with (
+        output.open("wb") as file,
+        start_java(command, data_dir, grace_s=FENCE_S_MAX, output=file) as controller,
+    ):
         give_up_at = time.monotonic() + FENCE_S_MAX
         epoch: int | None = None
         while epoch is None or not _has_fenced(log, epoch):
             if controller.poll() is not None:
-                why = telling_line(output.read_text())
+                why = telling_line(_text_of(output))
                 raise BrokerDiedError(f"the controller in {data_dir} does not start: {why}; see {said}")
             if time.monotonic() > give_up_at:
                 raise BrokerDiedError(f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts")
@@ -303,20 +318,26 @@ def _text_of(path: Path) -> str:
 
 
 def server_command(data_dir: Path, *flags: str) -> list[str]:
-    """What starts the formatted node."""
-    return [*java_command(data_dir, *flags), "kafka.Kafka", str(data_dir / "server.properties")]
+    """What starts the formatted node, in its data directory."""
+    return [*java_command(data_dir, *flags), "kafka.Kafka", "server.properties"]
 
 
 def java_command(data_dir: Path, *flags: str, log_name: str = "kafka.log") -> list[str]:
-    """Java with Kafka's class path and our flags, up to where the main class follows."""
+    """Java with Kafka's class path and our flags, up to where the main class follows.
+
+    It has to run in `data_dir`; the property that names the directory is for people who look at processes.
+    """
     return [
         *(str(java_executable()), *JVM_FLAGS, *flags),
-        *(
-            f"-Dlog4j2.configurationFile={data_dir}/log4j2.properties",
-            f"-Dkafka.log.file={data_dir}/{log_name}",
-        ),
-        *(f"-XX:ErrorFile={data_dir}/java-crash-%p.log", "-cp", kafka_classpath()),
+        *("-Dlog4j2.configurationFile=log4j2.properties", f"-Dkafka.log.file={log_name}"),
+        *(f"-Dpipeline.data.dir={data_dir}", "-XX:ErrorFile=java-crash-%p.log", "-cp", kafka_classpath()),
     ]
+
+
+def java_environment() -> dict[str, str]:
+    """Ours, but for what would change Java: file names follow the locale, and some variables add flags."""
+    inherited = child_environment(LC_ALL="C.UTF-8")
+    return {name: value for name, value in inherited.items() if name not in JAVA_VARIABLES}
 
 
 def guarded(command: list[str], grace_s: float) -> list[str]:
@@ -324,7 +345,9 @@ def guarded(command: list[str], grace_s: float) -> list[str]:
     return [sys.executable, "-I", "-S", str(GUARD), str(grace_s), *command]
 
 
-def start_guarded(command: list[str], *, grace_s: float, output: IO[bytes]) -> "subprocess.Popen[bytes]":
+def start_guarded(
+    command: list[str], *, grace_s: float, output: IO[bytes], **options: Any
+) -> "subprocess.Popen[bytes]":
     """Start a guarded command; leaving the context of the result ends it."""
     return subprocess.Popen(
         guarded(command, grace_s),
@@ -332,7 +355,15 @@ def start_guarded(command: list[str], *, grace_s: float, output: IO[bytes]) -> "
         stdout=subprocess.DEVNULL,
         stderr=output,
         start_new_session=True,
+        **options,
     )
+
+
+def start_java(
+    command: list[str], data_dir: Path, *, grace_s: float = 0, output: IO[bytes]
+) -> "subprocess.Popen[bytes]":
+    """The same for what `java_command` begins, in its data directory."""
+    return start_guarded(command, grace_s=grace_s, output=output, cwd=data_dir, env=java_environment())
 
 
 def quick_start_flags() -> tuple[str, ...]:
@@ -364,10 +395,10 @@ def _train(directory: Path) -> None:
             write_files(data_dir, port, controller.getsockname()[1])
             format_storage(data_dir, new_cluster_id())
             command = server_command(data_dir, f"-XX:AOTCacheOutput={directory / 'kafka.aot'}")
-            with (data_dir / "out").open("wb") as out, start_guarded(command, grace_s=0, output=out) as kafka:
+            with (data_dir / "out").open("wb") as out, start_java(command, data_dir, output=out) as kafka:
                 _exercise_and_stop(kafka, port)
         if not (directory / "kafka.aot").exists():
-            _log.warning("no quick start for Kafka: %s", telling_line((data_dir / "out").read_text()))
+            _log.warning("no quick start for Kafka: %s", telling_line(_text_of(data_dir / "out")))
 
 
 def _exercise_and_stop(kafka: "subprocess.Popen[bytes]", port: int) -> None:
@@ -398,4 +429,4 @@ def telling_line(log: str) -> str:
 
 
 def _write_properties(path: Path, properties: dict[str, object]) -> None:
-    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), encoding="utf-8")
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), encoding="latin-1")

@@ -15,6 +15,7 @@ TOPIC: Final = "training"
 PARTITIONS: Final = 8
 RECORD: Final = b"x" * 300
 READ_MS: Final = 200
+TRANSACTION_MS: Final = 10_000
 
 
 async def exercise(bootstrap: str, seconds: float) -> None:
@@ -35,7 +36,10 @@ async def exercise(bootstrap: str, seconds: float) -> None:
 async def _transact(bootstrap: str, number: int, until: float) -> None:
     headers = [("event-type", b"Training"), ("event-id", b"1")]
     async with AIOKafkaProducer(
-        bootstrap_servers=bootstrap, transactional_id=f"{TOPIC}-{number}", client_id=f"{TOPIC}-{number}"
+        bootstrap_servers=bootstrap,
+        transactional_id=f"{TOPIC}-{number}",
+        transaction_timeout_ms=TRANSACTION_MS,
+        client_id=f"{TOPIC}-{number}",
     ) as producer:
         count = 0
         while time.monotonic() < until:

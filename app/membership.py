@@ -8,10 +8,13 @@ the living are never mistaken for the dead.
 
 import asyncio
 import logging
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 from aiokafka import errors
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
@@ -24,15 +27,18 @@ ANSWER_S_MAX = 10.0
 LOOK_AGAIN_S = (0.0, 0.3, 1.5)
 """A join that was under way when its sender died may reach the broker a little later."""
 
+ADDRESSES_EVERY_S = 2.0
+
 STABLE = "Stable"
 STABLE_POLL_S = 0.1
 
 
 class Group(NamedTuple):
-    """A group's state in Kafka's word, and its members: {member id: client id}."""
+    """A group's state in Kafka's word, and its members: {member id: client id}, {member id: web address}."""
 
     state: str
     members: dict[str, str]
+    urls: dict[str, str]
 
 
 class Groups:
@@ -45,7 +51,12 @@ class Groups:
         """Waits for the broker as long as it takes."""
         response = await self._ask(group, DescribeGroupsRequest([group]))
         _, _, state, _, _, members, *_ = response.groups[0]
-        return Group(state, {member_id: client_id for member_id, client_id, *_ in members})
+        urls = {member_id: url_in(metadata) for member_id, _, _, metadata, _ in members}
+        return Group(
+            state,
+            {member_id: client_id for member_id, client_id, *_ in members},
+            {member_id: url for member_id, url in urls.items() if url is not None},
+        )
 
     async def until_stable(self, group: str, members_min: int) -> None:
         """Wait until the group has so many members, and they have agreed on who does what."""
@@ -89,6 +100,34 @@ class Groups:
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 return response
+
+
+class _Told(msgspec.Struct):
+    """What a Faust worker tells its group of itself, as far as it matters here."""
+
+    url: str
+
+
+def url_in(metadata: bytes) -> str | None:
+    """The address of a worker's web server; None when the member is none of ours, or has not told yet."""
+    try:
+        said = ConsumerProtocolMemberMetadata.decode(metadata)
+        return msgspec.json.decode(said.user_data, type=_Told).url.rstrip("/")
+    except (ValueError, TypeError, struct.error) as error:
+        log.debug("a member without an address: %r", error)
+        return None
+
+
+async def keep_addresses(groups: Groups, addresses: dict[str, str]) -> None:
+    """Keep `addresses`, {service: the web address of one of its workers}, as the consumer groups have it.
+
+    A service that nobody works for has "" there. Runs until it is cancelled.
+    """
+    while True:
+        for service in list(addresses):
+            found = await groups.describe(service)
+            addresses[service] = min(found.urls.values(), default="")
+        await asyncio.sleep(ADDRESSES_EVERY_S)
 
 
 def _raise(code: int, fine: tuple[type[errors.KafkaError], ...]) -> None:

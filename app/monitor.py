@@ -1,13 +1,14 @@
 """Follows the log from outside and counts what happens: for the display, and to see when all is quiet.
 
-Reads committed records only, some times a second; it has no part in any consumer group.
+Reads committed records only, some times a second; it has no part in any consumer group. Counts are those of
+the whole log: they are kept in a file from one run to the next, with the positions that they belong to.
 """
 
 import asyncio
 import logging
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,42 +17,64 @@ from mode import Service
 
 from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
 from app.engine.dead_letter import PREFIX
-from app.engine.topics import EVENT_ID, EVENT_TYPE, TopicSpec
+from app.engine.topics import EVENT_TYPE
+from app.kept_counts import Counts, read_counts, write_counts
+from app.supervisor import Dispensable
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FOLLOWED: Final = (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, DEAD_LETTERS)
+CURSORS: Final = "exchange-sessions-changelog"
+"""How far the venue's reports are booked, or buried: by session, the table of the exchange."""
+
+FOLLOWED: Final = (
+    *(each.name for each in (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, DEAD_LETTERS)),
+    CURSORS,
+)
 FETCH_WAIT_MS: Final = 250
 FETCH_BYTES: Final = 1024 * 1024
+KEEP_EVERY_S: Final = 2.0
 
 
 class _Refusal(msgspec.Struct):
     reason: str
 
 
+class _Fill(msgspec.Struct):
+    leaves_lots: int
+
+
+class _Cursor(msgspec.Struct):
+    venue_sequence_last: int = 0
+
+
 _refusal = msgspec.json.Decoder(_Refusal)
-_REPORT: Final = re.compile(rb"venue/([0-9]{1,3})/([0-9]{1,19})")
+_fill = msgspec.json.Decoder(_Fill)
+_cursor = msgspec.json.Decoder(_Cursor)
 
 
 class Monitor(Service):
-    """Counts since its start, or since the beginning of the log.
+    """Counts since the beginning of the log, or since its own start.
 
     `records` by topic, `events` by event type, `rejected` by reason, `dead_letters` by (service, topic);
-    `venue_sequences` holds the last report of each session that is booked, or a dead letter.
+    `filled` orders have nothing left to fill, `venue_sequences` holds how far each session is booked. `kept`
+    is the file in which counts are kept, None for none.
     """
 
-    followed: tuple[TopicSpec, ...] = FOLLOWED
+    followed: tuple[str, ...] = FOLLOWED
     pause_s = 0.2
     """Between two looks: people read the counts, and a look at each record costs more than the record."""
 
-    def __init__(self, cluster: Cluster, *, from_beginning: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, cluster: Cluster, *, from_beginning: bool, kept: Path | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.records: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.dead_letters: Counter[tuple[str, str]] = Counter()
+        self.filled = 0
         self.venue_sequences: dict[int, int] = {}
         self.positions: dict[TP, int] = {}
         self.last_outcome_at_ms = 0
@@ -63,20 +86,66 @@ class Monitor(Service):
         self._marked: dict[TP, int] | None = None
         self._cluster = cluster
         self._from = EARLIEST if from_beginning else LATEST
+        self._kept = kept
+        self._keeping = Dispensable()
 
     async def on_start(self) -> None:
         tps = [
-            TP(spec.name, number)
-            for spec in self.followed
-            for number in range(await self._cluster.partition_count(spec.name))
+            TP(topic, number)
+            for topic in self.followed
+            for number in range(await self._cluster.partition_count(topic))
         ]
         self.positions = await self._cluster.offsets(tps, self._from)
+        if self._kept is not None and (counts := read_counts(self._kept)) is not None:
+            ends = await self._cluster.offsets(tps, LATEST)
+            if counts.fit(self.positions, ends):
+                self._go_on_from(counts)
+
+    async def on_stop(self) -> None:
+        self.keep()
+
+    def _go_on_from(self, counts: Counts) -> None:
+        self.positions = counts.by_partition()
+        self.records.update(counts.records)
+        self.events.update(counts.events)
+        self.rejected.update(counts.rejected)
+        self.dead_letters.update(counts.by_origin())
+        self.filled = counts.filled
+        self.venue_sequences.update(counts.venue_sequences)
+
+    def keep(self) -> None:
+        """Write what is counted, and up to where; a full disk is no reason to stop counting."""
+        if self._kept is not None and self.positions:
+            counts = Counts.of(
+                self.positions,
+                self.dead_letters,
+                records=dict(self.records),
+                events=dict(self.events),
+                rejected=dict(self.rejected),
+                filled=self.filled,
+                venue_sequences=self.venue_sequences,
+            )
+            with self._keeping.writing(self._kept):
+                write_counts(self._kept, counts)
+
+    @Service.task
+    async def _keep_now_and_then(self) -> None:
+        while not self.should_stop:
+            await self.sleep(KEEP_EVERY_S)
+            self.keep()
 
     async def mark(self) -> None:
         """Orders from here on are new ones."""
         self._marked = await self._cluster.offsets(
             [tp for tp in self.positions if tp.topic == ORDERS.name], LATEST
         )
+
+    @property
+    def orders_before(self) -> int | None:
+        """Records on `orders` before `mark`: None until the log is read as far as that."""
+        if self._marked is None or not self.has_read(self._marked):
+            return None
+        return self.records[ORDERS.name] - self.new_orders
 
     @property
     def approved(self) -> int:
@@ -127,14 +196,13 @@ class Monitor(Service):
         self.records[topic] += len(records)
         if topic == DEAD_LETTERS.name:
             self.dead_letters.update(_origin(dict(record.headers)) for record in records)
-            self._note_reports(dict(record.headers).get(f"{PREFIX}source") for record in records)
         elif topic == ORDERS.name:
             self._note_new(tp, records)
+        elif topic == CURSORS:
+            self._note_cursors(records)
         elif records:
             self._count_events(records)
             self.last_outcome_at_ms = max(self.last_outcome_at_ms, records[-1].timestamp)
-            if topic == EXECUTIONS.name:
-                self._note_reports(dict(record.headers).get(EVENT_ID) for record in records)
 
     def _note_new(self, tp: TP, records: list[Any]) -> None:
         if self._marked is None:
@@ -150,13 +218,14 @@ class Monitor(Service):
             self.events[event] += 1
             if event.endswith("Rejected") and (refusal := _decoded(_refusal, record)) is not None:
                 self.rejected[refusal.reason] += 1
+            elif event == "TradeExecuted" and (fill := _decoded(_fill, record)) is not None:
+                self.filled += fill.leaves_lots == 0
 
-    def _note_reports(self, names: Iterable[bytes | None]) -> None:
-        """Take in the venue's reports by their names, `venue/<session>/<venue_sequence>`."""
-        for name in names:
-            if found := _REPORT.fullmatch(name or b""):
-                session, sequence = int(found[1]), int(found[2])
-                self.venue_sequences[session] = max(sequence, self.venue_sequences.get(session, 0))
+    def _note_cursors(self, records: list[Any]) -> None:
+        for record in records:
+            session, cursor = (record.key or b"").decode(errors="replace"), _decoded(_cursor, record)
+            if cursor is not None and session.isdecimal():
+                self.venue_sequences[int(session)] = cursor.venue_sequence_last
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], record: Any) -> T | None:

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from app.config import settings
+from app.config import PARTITIONS_ALLOWED, PATH_ALLOWED, is_nameable, partition_count, settings
 from app.errors import UserError
 
 SERVICES: Final = ("marketdata", "risk", "compliance", "exchange", "refdata")
+"""Every service, in the order of its web port: what is run, watched and shown."""
+
+WEB_PORTS: Final = {service: 6101 + number for number, service in enumerate(SERVICES)}
+"""The port of a service's first worker, if nobody else has it."""
+
 COUNT_MAX: Final = 1_000_000_000
 WORKERS_MAX: Final = 32
 
@@ -49,7 +54,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--exit", action="store_true", help="with --orders: end when all is quiet, and check")
     add("--json", type=Path, metavar="FILE", help="with --exit: write the result there")
     add("--seed", type=whole(0, COUNT_MAX), metavar="S", help="of the accounts' dice; default: 1")
-    add("--partitions", type=whole(1, 256), metavar="N", help="of new topics; default: 8")
+    add(
+        "--partitions", type=_partitions, metavar="N", help=f"of new topics, {PARTITIONS_ALLOWED}; default: 8"
+    )
     add("--port", type=whole(0, 65_535), metavar="P", help="Kafka's; default: 9092, or a free one")
     up_arguments(parser)
 
@@ -64,7 +71,9 @@ def up_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SERVICE=N",
         help=f"processes of a service ({', '.join(SERVICES)}); default: one each; may be repeated",
     )
-    parser.add_argument("--data-dir", type=Path, metavar="D", help="default: PIPELINE_DATA_DIR, else .data")
+    parser.add_argument(
+        "--data-dir", type=directory, metavar="D", help="default: PIPELINE_DATA_DIR, else .data"
+    )
 
 
 def run_options(parsed: argparse.Namespace) -> RunOptions:
@@ -102,6 +111,20 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def directory(text: str) -> Path:
+    """An argparse type: a path that every process of the pipeline can name."""
+    if not is_nameable(text):
+        raise argparse.ArgumentTypeError(f"{text!a}: allowed is {PATH_ALLOWED}")
+    return Path(text)
+
+
+def _partitions(text: str) -> int:
+    try:
+        return partition_count(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is {PARTITIONS_ALLOWED}") from None
 
 
 def _speed(text: str) -> str:

@@ -7,16 +7,19 @@ from typing import Any, Final, TypeVar
 
 from mode import Service
 
-from app.broker import Broker
-from app.config import EMBEDDED_BOOTSTRAP, settings
+from app.broker import KeptBroker
+from app.config import PARTITIONS_ALLOWED, partition_count, settings
 from app.engine.admin import ensure_topics
 from app.engine.cluster import Cluster
 from app.engine.errors import EngineError
 from app.errors import UserError
+from app.kafka_node import HOST
 from app.lock import DirectoryLock
 from app.membership import Groups
 from app.options import SERVICES, Plan
-from app.processes import Venue, Worker, free_port
+from app.preflight import needs, prepare
+from app.processes import Venue, Worker
+from app.readiness import Readiness
 from app.supervisor import Restarts, Supervisor
 from app.topics import ORDERS, TOPICS
 
@@ -25,7 +28,7 @@ T = TypeVar("T")
 RECORD_NAME: Final = "processes.json"
 TAKE_OVER_S: Final = 1.0
 CRASHED_GRACE_S: Final = 2.0
-"""When Kafka is gone nobody can finish what is in hand: there is little to wait for."""
+"""What cannot go on has little to finish, and it can't be told that the rest is able to."""
 
 
 class Pipeline(Service):
@@ -40,13 +43,17 @@ class Pipeline(Service):
         self.plan = plan
         self.bootstrap = settings().bootstrap
         self.replication_factor = settings().replication_factor
-        self.broker: Broker | None = None
+        self.broker: KeptBroker | None = None
         self.cluster: Cluster | None = None
         self.venue: Venue | None = None
         self.workers: list[Worker] = []
+        self.readiness = Readiness(self.workers, tell)
+        self.ready_s_max: float | None = None
+        """How long the workers may take to be ready; None: as long as it takes, they say why."""
         self.shared: dict[str, str] = {}
         """What every process has to know, as environment variables."""
         self.processes = Supervisor(plan.data_dir / RECORD_NAME)
+        self.processes.others = self._other_processes
         self._lock = DirectoryLock(plan.data_dir)
         self.tell = tell
 
@@ -56,13 +63,34 @@ class Pipeline(Service):
 
     async def on_start(self) -> None:
         await asyncio.to_thread(self._lock.acquire)
+        try:
+            await asyncio.to_thread(self._require_machine)
+        except BaseException:
+            self._lock.release()
+            raise
         self.add_dependency(self.processes)
+
+    def _require_machine(self) -> None:
+        """Raises UserError for what this machine lacks, before anything is started."""
+        plan, chosen = self.plan, settings()
+        workers = sum(plan.workers.get(service, 1) for service in SERVICES)
+        kafka = plan.embedded and chosen.kafka_bootstrap is None
+        partitions = plan.partitions or chosen.partitions
+        wanted = needs(partitions, workers, kafka=kafka, reserve_bytes=chosen.disk_free_bytes_min)
+        prepare(
+            wanted, plan.data_dir, [HOST, chosen.web_host] if plan.embedded else [chosen.web_host], java=kafka
+        )
+
+    def _other_processes(self) -> dict[str, int]:
+        pid = None if self.broker is None else self.broker.pid
+        return {} if pid is None else {"kafka": pid}
 
     async def on_stop(self) -> None:
         if self.processes.children:
             self.tell("stopping")
         if self.crashed:
             self.processes.hurry(CRASHED_GRACE_S)
+        await self.readiness.stop()
         await self.processes.stop()
         if self.cluster is not None:
             await self.cluster.stop()
@@ -85,7 +113,7 @@ class Pipeline(Service):
             await asyncio.gather(working, crashed, return_exceptions=True)
 
     async def bring_up(self) -> None:
-        """Start everything but the feed; returns when every worker has its partitions."""
+        """Start everything but the feed; returns when every worker is ready."""
         started_at = time.monotonic()
         if self.plan.embedded and settings().kafka_bootstrap is None:
             await self.start_kafka()
@@ -101,9 +129,8 @@ class Pipeline(Service):
 
     async def start_kafka(self) -> None:
         """Start what the plan says is ours to start, and note its address."""
-        usual = int(EMBEDDED_BOOTSTRAP.rpartition(":")[2])
-        port = free_port(usual) if self.plan.port is None else self.plan.port
-        self.broker = Broker(self.plan.data_dir / "kafka", port)
+        self.broker = KeptBroker(self.plan.data_dir / "kafka", self.plan.port, tell=self.tell)
+        self.broker.on_change = self.processes.write_record
         self.add_dependency(self.broker)
         await self.broker.maybe_start()
         await self.broker.ready()
@@ -140,6 +167,13 @@ class Pipeline(Service):
                 f"the topics on {self.bootstrap} have {partitions} partitions already, not {wanted}: leave "
                 "--partitions out, or choose another --data-dir"
             )
+        try:
+            partition_count(str(partitions))
+        except ValueError:
+            raise UserError(
+                f"the topics on {self.bootstrap} have {partitions} partitions; allowed is "
+                f"{PARTITIONS_ALLOWED}: choose another --data-dir, or another Kafka"
+            ) from None
         self.shared |= {
             "KAFKA_BOOTSTRAP": self.bootstrap,
             "PIPELINE_PARTITIONS": str(partitions),
@@ -157,7 +191,7 @@ class Pipeline(Service):
     async def _start_workers(self, cluster: Cluster) -> None:
         groups = Groups(cluster)
         counts = {service: self.plan.workers.get(service, 1) for service in SERVICES}
-        self.workers = [
+        self.workers += [
             self.worker(groups, service, number, has_peers=count > 1)
             for service, count in counts.items()
             for number in range(1, count + 1)
@@ -165,7 +199,10 @@ class Pipeline(Service):
         await self.processes.add(*self.workers)
         for worker in self.workers:
             worker.add_future(worker.remove_former_members())
+        self.add_dependency(self.readiness)
+        await self.readiness.maybe_start()
         await asyncio.gather(*(groups.until_stable(*each) for each in counts.items()))
+        await self.readiness.until_ready(self.ready_s_max)
 
     def worker(self, groups: Groups, service: str, number: int, *, has_peers: bool) -> Worker:
         """Make one. With peers, a dead one's successor leaves them the processor until they took over."""

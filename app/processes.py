@@ -1,23 +1,73 @@
 """The pipeline's processes: workers of the services, the venue, the feed. What each is started with."""
 
-import contextlib
 import hashlib
+import logging
 import platform
 import secrets
-import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from app.config import child_environment, settings
+from app.config import child_environment, for_faust, settings
+from app.last_words import EXTERNAL, signal_of
 from app.membership import Groups
-from app.service import WEB_PORTS
-from app.supervisor import Child
+from app.options import WEB_PORTS
+from app.ports import Port, reserve
+from app.supervisor import Child, Restarts
+
+log = logging.getLogger(__name__)
+
+FEED_COUNTED_S: Final = 1.0
+"""After the death of a feed that has to send so many orders: by then those that it sent are counted."""
+
+VENUE_HOST: Final = "127.0.0.1"
 
 
-class Worker(Child):
+class Server(Child):
+    """A child that listens on a port of ours: the same one in all its lives, unless a stranger takes it."""
+
+    def __init__(self, *args: Any, host: str, usual_port: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._host = host
+        self._reserved: Port | None = None
+        self._usual_port = usual_port
+
+    @property
+    def port(self) -> int:
+        """Reserved when it is first asked for."""
+        if self._reserved is None:
+            self._reserved = reserve(self._host, self._usual_port)
+        return self._reserved.number
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        return f"http://{self._host}:{self.port}"
+
+    def is_final(self, status: int) -> bool:
+        """A port that a stranger has taken is no wrong configuration."""
+        return super().is_final(status) and not self._is_port_taken
+
+    def keep_or_change_port(self) -> None:
+        """Before each start: a port that a stranger has taken meanwhile is given up for another one."""
+        if self._reserved is not None and self._is_port_taken:
+            log.warning("%s: somebody else listens on its port %s: it gets another one", self.name, self.port)
+            self._reserved.release()
+            self._reserved = None
+
+    @property
+    def _is_port_taken(self) -> bool:
+        return self._reserved is not None and self._reserved.is_taken
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        if self._reserved is not None:
+            self._reserved.release()
+
+
+class Worker(Server):
     """Worker `number` of a service: `faust -A app.<service> worker`, with its own directory and port."""
 
     program = "faust"
@@ -30,26 +80,24 @@ class Worker(Child):
         data_dir: Path,
         groups: Groups,
         shared: Mapping[str, str],
+        *,
+        usual_port: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(f"{service}-{number}", data_dir / "logs", **kwargs)
+        if usual_port is None:
+            usual_port = WEB_PORTS[service] if number == 1 else 0
+        name, host = f"{service}-{number}", settings().web_host
+        super().__init__(name, data_dir / "logs", host=host, usual_port=usual_port, **kwargs)
         self.service = service
         self.data_dir = data_dir / self.name
-        self.port = 0
-        self._usual_port = WEB_PORTS[service] if number == 1 else 0
         self._groups = groups
         self._shared = shared
         self._client_prefix = client_prefix(self.name, data_dir)
         self._client_id = ""
 
-    @property
-    def url(self) -> str:
-        """Where its web view is."""
-        return f"http://{settings().web_host}:{self.port}"
-
     def command(self) -> list[str]:
+        self.keep_or_change_port()
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self.port = free_port(self.port, self._usual_port)
         self._client_id = f"{self._client_prefix}{secrets.token_hex(4)}"
         return [
             *(
@@ -59,7 +107,7 @@ class Worker(Child):
                 "-A",
                 f"app.{self.service}",
                 "--datadir",
-                str(self.data_dir),
+                for_faust(self.data_dir),
             ),
             *("worker", "-l", "info", "--web-port", str(self.port)),
         ]
@@ -82,7 +130,7 @@ class Worker(Child):
 
 def client_prefix(name: str, data_dir: Path) -> str:
     """The same for each start of the worker `name` on this data directory, and for no other worker."""
-    place = hashlib.sha256(f"{platform.node()}:{data_dir.absolute()}".encode()).hexdigest()[:12]
+    place = hashlib.sha256(f"{platform.node()}:{data_dir.resolve()}".encode()).hexdigest()[:12]
     return f"{name}.{place}."
 
 
@@ -90,18 +138,17 @@ INSTRUMENTS = Path(__file__).resolve().parents[1] / "feed" / "demo.json"
 """What the venue lists."""
 
 
-class Venue(Child):
-    """The simulated exchange, on one address for its whole life; its ledger is `<data_dir>/venue`."""
+class Venue(Server):
+    """The simulated exchange; its ledger is `<data_dir>/venue`.
+
+    It keeps its address, which its clients were told at their start: it waits for a port that was taken.
+    """
 
     def __init__(self, data_dir: Path, **kwargs: Any) -> None:
-        super().__init__("venue", data_dir / "logs", **kwargs)
+        usual_port = urlsplit(settings().venue_url).port or 0
+        super().__init__("venue", data_dir / "logs", host=VENUE_HOST, usual_port=usual_port, **kwargs)
         self.data_dir = data_dir / "venue"
-        self.port = free_port(urlsplit(settings().venue_url).port or 0)
         self.token = secrets.token_urlsafe(32)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def ledger(self) -> Path:
@@ -118,7 +165,10 @@ class Venue(Child):
 
 
 class Feed(Child):
-    """The market and the accounts. Without a count of orders it goes on for ever and is kept alive."""
+    """The market and the accounts; kept alive until it has sent all orders, without a count for ever.
+
+    `sent` tells how many orders of this feed are in the log: one that was killed goes on with the rest.
+    """
 
     def __init__(
         self,
@@ -129,19 +179,30 @@ class Feed(Child):
         speed: str,
         seed: int | None,
         accounts: int | None = None,
+        sent: Callable[[], int] = lambda: 0,
         **kwargs: Any,
     ) -> None:
+        if orders is not None:
+            kwargs = {"restarts": Restarts(pause_s_min=FEED_COUNTED_S)} | kwargs
         super().__init__("feed", data_dir / "logs", **kwargs)
         self._shared = shared
         self._accounts = accounts
         self._orders = orders
         self._speed = speed
         self._seed = seed
+        self._sent = sent
+
+    @property
+    def _left(self) -> int | None:
+        return None if self._orders is None else self._orders - self._sent()
 
     def command(self) -> list[str]:
+        left = self._left
+        if left is not None and left <= 0:  # it was killed after its last order
+            return [sys.executable, "-I", "-c", ""]
         return [
             *(sys.executable, "-m", "feed", "--resume", "--speed", self._speed),
-            *("--orders", str(self._orders or "unlimited")),
+            *("--orders", str(left or "unlimited")),
             *(() if self._seed is None else ("--seed", str(self._seed))),
             *(() if self._accounts is None else ("--accounts", str(self._accounts))),
         ]
@@ -150,21 +211,4 @@ class Feed(Child):
         return child_environment(**self._shared)
 
     def is_done(self, status: int) -> bool:
-        return status == 0 or self._orders is not None
-
-
-def free_port(*wanted: int) -> int:
-    """The first of these ports that nobody listens on, else any free one; 0 stands for no wish."""
-    for port in filter(None, wanted):
-        with contextlib.suppress(OSError):
-            return _bound(port)
-    return _bound(0)
-
-
-def _bound(port: int) -> int:
-    """The port that a socket can be bound to just now; raises OSError when it can't."""
-    family, kind, _, _, address = socket.getaddrinfo(settings().web_host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
-        return int(probe.getsockname()[1])
+        return status == 0 or (self._orders is not None and signal_of(status) not in EXTERNAL)

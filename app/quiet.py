@@ -127,7 +127,7 @@ class Lookout:
         if self._ledger is None:
             return 0, 0
         try:
-            with closing(sqlite3.connect(f"file:{self._ledger}?mode=ro", uri=True)) as ledger:
+            with closing(sqlite3.connect(f"{self._ledger.as_uri()}?mode=ro", uri=True)) as ledger:
                 (known,) = ledger.execute("SELECT count(*) FROM orders").fetchone()
                 sequences = dict(ledger.execute("SELECT session, last_sequence FROM sessions"))
         except sqlite3.OperationalError as error:  # the venue has not made it yet, or is being restarted

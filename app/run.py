@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 EXIT_VIOLATIONS: Final = 1
 WATCH_EVERY_S: Final = 0.5
+READY_S_MAX: Final = 120.0
+"""Where nobody looks on, workers that are not ready by then end the run."""
+
+COUNTS_NAME: Final = "counts.json"
 
 
 async def run(options: RunOptions) -> int:
@@ -28,6 +32,7 @@ async def run(options: RunOptions) -> int:
     console = Console(stderr=False)
     log_to(console)
     async with Pipeline(options.plan, tell=teller(console)) as pipeline:
+        pipeline.ready_s_max = READY_S_MAX if options.exit else None
         await pipeline.or_crash(pipeline.bring_up())
         return await pipeline.or_crash(_Run(options, pipeline, console).run())
 
@@ -52,7 +57,8 @@ class _Run:
         self._pipeline = pipeline
         self._console = console
         self._venue: Venue = pipeline.venue
-        self._monitor = Monitor(pipeline.cluster, from_beginning=options.exit)
+        kept = None if options.exit else options.plan.data_dir / COUNTS_NAME
+        self._monitor = Monitor(pipeline.cluster, from_beginning=True, kept=kept)
         ledger = self._venue.ledger if options.exit else None
         self._lookout = Lookout(pipeline.cluster, self._monitor, ledger)
         self._settled_at_ms = 0
@@ -79,6 +85,7 @@ class _Run:
             orders=options.orders,
             speed=options.speed,
             seed=options.seed,
+            sent=lambda: self._monitor.new_orders,
         )
         await pipeline.processes.add(feed)
         return feed
@@ -105,8 +112,7 @@ class _Run:
 
     def _require_success(self, feed: Feed) -> None:
         if feed.exit_status:
-            last = next(reversed(feed.output.last_lines(1)), "it said nothing")
-            raise ProcessError(f"the feed has failed: {last}; see {feed.output.path}")
+            raise ProcessError(f"the feed has failed: {feed.reason}; see {feed.output.path}")
 
     async def _judge(self) -> int:
         """Check the invariants, tell what came of the run, and write the result."""

@@ -1,29 +1,39 @@
 """How each service is made: the engine's app with this pipeline's settings and topics."""
 
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from aiohttp.web import BaseSite, SockSite
+from yarl import URL
+
 from app.codecs import contract_measures
-from app.config import settings
+from app.config import Settings, for_faust, settings
 from app.engine import App, EngineSettings, use_uvloop
+from app.engine.cluster import Cluster
 from app.engine.web import attach
-from app.errors import SettingError
+from app.errors import PortTakenError, SettingError
+from app.membership import Groups, keep_addresses
+from app.options import SERVICES, WEB_PORTS
+from app.ports import bare, listening
+from app.preflight import raise_open_files
+from app.supervisor import EXIT_CONFIGURATION
 from app.topics import DEAD_LETTERS, TOPICS
 from app.units import in_words
-
-WEB_PORTS = {"marketdata": 6101, "risk": 6102, "compliance": 6103, "exchange": 6104, "refdata": 6105}
 
 
 def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
     """Make the app of service `name`. Its agents live in `agents.<name>`; a worker imports them at start."""
     use_uvloop()
-    try:
-        chosen = settings()
-    except SettingError as error:  # Faust's command line would show where in its depths this was
-        raise SystemExit(f"error: {error}") from None
+    raise_open_files()
+    chosen = _settings()
     app = App(
         name,
         settings=EngineSettings(
             bootstrap=chosen.bootstrap,
             dead_letters=DEAD_LETTERS,
-            exactly_once=chosen.guarantee == "exactly_once",
             partitions=chosen.partitions,
             replication_factor=chosen.replication_factor,
             transaction_timeout_ms=chosen.transaction_timeout_ms,
@@ -36,13 +46,53 @@ def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
         ),
         topics=TOPICS,
         modules=[f"agents.{name}"],
-        datadir=chosen.data_dir / name,
+        datadir=Path(for_faust(chosen.data_dir / name)),
         web_host=chosen.web_host,
-        web_bind=chosen.web_host,
+        web_bind=bare(chosen.web_host),
         web_port=WEB_PORTS[name],
         web_router_enabled=False,
     )
-    addresses = {service: f"http://{chosen.web_host}:{port}" for service, port in WEB_PORTS.items()}
+    addresses = dict.fromkeys(SERVICES, "")
     attach(app, services=addresses, in_words=in_words)
     app.measures(contract_measures)
+    app.task(partial(_follow_groups, chosen.bootstrap, addresses))
+    web: Any = app.web
+    web._transport_handlers = {"tcp": partial(_site, app)}
     return app
+
+
+def _settings() -> Settings:
+    """Faust's command line would show where in its depths a wrong setting was found."""
+    try:
+        return settings()
+    except SettingError as error:
+        _refuse(error)
+
+
+def _site(app: App) -> BaseSite:
+    """Where the web server listens: the first thing of a worker to start, so that nothing is in hand yet."""
+    conf, web = app.conf, cast(Any, app.web)
+    try:
+        found = listening(conf.web_bind, conf.web_port)
+    except PortTakenError as error:
+        _refuse(f"{error}; choose another one with --web-port, or 0 for a free one")
+    if conf.web_port == 0:
+        conf.web_port = found.getsockname()[1]
+        conf.canonical_url = URL(f"http://{conf.web_host}:{conf.web_port}")
+    return SockSite(web._runner, found)
+
+
+def _refuse(why: object) -> NoReturn:
+    """End this process in one line, before it has begun."""
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(EXIT_CONFIGURATION)
+
+
+async def _follow_groups(bootstrap: str, addresses: dict[str, str]) -> None:
+    """Keep the links to other services: they lead to who is in their consumer groups."""
+    cluster = Cluster(bootstrap, "web")
+    await cluster.start()
+    try:
+        await keep_addresses(Groups(cluster), addresses)
+    finally:
+        await cluster.stop()

@@ -6,9 +6,11 @@
     await supervisor.add(*workers)     # ... the children of one stage side by side
     await supervisor.stop()            # workers first, then the venue
 
-Every child runs under `app/guard.py`: it ends with this process, however this one ends. A child that keeps
-dying crashes its supervisor with a ProcessError, after its last lines were logged. A full disk does not: logs
-and record are not written until there is room.
+Every child runs under `app/guard.py`: it ends with this process, however this one ends. A child that has
+never worked and keeps dying by itself crashes its supervisor with a ProcessError that has the child's own
+reason, and so does, at once, one that says by its exit status that only another configuration would help.
+One that has worked before, or is killed from outside, is started again for ever: what ends it may pass. A
+full disk ends nobody: logs and record are not written until there is room.
 """
 
 import asyncio
@@ -16,11 +18,10 @@ import contextlib
 import io
 import json
 import logging
-import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,19 +30,26 @@ from mode import Service
 from app.config import child_environment
 from app.errors import ProcessError
 from app.kafka_node import guarded
+from app.last_words import EXTERNAL, is_alive, reason_in, signal_of, told
 
 log = logging.getLogger(__name__)
 
+EXIT_CONFIGURATION: Final = 2
+"""What a process ends with when only another configuration helps: a wrong setting, topics that don't fit."""
+
 ORPHAN_GRACE_S: Final = 1.0
+GONE_S_MAX: Final = 5.0
+GONE_POLL_S: Final = 0.01
 LOG_BYTES_MAX: Final = 10 * 1024 * 1024
 TAIL_BYTES: Final = 16 * 1024
-LAST_LINES: Final = 15
+LAST_LINES: Final = 200
 
 
 class Restarts:
-    """When a dead process starts again: soon, then after growing pauses, and not for ever.
+    """When a dead process starts again: soon, then after growing pauses.
 
-    A life of `healthy_s` clears the count; `deaths_max` within `within_s` without one are too many.
+    A life of `healthy_s` clears the count; `deaths_max` within `within_s` without one are too many, for a
+    process that has never worked. `pause_s_max` is the longest pause of all others.
     """
 
     def __init__(
@@ -58,18 +66,22 @@ class Restarts:
         self._within_s = within_s
         self._healthy_s = healthy_s
         self._pause_s_min = pause_s_min
-        self._pause_s_max = pause_s_max
+        self.pause_s_max = pause_s_max
+
+    def is_healthy(self, lived_s: float) -> bool:
+        """Whether this was a life and not only a start."""
+        return lived_s >= self._healthy_s
 
     def pause_after(self, lived_s: float, now_s: float) -> float | None:
-        """How long to wait after a death at `now_s`; None: give up."""
-        if lived_s >= self._healthy_s:
+        """How long to wait after a death at `now_s`; None: these were too many."""
+        if self.is_healthy(lived_s):
             self._deaths.clear()
         self._deaths.append(now_s)
         while now_s - self._deaths[0] > self._within_s:
             self._deaths.popleft()
         if len(self._deaths) >= self._deaths_max:
             return None
-        return min(self._pause_s_max, self._pause_s_min * 4.0 ** (len(self._deaths) - 1))
+        return min(self.pause_s_max, self._pause_s_min * 4.0 ** (len(self._deaths) - 1))
 
 
 class Dispensable:
@@ -151,6 +163,8 @@ class Child(Service):
         self.starts = 0
         self.output = LogFile(logs / f"{name}.log")
         self.owner: Supervisor | None = None
+        self.has_worked = False
+        """Whether a life of it has been long enough to count, or its owner has seen it work."""
         self.exit_status: int | None = None
         """Of a child that is done, see `done`."""
         self.done = asyncio.Event()
@@ -177,6 +191,14 @@ class Child(Service):
         """Whether an end with this status is the end of the work, so that nothing is started again."""
         return False
 
+    def is_final(self, status: int) -> bool:
+        """Whether an end with this status would come again whenever it is started."""
+        return status == EXIT_CONFIGURATION
+
+    def gives_up(self, status: int) -> bool:
+        """Whether an end like this one, after too many, means that it will never work."""
+        return not self.has_worked and status != 0 and signal_of(status) not in EXTERNAL
+
     # -- life
 
     async def on_start(self) -> None:
@@ -189,8 +211,10 @@ class Child(Service):
             status = await self._process.wait()
             if self.should_stop:
                 return
-            self.pid = None
+            killed, self.pid = self.pid, None
             self.add_future(self.after_death())
+            if status < 0 and killed is not None:
+                await until_gone(killed)  # the guard was killed, and the kernel is about to take the child
             if self.is_done(status):
                 await self._finish(status)
                 return
@@ -199,33 +223,40 @@ class Child(Service):
     async def _restart(self, status: int) -> None:
         now_s = time.monotonic()
         lived_s = now_s - self._started_at
+        self.has_worked = self.has_worked or self._restarts.is_healthy(lived_s)
+        why = await self._why(status)
+        if self.is_final(status):
+            raise ProcessError(f"{self.name} can't work: {why}; see {self.output.path}")
         pause_s = self._restarts.pause_after(lived_s, now_s)
+        if pause_s is None and self.gives_up(status):
+            raise ProcessError(f"{self.name} keeps dying, last with {why}; see {self.output.path}")
         if pause_s is None:
-            raise await self._gave_up(status)
+            pause_s = self._restarts.pause_s_max
         log.warning(
-            "%s has ended after %.1f s, %s: starting again in %.2f s",
-            self.name,
-            lived_s,
-            told(status),
-            pause_s,
+            "%s has ended after %.1f s, %s: starting again in %.2f s", self.name, lived_s, why, pause_s
         )
         self._note_change()
         await self.sleep(pause_s)
         await self._launch()
+
+    async def _why(self, status: int) -> str:
+        """The end in words: its signal, else the reason that the process itself gave last."""
+        if signal_of(status) in EXTERNAL:
+            return told(status)
+        await self._drain_output()
+        reason = reason_in(self.output.last_lines())
+        return reason if self.is_final(status) else f"{told(status)}: {reason}"
+
+    @property
+    def reason(self) -> str:
+        """Why the process ended, as far as it said so itself."""
+        return reason_in(self.output.last_lines())
 
     async def _finish(self, status: int) -> None:
         await self._drain_output()
         self.exit_status = status
         self._note_change()
         self.done.set()
-
-    async def _gave_up(self, status: int) -> ProcessError:
-        await self._drain_output()
-        log.error("the last lines of %s:\n  %s", self.name, "\n  ".join(self.output.last_lines()))
-        return ProcessError(
-            f"{self.name} keeps dying, last with {told(status)}, and is not started again; "
-            f"see {self.output.path}"
-        )
 
     async def _launch(self) -> None:
         async with self._changing:
@@ -297,6 +328,8 @@ class Supervisor(Service):
         self._stages: list[tuple[Child, ...]] = []
         self._record = record
         self._dispensable = Dispensable()
+        self.others: Callable[[], Mapping[str, int]] = dict
+        """Processes that are not ours, and are to be in the record: {name: pid}."""
 
     async def add(self, *children: Child) -> None:
         """Start the children of one more stage; returns when their processes run."""
@@ -321,14 +354,15 @@ class Supervisor(Service):
     def write_record(self) -> None:
         if self._record is not None and not self.should_stop:
             running = {child.name: child.pid for child in self.children if child.pid is not None}
+            running |= self.others()
             unfinished = self._record.with_name(f"{self._record.name}.new")
             with self._dispensable.writing(self._record):
                 unfinished.write_text(json.dumps(running, indent=2) + "\n", encoding="utf-8")
                 unfinished.replace(self._record)
 
 
-def told(status: int) -> str:
-    """An exit status in words. A guard's is 128 + n for a child killed by signal n, -n when it was itself."""
-    code = status % 256
-    by_signal = next((each.name for each in signal.Signals if code in (128 + each, 256 - each)), None)
-    return f"killed by {by_signal}" if by_signal else f"exit status {status}"
+async def until_gone(pid: int, within_s: float = GONE_S_MAX) -> None:
+    """Wait, not for ever, until a process that is being killed has let go of its files and locks."""
+    give_up_at = time.monotonic() + within_s
+    while is_alive(pid) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - another process
+        await asyncio.sleep(GONE_POLL_S)

@@ -32,7 +32,11 @@ def main() -> None:
         commit_interval=COMMIT_SECONDS,
         state_dir=given.data_dir,
         rocksdb_options=RocksDBOptions(use_fsync=False),
-        producer_extra_config={"linger.ms": 20, "partitioner": "murmur2_random"},
+        producer_extra_config={
+            "linger.ms": 20,
+            "partitioner": "murmur2_random",
+            "transaction.timeout.ms": 10_000,
+        },
         processing_guarantee=GUARANTEES[given.guarantee],
         loglevel="WARNING",
     )

@@ -36,7 +36,7 @@ def main() -> None:
         consumer_group=given.app_id,
         auto_offset_reset="earliest",
         state_dir=given.data_dir,
-        producer_extra_config={"partitioner": "murmur2_random"},
+        producer_extra_config={"partitioner": "murmur2_random", "transaction.timeout.ms": 10_000},
         processing_guarantee=GUARANTEES[given.guarantee],
         loglevel="WARNING",
     )

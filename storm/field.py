@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import aiohttp
 
+from app.last_words import told
 from app.membership import Groups
 from app.options import SERVICES, Plan
 from app.pipeline import TAKE_OVER_S, Pipeline
 from app.processes import Feed, Venue, Worker
-from app.supervisor import Restarts, told
+from app.supervisor import Restarts
 from storm.kafka import KafkaNodes
 from storm.mutants.mutant import Mutant
 from storm.release import environment, make_release
@@ -69,7 +70,7 @@ class StormWorker(Worker):
 
     def __init__(self, *args: Any, mutant: Mutant | None, note: Callable[[str], None], **kwargs: Any) -> None:
         self.deaths = Deaths(TAKE_OVER_S)
-        super().__init__(*args, restarts=self.deaths, **kwargs)
+        super().__init__(*args, usual_port=0, restarts=self.deaths, **kwargs)
         self.died_at_ms = 0.0
         self.unseen = False
         self.damaged = False
@@ -78,7 +79,10 @@ class StormWorker(Worker):
         """Where the packages of its next start are; None: where ours are."""
         self._mutant = mutant if mutant is not None and self.service in mutant.services else None
         self._note = note
-        self._usual_port = 0  # another pipeline on this machine may have it
+
+    def gives_up(self, status: int) -> bool:
+        """A death that was not meant, again and again, is a finding: the storm ends."""
+        return True
 
     @property
     def armed_at(self) -> Path:

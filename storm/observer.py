@@ -84,7 +84,7 @@ class Observer(Monitor):
     poison explains: records between our services, and orders that could be read and then cost their account.
     """
 
-    followed = (*FOLLOWED, PRICES)
+    followed = (*FOLLOWED, PRICES.name)
     pause_s = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -60,7 +60,8 @@ def _no_words(path: Sequence[str], value: int, within: Sequence[Mapping[str, Any
 def attach(app: Any, *, services: Mapping[str, str] | None = None, in_words: InWords = _no_words) -> None:
     """Add the web view to an app's web server.
 
-    `services` are the usual addresses of all services, by name; `in_words` says what integers mean.
+    `services` has an address of each service, by name, "" for one that has none now, and whoever made it may
+    change it at any time; `in_words` says what integers mean.
     """
     site = Site(app, services or {}, in_words)
     server = app.web.web_app

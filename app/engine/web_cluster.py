@@ -75,7 +75,7 @@ class Worker(msgspec.Struct, frozen=True):
 
 
 class Neighbour(msgspec.Struct, frozen=True):
-    """Another service at its usual address."""
+    """Another service, at the address of one of its workers; "" where it has none."""
 
     service: str
     url: str
@@ -223,6 +223,8 @@ class Workers:
     async def _neighbour(self, service: str, url: str) -> Neighbour:
         if service == self._app.conf.id:
             return Neighbour(service, self.own_url, True)
+        if not url:
+            return Neighbour(service, url, False)
         try:
             said = await self._get(URL(url) / "alive", dict[str, Any], ALIVE_S_MAX)
         except (ClientError, TimeoutError, ValueError):

@@ -45,7 +45,7 @@ def record_path(table: str, key: str, api: bool = False) -> str:
 
 
 class Pages:
-    """The pages of one service's web view. `addresses` are the services' usual ones, by name."""
+    """The pages of one service's web view. `addresses` are the services', by name, as they are now."""
 
     def __init__(self, service: str, addresses: Mapping[str, str], in_words: InWords) -> None:
         self._service = service
@@ -154,9 +154,7 @@ class Pages:
             for table in tables
         ]
         services = [
-            element("span", name, class_="here")
-            if name == self._service
-            else element("a", name, href=address + "/")
+            element("span", name, class_="here") if name == self._service else _linked(name, address)
             for name, address in self._addresses.items()
         ]
         return element(
@@ -332,10 +330,15 @@ def _worker(worker: Worker, own: str) -> list[Html]:
     ]
 
 
+def _linked(service: str, address: str) -> Html:
+    """A link to a service, its name alone where no worker of it is known."""
+    return element("a", service, href=address + "/") if address else element("span", service)
+
+
 def _neighbour(neighbour: Neighbour) -> list[Html]:
     state = ("up", "good") if neighbour.alive else ("not reachable", "bad")
     return [
-        _cell(element("a", neighbour.service, href=neighbour.url + "/")),
+        _cell(_linked(neighbour.service, neighbour.url)),
         _cell(neighbour.url),
         _cell(element("span", state[0], class_=state[1])),
     ]

@@ -154,7 +154,9 @@ async def open_transaction(world: World, vain_s: float) -> list[str]:
 async def read_committed(world: World, vain_s: float) -> list[str]:
     """Rule 2: what a producer has aborted, or not yet committed, is no input."""
     upstream = AIOKafkaProducer(
-        bootstrap_servers=world.options.bootstrap, transactional_id=f"upstream-{world.options.id}"
+        bootstrap_servers=world.options.bootstrap,
+        transactional_id=f"upstream-{world.options.id}",
+        transaction_timeout_ms=10_000,
     )
     await upstream.start()
     try:
@@ -293,7 +295,9 @@ async def restore_ends(world: World, vain_s: float) -> list[str]:
         await world.all_processed()
         await old.stop()
     stranger = AIOKafkaProducer(
-        bootstrap_servers=world.options.bootstrap, transactional_id=f"stranger-{world.options.id}"
+        bootstrap_servers=world.options.bootstrap,
+        transactional_id=f"stranger-{world.options.id}",
+        transaction_timeout_ms=10_000,
     )
     await stranger.start()
     try:

@@ -28,7 +28,9 @@ async def cluster(bootstrap: str) -> AsyncIterator[Cluster]:
 @pytest.fixture
 async def writer(world: World) -> AsyncIterator[AIOKafkaProducer]:
     producer = AIOKafkaProducer(
-        bootstrap_servers=world.options.bootstrap, transactional_id=f"writer-{world.options.id}"
+        bootstrap_servers=world.options.bootstrap,
+        transactional_id=f"writer-{world.options.id}",
+        transaction_timeout_ms=10_000,
     )
     await producer.start()
     yield producer

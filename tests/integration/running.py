@@ -80,14 +80,6 @@ def mentioning(path: Path) -> list[str]:
     return list(_processes_with(path).values())
 
 
-def kafka_pid(data_dir: Path) -> int:
-    """The pid of the Java process of the run on this directory."""
-    (pid,) = (
-        pid for pid, command in _processes_with(data_dir).items() if command.split()[0].endswith("/java")
-    )
-    return pid
-
-
 def _processes_with(path: Path) -> dict[int, str]:
     """Live processes that name this path in their command line, this one aside."""
     found = {}

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.broker import Broker
-from app.errors import BrokerDiedError, DirectoryLockedError, PortTakenError
-from app.kafka_node import telling_line
+from app.broker import Broker, KeptBroker
+from app.errors import BrokerDiedError, BrokerError, DirectoryLockedError, PortTakenError
+from app.kafka_node import format_storage, new_cluster_id, telling_line, write_files
 
 
 async def create_topic(bootstrap: str, name: str) -> None:
@@ -31,7 +31,10 @@ async def create_topic(bootstrap: str, name: str) -> None:
 
 async def produce(bootstrap: str, topic: str, values: list[bytes], *, transactional_id: str) -> None:
     producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, transactional_id=transactional_id, max_request_size=10_000_000
+        bootstrap_servers=bootstrap,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=10_000,
+        max_request_size=10_000_000,
     )
     await producer.start()
     try:
@@ -185,14 +188,116 @@ def test_the_broker_alone_stops_cleanly(tmp_path: Path, number: signal.Signals, 
     assert (tmp_path / "log" / ".kafka_cleanshutdown").exists()
 
 
-def test_the_broker_alone_ends_with_one_line_when_kafka_dies(tmp_path: Path) -> None:
-    alone = RunningAlone(tmp_path)
-    os.kill(alone.kafka_pid, signal.SIGKILL)
-    _, errors = alone.process.communicate(timeout=15)
-    assert alone.process.returncode == 2
-    assert errors.splitlines()[-1].startswith("error: Kafka's process on 127.0.0.1:")
-    assert "killed by SIGKILL" in errors
-    assert "Traceback" not in errors
+@pytest.mark.parametrize("whom", ["Kafka", "its guard"])
+@pytest.mark.timeout(120)
+async def test_a_killed_kafka_is_there_again_on_the_same_port_with_the_same_data(
+    tmp_path: Path, whom: str
+) -> None:
+    told: list[str] = []
+    async with KeptBroker(tmp_path, 0, tell=told.append) as broker:
+        await broker.ready()
+        bootstrap, first = broker.bootstrap, broker.pid
+        assert first is not None
+        await create_topic(bootstrap, "kept")
+        await produce(bootstrap, "kept", [b"one"], transactional_id="kept")
+
+        os.kill(first if whom == "Kafka" else parent_of(first), signal.SIGKILL)
+
+        assert await until(lambda: bool(told), within_s=60)
+        assert re.fullmatch(rf"Kafka listens on {bootstrap} again, .* s after its end", told[0])
+        assert broker.bootstrap == bootstrap
+        assert not is_running(first)
+        assert await consume(bootstrap, "kept", 1) == [b"one"]
+        await produce(bootstrap, "kept", [b"two"], transactional_id="kept")
+        assert not broker.crashed
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+async def test_a_kafka_that_never_comes_up_is_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()  # a log directory that nobody formatted
+    async with KeptBroker(tmp_path, 0) as broker:
+        with pytest.raises(BrokerDiedError, match=r"meta\.properties"):
+            await broker.ready()
+        assert broker.starts == 1
+
+
+async def test_a_port_that_a_stranger_takes_at_the_last_moment_is_changed(tmp_path: Path) -> None:
+    broker = KeptBroker(tmp_path)
+    await broker.start()
+    port = int(broker.bootstrap.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        await broker.ready()
+        assert broker.bootstrap != f"127.0.0.1:{port}"
+    await broker.stop()
+
+
+async def test_a_port_that_was_asked_for_is_not(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTakenError, match=rf"port {port} .*--port.*KAFKA_BOOTSTRAP") as refused:
+            await KeptBroker(tmp_path, port).start()
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_transaction_that_could_stay_open_for_long_is_refused(bootstrap: str) -> None:
+    """Whoever reads committed records only would wait for it, if its client died."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap, transactional_id="patient", transaction_timeout_ms=600_000
+    )
+    try:
+        with pytest.raises(errors.InvalidTransactionTimeout):
+            await producer.start()
+    finally:
+        await producer.stop()
+
+
+@pytest.mark.parametrize("name", ["büro", "a b'c\"d", "x=1,y;z", "{a}${sys:b}%p#", "\\back!:slash", "目录"])
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "POSIX"}])
+def test_a_data_directory_may_have_any_name(
+    tmp_path: Path, name: str, locale: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in locale.items():
+        monkeypatch.setenv(variable, value)
+    format_storage(prepared(tmp_path / name), new_cluster_id())
+    assert (tmp_path / name / "log" / "meta.properties").exists()
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def prepared(data_dir: Path) -> Path:
+    data_dir.mkdir()
+    write_files(data_dir, 9092, 9093)
+    return data_dir
+
+
+def test_kafka_serves_from_a_directory_with_a_difficult_name(tmp_path: Path) -> None:
+    data_dir = tmp_path / "bü ro, x=1; 'q' {z}"
+
+    async def serve() -> None:
+        async with Broker(data_dir) as broker:
+            await broker.ready()
+            await create_topic(broker.bootstrap, "kept")
+
+    asyncio.run(serve())
+    assert (data_dir / "log" / "kept-0").is_dir()
+    assert [each.name for each in tmp_path.iterdir()] == [data_dir.name]
+
+
+def test_variables_that_change_java_do_not_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xmx1m")
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "--nonsense")
+    format_storage(prepared(tmp_path / "data"), new_cluster_id())
+
+
+async def test_a_directory_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "server.properties").mkdir()
+    with pytest.raises(BrokerError, match=r"can't be used: .*; choose another data directory") as refused:
+        await Broker(tmp_path).start()
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

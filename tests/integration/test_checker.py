@@ -53,7 +53,9 @@ class Writer:
     """Writes to partition 1 of a cluster, in transactions."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._producer: Any = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id="a-test")
+        self._producer: Any = AIOKafkaProducer(
+            bootstrap_servers=bootstrap, transactional_id="a-test", transaction_timeout_ms=10_000
+        )
 
     @asynccontextmanager
     async def transaction(self, *, abort: bool = False) -> AsyncIterator[None]:

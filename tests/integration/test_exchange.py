@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from app.engine import TopicSpec, shard_of
 from app.engine.admin import ensure_topics
 from app.kafka_node import start_guarded
-from app.processes import free_port
+from tests.integration.test_web import free_port
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, HALTS, PRICES, RISK_LIMITS, TOPICS
 from models.events import HaltInForce, OrderComplianceApproved, OrderReceived
 from models.values import Frozen
@@ -37,7 +37,7 @@ class Scene:
 
     def __init__(self, bootstrap: str, venue: VenueProcess, directory: Path) -> None:
         self.bootstrap, self.venue, self.directory = bootstrap, venue, directory
-        self.port = free_port(0)
+        self.port = free_port()
         self.tick = 1
 
     @contextmanager

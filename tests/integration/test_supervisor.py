@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from app.supervisor import Child, Restarts, Supervisor
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
 DIES = "import sys; print('no luck', flush=True); sys.exit(3)"
+MISCONFIGURED = "import sys; sys.exit(print('error: SPEED is \\'x\\'', flush=True) or 2)"
 IGNORES_SIGTERM = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPS}"
 
 
@@ -89,18 +91,62 @@ async def test_a_killed_child_is_started_again_and_its_death_is_told(tmp_path: P
     assert not record.exists()
 
 
-async def test_a_child_that_keeps_dying_crashes_the_supervisor_with_its_last_lines(
+async def test_a_child_that_never_worked_and_keeps_dying_crashes_the_supervisor_with_its_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     child = Program("wretch", DIES, tmp_path)
 
+    assert await crash_of(child) == (
+        f"wretch keeps dying, last with exit status 3: no luck; see {tmp_path}/wretch.log"
+    )
+    assert re.search(
+        r"wretch has ended after \S+ s, exit status 3: no luck: starting again in 0.05 s", caplog.text
+    )
+    assert child.starts == 3
+
+
+async def crash_of(child: Child) -> str:
     async with supervised((child,)) as supervisor:
         await asyncio.wait_for(supervisor.wait_until_stopped(), 10)
-
         assert isinstance(supervisor.crash_reason, ProcessError)
-        assert "wretch keeps dying, last with exit status 3" in str(supervisor.crash_reason)
-    assert "the last lines of wretch:\n  no luck" in caplog.text
-    assert child.starts == 3
+        return str(supervisor.crash_reason)
+
+
+async def test_a_wrong_configuration_is_told_at_once_and_not_tried_again(tmp_path: Path) -> None:
+    child = Program("wretch", MISCONFIGURED, tmp_path)
+
+    assert await crash_of(child) == f"wretch can't work: SPEED is 'x'; see {tmp_path}/wretch.log"
+    assert child.starts == 1
+
+
+@pytest.mark.parametrize("whom", ["the child", "its guard"])
+async def test_no_number_of_kills_ends_the_supervisor(tmp_path: Path, whom: str) -> None:
+    child = Program("child", SLEEPS, tmp_path)
+    child._restarts = Restarts(deaths_max=2, pause_s_max=0.05)
+
+    async with supervised((child,)) as supervisor:
+        for _ in range(5):
+            first = pid_of(child)
+            os.kill(first if whom == "the child" else guard_of(first), signal.SIGKILL)
+            assert await until(lambda: child.pid not in (None, first))  # noqa: B023
+            assert not is_running(first)
+        assert not supervisor.crashed
+    assert child.starts == 6
+
+
+async def test_a_child_that_has_worked_is_started_again_for_ever(tmp_path: Path) -> None:
+    """Its cause may pass: Kafka's disk is full, the memory is short, a stranger holds its port."""
+    child = Program("wretch", DIES, tmp_path)
+    child._restarts = Restarts(deaths_max=2, pause_s_max=0.05)
+    child.has_worked = True
+
+    async with supervised((child,)) as supervisor:
+        assert await until(lambda: child.starts > 5)
+        assert not supervisor.crashed
+
+
+def guard_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 async def test_a_child_goes_on_though_its_words_find_no_room(

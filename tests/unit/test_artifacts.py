@@ -23,7 +23,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def unreachable(coordinate: str, repository: Path) -> Path:
         raise ArtifactError(f"{coordinate} can't be downloaded")
 
-    monkeypatch.setattr(artifacts, "settings", lambda: Settings(cache_dir=tmp_path))
+    monkeypatch.setattr(artifacts, "settings", lambda: Settings(cache=tmp_path))
     monkeypatch.setattr(artifacts, "_fetch", unreachable)
     return tmp_path
 

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from app import cli
 from app.errors import UserError
+
+MAIN = Path(cli.__file__).with_name("__main__.py")
 
 
 def with_command(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
@@ -38,7 +41,8 @@ def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["do"]) == 130
 
 
-def test_sigterm_lets_the_work_clean_up_and_is_status_143() -> None:
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_work_clean_up(number: signal.Signals, expected: int) -> None:
     cleaned_up = []
 
     async def work() -> None:
@@ -47,9 +51,61 @@ def test_sigterm_lets_the_work_clean_up_and_is_status_143() -> None:
         finally:
             cleaned_up.append(True)
 
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    assert cli.run_until_stopped(work()) == 143
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+    assert cli.run_until_stopped(work()) == expected
     assert cleaned_up == [True]
+
+
+STUBBORN = """if True:
+    import asyncio, sys
+    from app import cli
+
+    async def work():
+        try:
+            print("works", flush=True)
+            await asyncio.sleep(60)
+        finally:
+            print("cleans up", flush=True)
+            await asyncio.sleep(60)
+
+    sys.exit(cli.run_until_stopped(work()))
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_and_without_a_word() -> None:
+    process = started("-c", STUBBORN)
+    assert process.stdout is not None
+    for line in ("works\n", "cleans up\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "")
+
+
+def started(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Its exit status and what it wrote to standard error."""
+    _, errors = process.communicate(timeout=20)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("pause_s", [0.05, 0.1, 0.2, 0.4])
+def test_ctrl_c_prints_no_traceback_however_early_it_comes(pause_s: float, tmp_path: Path) -> None:
+    """From the first line of the program on; what the interpreter does before is its own."""
+    code = f"compile(open({str(MAIN)!r}).read(), 'main', 'exec')"
+    program = f"code = {code}; print(1, flush=True); exec(code, {{'__name__': '__main__'}})"
+    process = started("-c", program, "broker", "--data-dir", str(tmp_path), "--port", "0")
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(pause_s)
+    process.send_signal(signal.SIGINT)
+    status, errors = ended(process)
+    assert "Traceback" not in errors
+    assert status == 130
 
 
 def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
@@ -62,7 +118,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "error: PIPELINE_PARTITIONS is 'many': allowed is a whole number from 1 to 256; unset it for 8\n"
+        "error: PIPELINE_PARTITIONS is 'many': allowed is a power of two from 1 to 256; unset it for 8\n"
     )
 
 

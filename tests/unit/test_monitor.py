@@ -1,14 +1,16 @@
 """The monitor counts what the services wrote and passes over what a stranger put among it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from app.engine.cluster import TP, Cluster
 from app.engine.dead_letter import PREFIX
-from app.engine.topics import EVENT_ID, EVENT_TYPE
-from app.monitor import Monitor
+from app.engine.topics import EVENT_TYPE
+from app.kept_counts import Counts, read_counts, write_counts
+from app.monitor import CURSORS, Monitor
 from app.topics import DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
 from storm.observer import Observer
 
@@ -39,19 +41,17 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_a_strangers_execution_hides_no_report(monitor: Monitor, garbage: bytes | None) -> None:
-    report = Raw(0, b"{}", [(EVENT_ID, b"venue/11/41")])
-    odd = Raw(1, garbage, [(EVENT_ID, garbage)])
-    monitor.take(TP(EXECUTIONS.name, 3), [report, odd])
-    assert monitor.venue_sequences == {11: 41}
-    monitor.take(TP(EXECUTIONS.name, 3), [odd])
-    assert monitor.venue_sequences == {11: 41}
+def test_a_strangers_execution_hides_no_fill(monitor: Monitor, garbage: bytes | None) -> None:
+    fills = [event(number, "TradeExecuted", b'{"leaves_lots": %d}' % number) for number in (0, 1)]
+    monitor.take(TP(EXECUTIONS.name, 3), [fills[0], event(2, "TradeExecuted", garbage), fills[1]])
+    assert (monitor.events["TradeExecuted"], monitor.filled) == (3, 1)
 
 
-def test_a_report_that_is_a_dead_letter_is_read_as_well(monitor: Monitor) -> None:
-    letter = Raw(0, b"?", [(f"{PREFIX}source", b"venue/11/42")])
-    monitor.take(TP(DEAD_LETTERS.name, 3), [letter, Raw(1, b"?", [(f"{PREFIX}source", b"venue/11/?")])])
-    assert monitor.venue_sequences == {11: 42}
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_the_last_cursor_of_a_session_counts(monitor: Monitor, garbage: bytes | None) -> None:
+    cursors = [Raw(at, b'{"venue_sequence_last": %d, "epoch": 1}' % at, key=b"3") for at in (41, 42)]
+    monitor.take(TP(CURSORS, 3), [*cursors, Raw(43, garbage, key=b"x")])
+    assert monitor.venue_sequences == {3: 42}
 
 
 def test_headers_may_be_null(monitor: Monitor) -> None:
@@ -70,3 +70,46 @@ def test_a_strangers_refusal_has_no_reason(monitor: Monitor, garbage: bytes | No
 
 def test_the_storms_stopwatch_looks_all_the_time() -> None:
     assert Observer.pause_s == 0.0 < Monitor.pause_s
+
+
+LOG_STARTS = {TP("orders", 0): 0, TP("risk-decisions", 0): 0}
+
+
+def some_counts(**positions: int) -> Counts:
+    return Counts.of(
+        {TP(topic.replace("_", "-"), 0): at for topic, at in positions.items()},
+        {("risk", "orders"): 2},
+        records={"orders": 9},
+        events={"OrderRiskApproved": 7},
+        rejected={},
+        filled=5,
+        venue_sequences={3: 42},
+    )
+
+
+def test_counts_are_read_as_they_were_written(tmp_path: Path) -> None:
+    counts = some_counts(orders=12, risk_decisions=8)
+    write_counts(tmp_path / "counts.json", counts)
+    found = read_counts(tmp_path / "counts.json")
+    assert found == counts
+    assert found.by_origin() == {("risk", "orders"): 2}
+    assert found.by_partition() == {TP("orders", 0): 12, TP("risk-decisions", 0): 8}
+
+
+@pytest.mark.parametrize("written", [b"", b"{", b"[]", b'{"positions": {}}', b"\xff"])
+def test_counts_that_can_not_be_read_are_none(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "counts.json").write_bytes(written)
+    assert read_counts(tmp_path / "counts.json") is None
+    assert read_counts(tmp_path / "no-such-file") is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "end", "fit"),
+    [
+        (some_counts(orders=12, risk_decisions=8), 12, True),
+        (some_counts(orders=12, risk_decisions=8), 11, False),  # another, shorter log
+        (some_counts(orders=12), 100, False),  # other topics or partitions
+    ],
+)
+def test_counts_of_another_log_do_not_fit(counts: Counts, end: int, fit: bool) -> None:
+    assert counts.fit(LOG_STARTS, dict.fromkeys(LOG_STARTS, end)) is fit

@@ -1,6 +1,7 @@
 """What `run` and `up` can be asked for, and what is refused in one line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from app import cli
-from app.options import SERVICES, RunOptions, run_options, up_plan
+from app.options import SERVICES, WEB_PORTS, RunOptions, run_options, up_plan
 from app.quiet import INPUTS
-from app.service import WEB_PORTS
 
 
 def parsed(*arguments: str) -> RunOptions:
@@ -43,6 +43,9 @@ def test_up_has_neither_kafka_nor_venue_of_its_own() -> None:
         (["--workers", "risk=0"], "'risk=0': allowed is SERVICE=N"),
         (["--speed", "fast"], "'fast': allowed is 'max' or a number above 0"),
         (["--speed", "nan"], "'nan': allowed is 'max' or a number above 0"),
+        (["--partitions", "3"], "'3': allowed is a power of two from 1 to 256"),
+        (["--partitions", "512"], "'512': allowed is a power of two from 1 to 256"),
+        (["--data-dir", os.fsdecode(b"b\xfcro")], "'b\\udcfcro': allowed is a path in UTF-8"),
         (["--orders", "0"], "'0': allowed is a whole number from 1"),
     ],
 )

@@ -1,10 +1,13 @@
 """What the pipeline's processes are started with."""
 
+import signal
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any, cast
 
-from app.processes import Feed, Venue, Worker, free_port
+from app.processes import Feed, Venue, Worker
+from app.supervisor import EXIT_CONFIGURATION
 
 NO_GROUPS = cast(Any, None)
 
@@ -46,11 +49,38 @@ def test_no_other_worker_is_taken_for_a_former_one(tmp_path: Path) -> None:
     assert not any(here.is_former(client_id(other)) for other in others)
 
 
-def test_a_port_that_is_taken_is_not_chosen(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert free_port(port) != port
-    assert free_port(port) == port
+def test_a_worker_keeps_its_port_until_a_stranger_takes_it(tmp_path: Path) -> None:
+    worker = a_worker(tmp_path)
+    worker.command()
+    port = worker.port
+    worker.command()
+    assert worker.port == port
+
+    with socket.create_server(("127.0.0.1", port)):
+        assert not worker.is_final(EXIT_CONFIGURATION)
+        worker.command()
+        assert worker.port != port
+    assert worker.is_final(EXIT_CONFIGURATION)
+
+
+def test_two_pipelines_never_have_the_same_port(tmp_path: Path) -> None:
+    workers = [a_worker(tmp_path / name) for name in ("here", "there", "elsewhere")]
+    assert len({worker.port for worker in workers}) == 3
+
+
+def test_the_venue_keeps_the_address_that_its_clients_were_told(tmp_path: Path) -> None:
+    venue = Venue(tmp_path)
+    url = venue.url
+    with socket.create_server(("127.0.0.1", venue.port)):
+        venue.command()
+        assert venue.url == url
+        assert not venue.is_final(EXIT_CONFIGURATION)
+
+
+def test_braces_in_a_path_are_no_matter_for_faust(tmp_path: Path) -> None:
+    worker = a_worker(tmp_path / "a{b}c")
+    given = worker.command()[worker.command().index("--datadir") + 1]
+    assert given.format(conf=None) == str(worker.data_dir)
 
 
 def test_the_token_of_the_venue_is_never_on_a_command_line(tmp_path: Path) -> None:
@@ -65,4 +95,15 @@ def test_a_feed_without_an_end_is_started_again_after_a_failure(tmp_path: Path) 
     counted = Feed(tmp_path, {}, orders=5, speed="max", seed=7)
 
     assert (endless.is_done(1), endless.is_done(0), counted.is_done(1)) == (False, True, True)
+    assert not counted.is_done(128 + signal.SIGKILL)
     assert counted.command()[-6:] == ["--speed", "max", "--orders", "5", "--seed", "7"]
+
+
+def test_a_feed_that_was_killed_sends_the_orders_that_are_left(tmp_path: Path) -> None:
+    sent = [0]
+    feed = Feed(tmp_path, {}, orders=500, speed="max", seed=None, sent=lambda: sent[0])
+    assert feed.command()[-2:] == ["--orders", "500"]
+    sent[0] = 420
+    assert feed.command()[-2:] == ["--orders", "80"]
+    sent[0] = 500
+    assert subprocess.run(feed.command(), check=False).returncode == 0

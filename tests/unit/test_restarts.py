@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.supervisor import LogFile, Restarts, told
+from app.supervisor import LogFile, Restarts
 
 
 def pauses(restarts: Restarts, *deaths: tuple[float, float]) -> list[float | None]:
@@ -78,7 +78,3 @@ def test_the_last_lines_are_of_the_last_process_only(tmp_path: Path) -> None:
 
     assert log.last_lines() == ["the second one's"]
     assert "the first one's" in log.path.read_text()
-
-
-def test_an_exit_status_is_told_in_words() -> None:
-    assert [told(3), told(137), told(-9)] == ["exit status 3", "killed by SIGKILL", "killed by SIGKILL"]
