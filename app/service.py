@@ -1,7 +1,11 @@
-"""How each service is made: the engine's app with this pipeline's settings and topics."""
+"""How each service is made: the engine's app with this pipeline's settings and topics; what it counts."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 
 from app.config import settings
-from app.engine import App, EngineSettings, use_uvloop
+from app.engine import App, EngineSettings, UnitOfWork, use_uvloop
 from app.engine.web import attach
 from app.errors import SettingError
 from app.topics import DEAD_LETTERS, TOPICS
@@ -44,3 +48,24 @@ def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
     addresses = {service: f"http://{chosen.web_host}:{port}" for service, port in WEB_PORTS.items()}
     attach(app, services=addresses, in_words=in_words)
     return app
+
+
+_counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+
+
+def count(work: UnitOfWork, name: str, number: int = 1, **labels: str) -> None:
+    """Add to what this worker counts under `name` when the unit of work commits.
+
+    Labels come from a set that is bounded by us: reasons, types, instruments. Never from a client.
+    """
+    work.after_commit(partial(_add, name, number, tuple(sorted(labels.items()))))
+
+
+def service_counts() -> Iterator[tuple[str, dict[str, str], int]]:
+    """Yield (name, labels, number) of all that this worker has counted since it started, sorted."""
+    for (name, labels), number in sorted(_counts.items()):
+        yield name, dict(labels), number
+
+
+def _add(name: str, number: int, labels: tuple[tuple[str, str], ...]) -> None:
+    _counts[name, labels] += number
