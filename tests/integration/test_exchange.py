@@ -17,7 +17,6 @@ from aiokafka import AIOKafkaProducer
 from app.engine import TopicSpec, shard_of
 from app.engine.admin import ensure_topics
 from app.kafka_node import start_guarded
-from tests.integration.test_web import free_port
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, HALTS, PRICES, RISK_LIMITS, TOPICS
 from models.events import HaltInForce, OrderComplianceApproved, OrderReceived
 from models.values import Frozen
@@ -25,6 +24,7 @@ from tests.builders import a_price, an_order, limits
 from tests.engine.waiting import until
 from tests.engine.world import read_all
 from tests.integration.test_venue import TOKEN, Client, VenueProcess
+from tests.integration.test_web import free_port
 from tests.integration.topics import remove_topics
 
 PARTITIONS = 2
