@@ -374,7 +374,8 @@ class LimitsBook:
 
     def add(self, limits: Limits) -> None:
         identity = (limits.account_id, limits.version)
-        if self._by_version.setdefault(identity, limits) != limits:
+        is_other = self._by_version.setdefault(identity, limits) != limits
+        if is_other and not limits.kill_switch:  # of such a command only the switch takes
             self._ambiguous.add(identity)
         self._of.setdefault(limits.account_id, []).append(limits)
         latest = self._latest.get(limits.account_id, limits.version)

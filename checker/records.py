@@ -424,7 +424,9 @@ class Wire(Generic[E]):
         decoder = self._decoders.get(event_type)
         if decoder is None or value is None:
             return None
-        if version != b"1" and (value := _upcast(event_type.decode(), version, value)) is None:
+        if version != b"1" or NEWEST:
+            value = _upcast(event_type.decode(), version, value)
+        if value is None:
             return None
         try:
             return decoder.decode(value)

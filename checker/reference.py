@@ -30,8 +30,8 @@ By the broker's clock. Past that an approval is a violation, whatever kept the w
 MARKS_WITHIN_MS: Final = 10_000
 """How old a price may be that an account's other symbols are valued at.
 
-It is longer than a worker sleeps before it is taken for dead. An exposure above its limit at the lowest price of
-that time is certain, at the newest it is possible.
+It is longer than a worker sleeps before it is taken for dead. An exposure above its limit at the lowest
+price of that time is certain, at the newest it is possible.
 """
 
 EVERYBODY: Final = "*"
@@ -61,6 +61,10 @@ class Timeline(Generic[T]):
         times = self._times.setdefault(key, [])
         times.append(max(at_ms, times[-1]) if times else at_ms)
         self._values.setdefault(key, []).append(value)
+
+    def begins(self) -> Iterator[int]:
+        """When each key was first told of."""
+        return (times[0] for times in self._times.values())
 
     def last(self, key: str) -> T | Unreadable | None:
         """What it says last; None when it never said anything."""
@@ -130,6 +134,7 @@ class Reference:
 
     def settle(self) -> None:
         """Work out what the answers make of switches and sequences, once all is read."""
+        self.switches, self.sequences = Timeline(), {}
         for subject in self.commands:
             for given, answered in self.paired(subject):
                 match given.command:

@@ -80,18 +80,15 @@ def _check_answers(
 
     What nobody can read is answered too, maybe as one of these: then too many answers mean nothing.
     """
-    first_ms = min(
-        (each.timestamp_ms for given in reference.answers.values() for each in given), default=None
-    )
-    if first_ms is None:
-        first_ms = 0 if any(True for _ in reference.accounts) else None
-    if first_ms is None:
+    answered = [each.timestamp_ms for given in reference.answers.values() for each in given]
+    since_ms = min([*answered, *reference.accounts.begins(), *reference.instruments.begins()], default=None)
+    if since_ms is None:
         return  # a release that answered nothing
     for subject, commands in reference.commands.items():
         due = [
             each
             for each in commands
-            if each.timestamp_ms >= first_ms and COMMANDING[each.topic] not in buried.get(_place(each), ())
+            if each.timestamp_ms >= since_ms and COMMANDING[each.topic] not in buried.get(_place(each), ())
         ]
         answers = len(reference.answers.get(subject, ()))
         for given in due[: max(0, len(due) - answers)]:

@@ -133,7 +133,7 @@ def _after(state: Possible, tick: TickReceived) -> Iterator[Possible]:
         yield from (Possible(_taken(last, tick, gaps=gaps), each) for each in rest)
     if holds:
         yield Possible(last, tick)
-    if not takes and (not holds or _is_old(last, tick)):  # it comes late
+    if not takes and not holds:  # it comes late
         yield from (Possible(last, each) for each in rest)
     elif not takes and held is not None:
         yield state
