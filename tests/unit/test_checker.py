@@ -5,6 +5,7 @@ import gzip
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -963,6 +964,11 @@ def misread_a_restriction(world: World) -> None:
     world.traded()
 
 
+def trade_after(world: World, operate: Callable[[], None]) -> None:
+    operate()
+    world.traded()
+
+
 HALTED = "an order was approved while trading was halted"
 RESTRICTED = "an order in a restricted instrument was approved"
 
@@ -987,11 +993,11 @@ CONDITIONS = {
         "I7",
         "an order was approved after risk had answered that the kill switch is on",
     ),
-    "a halt of all ignored": Planted(lambda w: (w.halt(), w.traded()), "I7", HALTED),
-    "a halt of an account ignored": Planted(lambda w: (w.halt("acc"), w.traded()), "I7", HALTED),
+    "a halt of all ignored": Planted(lambda w: trade_after(w, w.halt), "I7", HALTED),
+    "a halt of an account ignored": Planted(lambda w: trade_after(w, partial(w.halt, "acc")), "I7", HALTED),
     "a halt that nobody can read ignored": Planted(misread_a_halt, "I7", HALTED),
     "a suspension ignored": Planted(suspend, "I7", "an order of a suspended account was approved"),
-    "a restriction ignored": Planted(lambda w: (w.restrict(), w.traded()), "I7", RESTRICTED),
+    "a restriction ignored": Planted(lambda w: trade_after(w, w.restrict), "I7", RESTRICTED),
     "a restriction that nobody can read ignored": Planted(misread_a_restriction, "I7", RESTRICTED),
 }
 
@@ -2212,12 +2218,12 @@ def write_with_the_services(world: World) -> None:
                 intents[key] = new_intent(event.order)
             continue
         accounts[account_id] = apply_execution(account, event)
-        intent = intents.pop(key)
+        before = intents.pop(key)
         if isinstance(record.event, records.OrderWithheld):
             continue
         shard = shard_of(account_id.encode())
         session = sessions.get(shard, NEW_SESSION)
-        sessions[shard], intent, _ = apply_venue_report(session, intent, event)
+        sessions[shard], intent, _ = apply_venue_report(session, before, event)
         if intent is not None:
             intents[key] = intent
     log.recent_orders = {key.encode(): each.model_dump_json().encode() for key, each in accounts.items()}
@@ -2358,16 +2364,8 @@ class TestReading:
     def test_every_book_that_is_read_is_taken_in(self, topic: str) -> None:
         world = World()
         slice_takes(world.log)[topic]([ARecord(b"1", b"a")])
-        tables = (
-            "positions",
-            "reservations",
-            "risk_limits",
-            "recent_orders",
-            "intents",
-            "sessions",
-            "controls",
-        )
-        tables += ("sent",)
+        books = ("positions", "reservations", "risk_limits", "recent_orders", "intents", "sessions")
+        tables = (*books, "controls", "sent")
         filled = [name for name in tables if getattr(world.log, name) == {b"a": b"1"}]
         assert [f"-{name}-changelog" in topic for name in filled] == [True]
 
@@ -2475,9 +2473,11 @@ class TestReading:
     def test_repeats_are_told_on_every_topic_of_an_order_s_way(self, topic: str) -> None:
         world = World()
         world.traded()
-        log = {records.COMPLIANCE_DECISIONS: world.log.compliance, records.EXECUTIONS: world.log.executions}[
-            topic
-        ]
+        logs: dict[str, list[Any]] = {
+            records.COMPLIANCE_DECISIONS: cast(Any, world.log.compliance),
+            records.EXECUTIONS: cast(Any, world.log.executions),
+        }
+        log = logs[topic]
         told = [(type(each.event).__name__, msgspec.json.encode(each.event)) for each in log]
         log.clear()
         take = slice_takes(world.log)[topic]
@@ -2511,7 +2511,7 @@ class TestReading:
         ):
             take([new])
         monkeypatch.setitem(records.NEWEST, "OrderRiskApproved", 2)
-        renamed = old.value.replace(b'"limits_version"', b'"limits"')
+        renamed = msgspec.json.encode(event).replace(b'"limits_version"', b'"limits"')
         fields = (b'"limits"', b'"limits_version"')
         monkeypatch.setitem(records.UPCASTS, ("OrderRiskApproved", 1), lambda value: value.replace(*fields))
         take([new, old._replace(value=renamed)])
@@ -2654,6 +2654,10 @@ class TestLog:
             (10, 1010, b"k10", b"v10"),
         ]
         assert records[1].headers == (("\\xffame-1", b"1"), ("fine", None))
+
+    def test_a_record_tells_whether_it_came_in_a_transaction(self) -> None:
+        data = plain(3) + self.a_batch(0) + marker(9, 9, commit=True) + plain(10)
+        assert [each.in_transaction for each in unpacked(data)] == [False, True, True, False]
 
     def test_what_is_aborted_stays_out(self) -> None:
         data = self.a_batch(0) + marker(9, 9, commit=False) + in_transaction(9, 10)
