@@ -61,6 +61,7 @@ from checker.records import (
     Wire,
     read_command,
     read_order,
+    table_value,
 )
 from checker.reference import Answered, Timeline, Unreadable
 from checker.reference import Commanded as Given
@@ -92,14 +93,14 @@ def slice_takes(history: Slice) -> dict[str, Take]:
             history, COMPLIANCE_DECISIONS, history.compliance, COMPLIANCE_WIRE
         ),
         EXECUTIONS: _events_into(history, EXECUTIONS, history.executions, EXECUTIONS_WIRE),
-        POSITIONS_CHANGELOG: changelog_into(history.positions),
-        RESERVATIONS_CHANGELOG: changelog_into(history.reservations),
-        RISK_LIMITS_CHANGELOG: changelog_into(history.risk_limits),
-        RECENT_ORDERS_CHANGELOG: changelog_into(history.recent_orders),
+        POSITIONS_CHANGELOG: _table_into(history.positions, "risk.positions"),
+        RESERVATIONS_CHANGELOG: _table_into(history.reservations, "risk.reservations"),
+        RISK_LIMITS_CHANGELOG: _table_into(history.risk_limits, "risk.risk_limits"),
+        RECENT_ORDERS_CHANGELOG: _table_into(history.recent_orders, "compliance.recent_orders"),
         INTENTS_CHANGELOG: _intents_into(history),
-        SESSIONS_CHANGELOG: changelog_into(history.sessions),
-        CONTROLS_CHANGELOG: changelog_into(history.controls),
-        SENT_CHANGELOG: changelog_into(history.sent),
+        SESSIONS_CHANGELOG: _table_into(history.sessions, "exchange.sessions"),
+        CONTROLS_CHANGELOG: _table_into(history.controls, "exchange.controls"),
+        SENT_CHANGELOG: _table_into(history.sent, "exchange.sent"),
     }
 
 
@@ -284,7 +285,7 @@ _read_intended = msgspec.json.Decoder(_Intended).decode
 
 def _intents_into(history: Slice) -> Take:
     """Keep the last value of each key, and when an order was first intended: it cannot have left before."""
-    keep = changelog_into(history.intents)
+    keep = _table_into(history.intents, "exchange.intents")
 
     def take(records: Sequence[Raw]) -> None:
         for record in records:
@@ -312,6 +313,19 @@ def changelog_into(values: dict[bytes, bytes]) -> Take:
                 values.pop(record.key, None)
             else:
                 values[record.key] = record.value
+
+    return take
+
+
+def _table_into(values: dict[bytes, bytes], table: str) -> Take:
+    """The same, with values in today's version."""
+
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            if record.key is not None and record.value is not None:
+                values[record.key] = table_value(table, record.value)
+            elif record.key is not None:
+                values.pop(record.key, None)
 
     return take
 

@@ -2,10 +2,11 @@
 
 The structs of events have the events' names. Their fields are a second writing of `models`; the tests keep
 them equal. Between the services an unknown field is ignored. At the edge it may be an instruction: there it
-is found and named. A version above `NEWEST` is refused as a whole: only a checker of that release can judge
-it.
+is found and named. Versions are those of `models.registry`: what a newer release has written is refused, since only
+a checker of that release can judge it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from checker.errors import CheckerError
-from models import commands, events
+from models import commands, events, registry
+from models.registry import CONTRACTS, TABLES
 from models.values import Frozen, InstrumentStatus, PartyStatus, Side, TimeInForce
 
 ORDERS: Final = "orders"
@@ -56,11 +58,6 @@ COMMANDING: Final = {
 }
 """The topics of commands, and the service that answers each."""
 
-NEWEST: Final[dict[str, int]] = {}
-"""The newest version that this checker knows of each event type; 1 of what is not named here."""
-UPCASTS: Final[dict[tuple[str, int], Callable[[bytes], bytes]]] = {}
-"""By event type and version: what makes a value of that version one of the next."""
-
 
 class Origin(NamedTuple):
     """Where a record stands in the log."""
@@ -99,6 +96,9 @@ class Raw(Protocol):
     @property
     def in_transaction(self) -> bool:
         """Whether its producer wrote it in a transaction, as our services do and nobody else does."""
+
+
+TABLE_MARK: Final = re.compile(rb'\{"\$v":(\d{1,9})[,}]')
 
 
 class NewerVersion(CheckerError):
@@ -424,8 +424,7 @@ class Wire(Generic[E]):
         decoder = self._decoders.get(event_type)
         if decoder is None or value is None:
             return None
-        if version != b"1" or NEWEST:
-            value = _upcast(event_type.decode(), version, value)
+        value = _upcast(event_type.decode(), version, value)
         if value is None:
             return None
         try:
@@ -435,22 +434,38 @@ class Wire(Generic[E]):
 
 
 def _upcast(name: str, version: bytes, value: bytes) -> bytes | None:
-    """A value of the newest version; None when there never was such a version."""
+    """A value of today's version; None when there never was such a version."""
+    contract = CONTRACTS[name]
+    if version == b"%d" % contract.version:
+        return value
     try:
-        number = int(version)
-    except ValueError:
+        return contract.upcast(int(version), value)
+    except registry.NewerVersion as error:
+        raise NewerVersion(f"{error}: check with that release") from error
+    except (ValueError, RecursionError):
         return None
-    newest = NEWEST.get(name, 1)
-    if number > newest:
+
+
+def table_value(table: str, data: bytes) -> bytes:
+    """A value of `<service>.<table>` in today's version, without its mark; unreadable ones as they are."""
+    marked = TABLE_MARK.match(data)
+    upcasts = TABLES[table]
+    version, newest = int(marked[1]) if marked else 1, len(upcasts) + 1
+    if version > newest:
         raise NewerVersion(
-            f"{name} in version {number} was written by a newer release; this checker knows up to {newest}: "
-            "check with that release"
+            f"a value of {table} in version {version} was written by a newer release; this checker knows up "
+            f"to {newest}: check with that release"
         )
-    if number < 1:
-        return None
-    for older in range(number, newest):
-        value = UPCASTS[name, older](value)
-    return value
+    if version == newest:
+        return data
+    try:
+        value = msgspec.json.decode(data, type=dict[str, Any])
+    except ValueError:
+        return data
+    value.pop("$v", None)
+    for upcast in upcasts[max(version, 1) - 1 :]:
+        value = upcast(value)
+    return msgspec.json.encode(value)
 
 
 class Reading(NamedTuple, Generic[E]):
@@ -507,7 +522,7 @@ class Edge(Generic[E]):
         if given.get("event-type") != self.event_type.encode():
             return False
         version = given.get("schema-version") or b""
-        return version.isdigit() and 1 <= int(version) <= NEWEST.get(self.event_type, 1)
+        return version.isdigit() and 1 <= int(version) <= CONTRACTS[self.event_type].version
 
     def _unknown(self, value: bytes) -> tuple[str, ...]:
         try:

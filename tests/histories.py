@@ -442,7 +442,7 @@ class World:
         self._write_open_orders()
         self._write_sessions()
         for account_id, last_sequence in self._sent.items():
-            self.log.sent[account_id.encode()] = msgspec.json.encode({"last_sequence": last_sequence})
+            self.log.sent[account_id.encode()] = msgspec.json.encode({"order_sequence_last": last_sequence})
 
     # judgement
 
@@ -484,7 +484,7 @@ class World:
     def _write_limits(self) -> None:
         for account_id, limits in self._limits.items():
             self.log.risk_limits[account_id.encode()] = msgspec.json.encode(limits)
-            controls = {"limits_version": limits.version, "kill_switch": limits.kill_switch}
+            controls = {"version": limits.version, "kill_switch": limits.kill_switch}
             self.log.controls[account_id.encode()] = msgspec.json.encode(controls)
 
     def _write_open_orders(self) -> None:

@@ -80,14 +80,14 @@ class InForce(msgspec.Struct, frozen=True):
 class Controls(msgspec.Struct, frozen=True):
     """What counts here of a value of the changelog of `controls`."""
 
-    limits_version: int
+    version: int
     kill_switch: bool
 
 
 class Sent(msgspec.Struct, frozen=True):
     """A value of the changelog of `sent`."""
 
-    last_sequence: int
+    order_sequence_last: int
 
 
 class _Open(NamedTuple):
@@ -246,9 +246,9 @@ def _check_sent(history: Slice, traces: Traces, found: Findings) -> None:
         value = history.sent.get(key)
         unreadable = "a value of sent that nobody can read"
         theirs = _decoded(_read_sent, value, unreadable, _text(key), found) if value is not None else Sent(0)
-        if theirs is not None and theirs.last_sequence != last:
+        if theirs is not None and theirs.order_sequence_last != last:
             message = "the last order that was intended is not the account's last approved one"
-            found.violate(I3, message, f"{_text(key)}: {theirs.last_sequence}, not {last}")
+            found.violate(I3, message, f"{_text(key)}: {theirs.order_sequence_last}, not {last}")
 
 
 def _is_told(trace: Trace) -> bool:
@@ -345,8 +345,8 @@ def _check_controls(history: Slice, commanded: Commanded, found: Findings) -> No
 
 
 def _obeys(controls: Controls, wanted: Wanted) -> bool:
-    if controls.limits_version != wanted.version:
-        return controls.limits_version > wanted.version  # set by what compaction has taken
+    if controls.version != wanted.version:
+        return controls.version > wanted.version  # set by what compaction has taken
     return controls.kill_switch or not wanted.kill_switch
 
 

@@ -71,6 +71,8 @@ from checker.records import (
 from checker.reference import BINDS_WITHIN_MS, Reference, Timeline, Unreadable
 from checker.report import Counts, Report, latencies_ms, percentiles
 from checker.shards import hash_of, is_elsewhere, shard_of
+from models.contract import Contract
+from models.registry import CONTRACTS
 from models.values import InstrumentStatus, PartyStatus, Side, TimeInForce
 from tests.engine.recordsets import batch, in_transaction, marker, plain, seal
 from tests.histories import ORDER_EVERY_MS, OTHER_SYMBOL, PRICE_TICKS, SYMBOL, World, an_instrument
@@ -1983,7 +1985,7 @@ class TestStanding:
     def test_accounts_whose_limits_are_dead_letters_are_left_out(self) -> None:
         world = a_busy_world()
         world.limit()
-        rewrite(world.log.controls, b"acc", limits_version=2)
+        rewrite(world.log.controls, b"acc", version=2)
         world.bury(Origin("risk-limits", 0, 5), service="risk")
         findings = self.judge(world)
         assert findings.violations == []
@@ -2507,13 +2509,16 @@ class TestReading:
         take = slice_takes(history := World().log)[records.RISK_DECISIONS]
         old, new = (ARecord(msgspec.json.encode(event), headers=each) for each in headers)
         with pytest.raises(
-            CheckerError, match="version 2 was written by a newer release; this checker knows up to 1"
+            CheckerError, match="version 2 was written by a newer release; this build knows up to 1"
         ):
             take([new])
-        monkeypatch.setitem(records.NEWEST, "OrderRiskApproved", 2)
         renamed = msgspec.json.encode(event).replace(b'"limits_version"', b'"limits"')
-        fields = (b'"limits"', b'"limits_version"')
-        monkeypatch.setitem(records.UPCASTS, ("OrderRiskApproved", 1), lambda value: value.replace(*fields))
+        contract = Contract(
+            "OrderRiskApproved",
+            models.events.OrderRiskApproved,
+            upcasts=(lambda fields: {**fields, "limits_version": fields["limits"]},),
+        )
+        monkeypatch.setitem(cast(dict[str, Any], CONTRACTS), "OrderRiskApproved", contract)
         take([new, old._replace(value=renamed)])
         assert [each.event for each in history.risk] == [event, event]
 
