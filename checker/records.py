@@ -2,8 +2,8 @@
 
 The structs of events have the events' names. Their fields are a second writing of `models`; the tests keep
 them equal. Between the services an unknown field is ignored. At the edge it may be an instruction: there it
-is found and named. Versions are those of `models.registry`: what a newer release has written is refused, since only
-a checker of that release can judge it.
+is found and named. Versions are those of `models.registry`: what a newer release has written is refused,
+since only a checker of that release can judge it.
 """
 
 import re
