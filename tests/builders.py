@@ -1,20 +1,28 @@
 """Short builders of commands, events and states: each is sound as it is, a test names what it changes."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from app.domain.risk import AccountRisk, Holding, Reservation
+from app.domain.reference import Known, Reference
+from app.domain.risk import NEW_ACCOUNT, AccountRisk, Holding, Reservation
 from models.commands import SetRiskLimits
 from models.events import (
+    AccountRegistered,
+    HaltInForce,
+    InstrumentListed,
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
     OrderReceived,
+    OrderRiskApproved,
+    OrderWithheld,
     PriceUpdated,
+    RestrictionInForce,
     TickReceived,
     TradeExecuted,
     VenueRejected,
 )
-from models.values import Side
+from models.values import Instrument, Side
 
 NOW_MS: Final = 1_700_000_000_000
 PRICE_TICKS: Final = 90_000
@@ -82,12 +90,78 @@ def a_tick(**changed: Any) -> TickReceived:
     return TickReceived(**(tick | changed))
 
 
+def an_instrument(**changed: Any) -> Instrument:
+    """BTC-USD, of which a tick of a lot is one micro."""
+    instrument = {"symbol": "BTC-USD", "base": "BTC", "currency": "USD", "tick": "0.01", "lot": "0.0001"}
+    return Instrument(**(instrument | changed))
+
+
+def listed(*, scale: int = 1, version: int = 1, **changed: Any) -> InstrumentListed:
+    return InstrumentListed(instrument=an_instrument(**changed), version=version, scale=scale)
+
+
+BTC: Final = listed()
+ETH: Final = listed(symbol="ETH-USD", base="ETH", lot="0.001")
+"""A tick of a lot is ten micros."""
+
+
+def registered(**changed: Any) -> AccountRegistered:
+    account = {
+        "account_id": "acc-1",
+        "owner": "somebody",
+        "firm": "a firm",
+        "base_currency": "USD",
+        "status": "active",
+        "version": 1,
+    }
+    return AccountRegistered(**(account | changed))
+
+
+def a_halt(**changed: Any) -> HaltInForce:
+    halt = {"scope": "acc-1", "halted": True, "version": 1, "who": "the desk", "why": "a test"}
+    return HaltInForce(**(halt | changed))
+
+
+def a_restriction(**changed: Any) -> RestrictionInForce:
+    return RestrictionInForce(**({"symbol": "BTC-USD", "restricted": True, "version": 1} | changed))
+
+
+def known(values: Mapping[str, Any], **unreadable: str) -> Known[Any]:
+    """Values in force, and why others are unreadable (a `_` in a name stands for a `-`)."""
+    return Known(values, {key.replace("_", "-"): why for key, why in unreadable.items()})
+
+
+def reference(**changed: Known[Any]) -> Reference:
+    """A world in which `an_order` is approved: two instruments, one account, no halts, a price of BTC-USD."""
+    world = {
+        "accounts": known({"acc-1": registered()}),
+        "instruments": known({"BTC-USD": BTC, "ETH-USD": ETH}),
+        "halts": known({}),
+        "prices": known({"BTC-USD": a_price()}),
+    }
+    return Reference(**(world | changed))
+
+
+def an_approval(order: OrderReceived, **changed: Any) -> OrderRiskApproved:
+    """Risk's approval of an order that came when it was submitted."""
+    approval = {
+        "order": order,
+        "reference_price_ticks": PRICE_TICKS,
+        "reference_tick_sequence": 42,
+        "price_age_ms": 100,
+        "limits_version": 7,
+        "received_at_ms": order.submitted_at_ms,
+        "decided_at_ms": order.submitted_at_ms,
+    }
+    return OrderRiskApproved(**(approval | changed))
+
+
 def an_account(**holding: Any) -> AccountRisk:
     """An account that has had no order; `holding` is what it holds of BTC-USD at the market's price."""
     if not holding:
-        return AccountRisk(holdings={})
+        return NEW_ACCOUNT
     held = Holding(**({"reference_price_ticks": PRICE_TICKS} | holding))
-    return AccountRisk(holdings={"BTC-USD": held})
+    return AccountRisk(holdings={"BTC-USD": held}, last_approved_sequence=0)
 
 
 def a_reservation(**changed: Any) -> Reservation:
@@ -128,3 +202,17 @@ def expired(expired_lots: int, **changed: Any) -> OrderExpired:
 def venue_rejected(rejected_lots: int, **changed: Any) -> VenueRejected:
     rejection = {"rejected_lots": rejected_lots, "reason": "market_closed"}
     return VenueRejected(**(REPORT | rejection | changed))
+
+
+def withheld(withheld_lots: int, **changed: Any) -> OrderWithheld:
+    """The order never left; its id is the one that the first order of the account has."""
+    event = {
+        "order_id": "acc-1-1",
+        "account_id": "acc-1",
+        "symbol": "BTC-USD",
+        "side": "buy",
+        "reason": "order_too_old",
+        "withheld_lots": withheld_lots,
+        "looked_at_ms": NOW_MS + 31_000,
+    }
+    return OrderWithheld(**(event | changed))

@@ -1,7 +1,12 @@
-"""Random lives of orders, folded through risk and the exchange together: the books always add up."""
+"""Random lives of orders, folded through risk and the exchange together: the books always add up.
+
+Beside them a slow model keeps every order for itself, and tries every way in which they may be filled.
+"""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
+from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,12 +20,21 @@ from app.domain.risk import (
     apply_decision,
     apply_report,
     decide_risk,
+    is_repeat,
     reserve,
 )
-from models.events import OrderComplianceRejected, OrderRiskApproved, TradeExecuted, VenueReport
-from models.reasons import ComplianceReason
-from models.values import INSTRUMENTS, Side
+from models.events import (
+    OrderComplianceRejected,
+    OrderReceived,
+    OrderRiskApproved,
+    TradeExecuted,
+    VenueReport,
+)
+from models.reasons import ComplianceReason, RiskReason
+from models.values import Side
 from tests.builders import (
+    BTC,
+    ETH,
     NOW_MS,
     a_fill,
     a_price,
@@ -28,16 +42,66 @@ from tests.builders import (
     an_order,
     cancelled,
     expired,
+    known,
     limits,
+    reference,
     venue_rejected,
+    withheld,
 )
 
 LIMITS = limits(position_lots_max=40, gross_exposure_micros_max=5_000_000, open_orders_max=6)
+INSTRUMENTS = {"BTC-USD": BTC, "ETH-USD": ETH}
+MICROS = {"BTC-USD": 1, "ETH-USD": 10}
 ENDINGS: dict[str, Callable[..., VenueReport]] = {
     "cancelled": cancelled,
     "expired": expired,
     "rejected": venue_rejected,
 }
+
+
+class OpenOrder(NamedTuple):
+    """One open order of the slow model."""
+
+    symbol: str
+    side: Side
+    lots: int
+    price_ticks: int
+
+
+def reachable_positions(position_lots: int, orders: Iterable[OpenOrder]) -> list[int]:
+    """Every position that fills may lead to; each order may be filled in whole or not at all."""
+    moves = [(0, each.lots if each.side is Side.BUY else -each.lots) for each in orders]
+    return [position_lots + sum(chosen) for chosen in product(*moves)]
+
+
+def exact_refusal(
+    positions: dict[str, int],
+    open_orders: list[OpenOrder],
+    asked_ticks: dict[tuple[str, Side], list[int]],
+    order: OrderReceived,
+    marks: dict[str, int],
+) -> RiskReason | None:
+    """What risk has to say of limits on position and exposure, worked out order by order.
+
+    `asked_ticks` are the prices of all orders approved since their side was last empty.
+    """
+    new = OpenOrder(order.symbol, order.side, order.quantity_lots, order.price_ticks)
+    same_side = [each for each in open_orders if each[:2] == (new.symbol, new.side)]
+    sign = 1 if new.side is Side.BUY else -1
+    furthest_lots = max(sign * each for each in reachable_positions(positions[new.symbol], [*same_side, new]))
+    if furthest_lots <= 0:
+        return None
+    if furthest_lots > LIMITS.position_lots_max:
+        return RiskReason.POSITION_LIMIT
+    micros = 0
+    for symbol, position_lots in positions.items():
+        orders = [each for each in [*open_orders, new] if each.symbol == symbol]
+        lots = max(abs(each) for each in reachable_positions(position_lots, orders))
+        if lots:
+            asked = [at for side in Side for at in asked_ticks.get((symbol, side), [])]
+            price_ticks = max([marks[symbol], *asked, *([new.price_ticks] if symbol == new.symbol else [])])
+            micros += lots * price_ticks * MICROS[symbol]
+    return RiskReason.GROSS_EXPOSURE_LIMIT if micros > LIMITS.gross_exposure_micros_max else None
 
 
 class Books(RuleBasedStateMachine):
@@ -51,57 +115,119 @@ class Books(RuleBasedStateMachine):
         self.session = NEW_SESSION
         self.filled: Counter[str] = Counter()
         self.sequence = 0
+        self.marks: dict[str, int] = {}
+        self.approvals: list[OrderReceived] = []
+        self.since: Counter[tuple[str, Side]] = Counter()
+        self.seen: list[VenueReport | OrderComplianceRejected] = []
 
     @rule(
         symbol=st.sampled_from(sorted(INSTRUMENTS)),
         side=st.sampled_from(Side),
         quantity_lots=st.integers(-1, 30),
-        reference_price_ticks=st.integers(60_000, 120_000),
+        mark_ticks=st.integers(60_000, 120_000),
+        offset_ticks=st.integers(-3_000, 3_000),
     )
-    def order_arrives(self, symbol: str, side: Side, quantity_lots: int, reference_price_ticks: int) -> None:
+    def order_arrives(
+        self, symbol: str, side: Side, quantity_lots: int, mark_ticks: int, offset_ticks: int
+    ) -> None:
         self.sequence += 1
-        before = self.account.holding(symbol)
+        self.marks[symbol] = mark_ticks
+        order = an_order(
+            order_id=f"acc-1-{self.sequence}",
+            sequence=self.sequence,
+            symbol=symbol,
+            side=side,
+            quantity_lots=quantity_lots,
+            price_ticks=mark_ticks + offset_ticks,
+        )
+        world = reference(
+            prices=known({name: a_price(symbol=name, price_ticks=at) for name, at in self.marks.items()})
+        )
         outcome = decide_risk(
-            an_order(
-                order_id=f"o-{self.sequence}",
-                sequence=self.sequence,
-                symbol=symbol,
-                side=side,
-                quantity_lots=quantity_lots,
-                price_ticks=reference_price_ticks,
-            ),
+            order,
             source="orders/0/0",
             received_at_ms=NOW_MS,
+            decided_at_ms=NOW_MS,
             account=self.account,
             limits=LIMITS,
-            price=a_price(symbol=symbol, price_ticks=reference_price_ticks),
+            reference=world,
         )
-        self.account = apply_decision(self.account, outcome)
+        if quantity_lots > 0 and len(self.reservations) < LIMITS.open_orders_max:
+            expected = exact_refusal(self.positions(), self.open_orders(), self.asked(), order, self.marks)
+            assert (None if isinstance(outcome, OrderRiskApproved) else outcome.reason) is expected
+        self.account = apply_decision(self.account, outcome, world.instruments)
         assert self.account.last_sequence == self.sequence
         if isinstance(outcome, OrderRiskApproved):
-            self.reservations[outcome.order.order_id] = reserve(outcome)
-            worst_lots = self.account.holding(symbol).worst_lots
-            assert worst_lots == before.worst_lots or (
-                worst_lots <= LIMITS.position_lots_max
-                and self.account.gross_exposure_micros <= LIMITS.gross_exposure_micros_max
-            )
-            assert worst_lots <= LIMITS.position_lots_max
+            self.reservations[order.order_id] = reserve(outcome)
+            self.approvals.append(order)
             assert self.account.open_orders <= LIMITS.open_orders_max
 
+    def positions(self) -> dict[str, int]:
+        return {symbol: self.filled[symbol] for symbol in INSTRUMENTS}
+
+    def asked(self) -> dict[tuple[str, Side], list[int]]:
+        """By symbol and side, the prices of the approvals since the last one that found the side empty."""
+        return {
+            (symbol, side): [
+                order.price_ticks
+                for order in self.approvals
+                if (order.symbol, order.side) == (symbol, side) and order.sequence >= self.since[symbol, side]
+            ]
+            for symbol, side in product(INSTRUMENTS, Side)
+        }
+
+    @invariant()
+    def remember_when_a_side_was_empty(self) -> None:
+        for symbol, side in product(INSTRUMENTS, Side):
+            if not any((held.symbol, held.side) == (symbol, side) for held in self.reservations.values()):
+                self.since[symbol, side] = self.sequence + 1
+
+    def open_orders(self) -> list["OpenOrder"]:
+        return [
+            OpenOrder(held.symbol, held.side, held.open_lots, held.price_ticks)
+            for held in self.reservations.values()
+        ]
+
+    @precondition(lambda self: self.seen)
+    @rule(data=st.data())
+    def report_comes_again(self, data: st.DataObject) -> None:
+        report = data.draw(st.sampled_from(self.seen))
+        order = report.order if isinstance(report, OrderComplianceRejected) else report
+        assert is_repeat(self.account, self.reservations.get(order.order_id), report)
+
     @precondition(lambda self: self.reservations.keys() - self.intents.keys())
-    @rule(data=st.data(), passes=st.integers(0, 3))
-    def compliance_decides(self, data: st.DataObject, passes: int) -> None:
+    @rule(data=st.data())
+    def order_is_withheld(self, data: st.DataObject) -> None:
         order_id = data.draw(st.sampled_from(sorted(self.reservations.keys() - self.intents.keys())))
+        held = self.reservations.pop(order_id)
+        event = withheld(held.open_lots, order_id=order_id, symbol=held.symbol, side=held.side)
+        assert not is_repeat(self.account, held, event)
+        self.account, ended = apply_report(self.account, held, event)
+        assert ended is None
+        assert is_repeat(self.account, None, event)
+
+    @precondition(lambda self: self.reservations.keys() - self.intents.keys())
+    @rule(passes=st.integers(0, 3))
+    def compliance_decides(self, passes: int) -> None:
+        order_id = min(self.reservations.keys() - self.intents.keys(), key=lambda each: int(each[6:]))
         held = self.reservations[order_id]
-        order = an_order(order_id=order_id, symbol=held.symbol, side=held.side, quantity_lots=held.open_lots)
+        order = an_order(
+            order_id=order_id,
+            sequence=int(order_id.removeprefix("acc-1-")),
+            symbol=held.symbol,
+            side=held.side,
+            quantity_lots=held.open_lots,
+        )
         if passes:
             self.intents[order_id] = new_intent(order)
             self.report(order_id, acknowledged(**self.identity(order_id)))
         else:
             rejected = OrderComplianceRejected(order=order, reason=ComplianceReason.SELF_MATCH)
+            assert not is_repeat(self.account, held, rejected)
             self.account, ended = apply_report(self.account, held, rejected)
             assert ended is None
             del self.reservations[order_id]
+            self.seen.append(rejected)
 
     @precondition(lambda self: self.intents)
     @rule(data=st.data())
@@ -135,9 +261,13 @@ class Books(RuleBasedStateMachine):
         self.session, intent, emit = apply_venue_report(self.session, self.intents[order_id], report)
         assert emit
         assert apply_venue_report(self.session, intent, report) == (self.session, intent, False)
-        exposure_micros = self.account.gross_exposure_micros
+        worst_before = {symbol: self.account.holding(symbol).worst_lots for symbol in INSTRUMENTS}
+        assert not is_repeat(self.account, self.reservations[order_id], report)
         self.account, reservation = apply_report(self.account, self.reservations[order_id], report)
-        assert self.account.gross_exposure_micros <= exposure_micros
+        for symbol in INSTRUMENTS:
+            assert self.account.holding(symbol).worst_lots <= worst_before[symbol]
+        if reservation != self.reservations[order_id]:
+            self.seen.append(report)
         if isinstance(report, TradeExecuted):
             signed_lots = report.quantity_lots if report.side is Side.BUY else -report.quantity_lots
             self.filled[report.symbol] += signed_lots

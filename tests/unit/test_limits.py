@@ -1,0 +1,177 @@
+"""Operators' commands about one account: what takes, what is refused, and what the answer says."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from app.domain.limits import (
+    TEXT_LENGTH_MAX,
+    answer_unread,
+    apply_limits,
+    apply_sequence,
+    decide_limits,
+    decide_removal,
+    decide_sequence,
+)
+from app.domain.risk import NEW_ACCOUNT, AccountRisk
+from models.commands import SetAccountSequence
+from models.events import CommandAnswered
+from tests.builders import limits
+
+ACCOUNT = AccountRisk(holdings={}, last_sequence=900, last_approved_sequence=17)
+
+
+def set_sequence(last_sequence: int) -> SetAccountSequence:
+    return SetAccountSequence(account_id="acc-1", last_sequence=last_sequence, who="the desk", why="a slip")
+
+
+@pytest.mark.parametrize(
+    ("version", "kill_switch", "accepted"),
+    [
+        (8, False, True),
+        (7, False, False),
+        (6, False, False),
+        (8, True, True),
+        (7, True, True),
+        (1, True, True),
+    ],
+)
+def test_limits_take_with_a_higher_version_and_a_kill_switch_always(
+    version: int, kill_switch: bool, accepted: bool
+) -> None:
+    answer = decide_limits(limits(version=version, kill_switch=kill_switch), limits(version=7))
+
+    assert answer.accepted is accepted
+    assert answer.reason == ("" if accepted else "version 7 is in force: send a higher one")
+
+
+@pytest.mark.parametrize("version", [-3, 0, 1, 99])
+def test_the_first_limits_of_an_account_may_have_any_version(version: int) -> None:
+    first = limits(version=version)
+
+    assert decide_limits(first, None).accepted
+    assert apply_limits(first, None) == first
+
+
+def test_an_answer_names_the_command_who_and_why() -> None:
+    assert decide_limits(limits(version=8, who="the desk", why="more room"), None) == CommandAnswered(
+        command="SetRiskLimits",
+        subject="acc-1",
+        version=8,
+        accepted=True,
+        who="the desk",
+        why="more room",
+    )
+
+
+def test_newer_limits_replace_the_ones_before_and_may_switch_off() -> None:
+    newer = limits(version=8, kill_switch=False)
+
+    assert apply_limits(newer, limits(version=7, kill_switch=True)) == newer
+
+
+@pytest.mark.parametrize("version", [7, 1])
+@pytest.mark.parametrize("is_on", [False, True])
+def test_of_a_kill_switch_that_is_not_newer_the_switch_alone_takes(version: int, is_on: bool) -> None:
+    in_force = limits(version=7, kill_switch=is_on)
+    command = limits(version=version, kill_switch=True, position_lots_max=10**9)
+
+    assert apply_limits(command, in_force) == limits(version=7, kill_switch=True)
+
+
+def test_limits_can_be_removed_once() -> None:
+    assert decide_removal("acc-1", limits()).accepted
+    answer = decide_removal("acc-1", None)
+    assert (answer.accepted, answer.reason) == (False, "the account has no limits to remove")
+    assert (answer.subject, answer.version) == ("acc-1", None)
+
+
+@pytest.mark.parametrize(
+    ("last_sequence", "refused_for"),
+    [
+        (17, ""),
+        (18, ""),
+        (2**62, ""),
+        (16, "order 17 was approved: set that or a higher one"),
+        (0, "order 17 was approved: set that or a higher one"),
+    ],
+)
+def test_a_sequence_is_set_to_anything_not_below_the_last_approved_order(
+    last_sequence: int, refused_for: str
+) -> None:
+    answer = decide_sequence(set_sequence(last_sequence), ACCOUNT, is_known=True)
+
+    assert (answer.accepted, answer.reason) == (not refused_for, refused_for)
+    assert (answer.command, answer.subject, answer.who) == ("SetAccountSequence", "acc-1", "the desk")
+
+
+def test_a_new_account_may_begin_anywhere() -> None:
+    assert decide_sequence(set_sequence(0), NEW_ACCOUNT, is_known=True).accepted
+
+
+def test_the_sequence_of_an_unknown_account_is_not_set() -> None:
+    answer = decide_sequence(set_sequence(20), NEW_ACCOUNT, is_known=False)
+
+    assert not answer.accepted
+    assert "not known" in answer.reason
+
+
+def test_setting_the_sequence_changes_nothing_else() -> None:
+    assert apply_sequence(ACCOUNT, set_sequence(20)) == replace(ACCOUNT, last_sequence=20)
+
+
+def test_in_books_of_the_release_before_any_order_may_have_been_approved() -> None:
+    old = replace(ACCOUNT, last_approved_sequence=None)
+
+    assert not decide_sequence(set_sequence(899), old, is_known=True).accepted
+    after = apply_sequence(old, set_sequence(950))
+    assert (after.last_sequence, after.approved_up_to) == (950, 900)
+
+
+def test_a_command_that_cannot_be_read_is_refused_with_what_it_tells() -> None:
+    value = b'{"account_id": "acc-1", "version": 9, "who": "the desk", "why": "today", "daily_loss": 1}'
+    unread = answer_unread("SetRiskLimits", b"acc-1", value, "ValueError: daily_loss: not permitted")
+
+    assert unread == (
+        CommandAnswered(
+            command="SetRiskLimits",
+            subject="acc-1",
+            version=9,
+            accepted=False,
+            reason="it cannot be read: ValueError: daily_loss: not permitted",
+            who="the desk",
+            why="today",
+        ),
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "kills"),
+    [
+        (b'{"kill_switch": true, "stop": 1}', True),
+        (b'{"kill_switch": false, "stop": 1}', False),
+        (b'{"kill_switch": "true"}', False),
+        (b'{"stop": 1}', False),
+        (b"kill_switch: true", False),
+        (b'["kill_switch"]', False),
+        (b"[" * 100_000, False),
+        (b"\xff\xfe", False),
+        (b"", False),
+        (None, False),
+    ],
+    ids=repr,
+)
+def test_a_kill_switch_is_recognised_in_a_command_that_cannot_be_read(value: Any, kills: bool) -> None:
+    assert answer_unread("SetRiskLimits", b"acc-1", value, "why not").kills is kills
+
+
+@pytest.mark.parametrize("version", [b"true", b"1.5", b'"7"', b"null"])
+def test_the_answer_to_nonsense_can_be_written(version: bytes) -> None:
+    value = b'{"version": %b, "who": "\\ud800", "why": "%b"}' % (version, b"y" * 10_000)
+    answer = answer_unread("SetRiskLimits", b"\xff" * 1_000, value, "z" * 10_000).answer
+
+    assert answer.version is None
+    assert max(map(len, (answer.subject, answer.reason, answer.why))) <= TEXT_LENGTH_MAX
+    answer.model_dump_json().encode()
