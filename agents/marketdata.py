@@ -9,7 +9,6 @@ from app.engine import Poison, Record, UnitOfWork, unit_of_work
 from app.marketdata import app
 from app.topics import INSTRUMENTS, MARKET_ALERTS, MARKET_DATA, PRICES
 from models.events import MarketDataAlert
-from models.reasons import MarketDataFault
 from tables.last_prices import LAST_PRICES
 
 instruments = app.global_table(INSTRUMENTS)
@@ -24,7 +23,7 @@ async def conflate(batches: Any) -> None:
     async for batch in batches:
         async with unit_of_work(batch) as work:
             before: dict[str, LastPrice | None] = {}
-            alerts: dict[tuple[str, MarketDataFault], MarketDataAlert] = {}
+            alerts: dict[tuple[str, str], MarketDataAlert] = {}
             for record in work.records():
                 symbol = record.value.symbol
                 state = work[LAST_PRICES].get(symbol)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from decimal import Decimal
 
 from bench import job, throughput
 from bench.contenders import ENGINE, STOCK, Contender, python_module
@@ -9,7 +10,8 @@ from bench.plan import Plan
 from bench.report import Row
 from bench.run import Bench, Speed, speed
 from models.commands import SetRiskLimits
-from models.events import OrderRiskApproved, PriceUpdated
+from models.events import AccountRegistered, InstrumentListed, OrderRiskApproved, PriceUpdated
+from models.values import Instrument, PartyStatus
 
 PARTITIONS = 4
 SHARE = 1 / 4
@@ -73,9 +75,27 @@ def limits(account_id: str) -> SetRiskLimits:
         price_collar_bps=NEVER_REACHED,
         price_age_ms_max=NEVER_REACHED,
         open_orders_max=NEVER_REACHED,
+        order_age_ms_max=NEVER_REACHED,
     )
 
 
+def registered(account_id: str) -> AccountRegistered:
+    return AccountRegistered(
+        account_id=account_id,
+        owner="bench",
+        firm="bench",
+        base_currency="USD",
+        status=PartyStatus.ACTIVE,
+        version=1,
+    )
+
+
+LISTED = InstrumentListed(
+    instrument=Instrument(
+        symbol="BTC-USD", base="BTC", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.0001")
+    ),
+    version=1,
+)
 PRICE = PriceUpdated(
     symbol="BTC-USD", price_ticks=9_305_000, tick_sequence=1, observed_at_ms=1_700_000_000_000
 )
@@ -99,14 +119,17 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def prepare(bench: Bench, records: int) -> None:
-    """Fill the pipeline's own topics, once: limits of every account, one price, and the orders."""
+    """Fill the pipeline's own topics, once: accounts and their limits, an instrument, a price, the orders."""
     if "orders" in bench.filled:
         return
-    accounts = map(job.account_id, range(job.ACCOUNTS))
+    accounts = [*map(job.account_id, range(job.ACCOUNTS))]
+    symbol = PRICE.symbol.encode()
     limits_set = ((name.encode(), limits(name).model_dump_json().encode()) for name in accounts)
-    price = (PRICE.symbol.encode(), PRICE.model_dump_json().encode())
+    accounts_set = ((name.encode(), registered(name).model_dump_json().encode()) for name in accounts)
     _fill(bench, "risk-limits", "SetRiskLimits", limits_set)
-    _fill(bench, "prices", "PriceUpdated", [price])
+    _fill(bench, "accounts", "AccountRegistered", accounts_set)
+    _fill(bench, "instruments", "InstrumentListed", [(symbol, LISTED.model_dump_json().encode())])
+    _fill(bench, "prices", "PriceUpdated", [(symbol, PRICE.model_dump_json().encode())])
     _fill(bench, "orders", "OrderReceived", job.records(records))
 
 

@@ -1,17 +1,19 @@
 """Stock Faust making the risk service's decisions: `app.domain.risk` and two RocksDB tables.
 
-Limits and price are in memory from the start, outputs have no headers and no alerts are sent: less work than
-the real agent has.
+Limits and reference data are in memory from the start, outputs have no headers and no alerts are sent: less
+work than the real agent has.
 """
 
+import time
 from typing import Any
 
 import msgspec
 from pydantic import TypeAdapter
 
+from app.domain.reference import Known, Reference
 from app.domain.risk import NEW_ACCOUNT, AccountRisk, apply_decision, decide_risk, reserve
 from bench import job
-from bench.risk import PRICE, limits
+from bench.risk import LISTED, PRICE, limits, registered
 from bench.stock_faust import make_app, run, table
 from bench.worker import options
 from models.events import OrderReceived, OrderRiskApproved
@@ -27,7 +29,14 @@ def main() -> None:
     decisions = app.topic(given.output)
     positions = table(app, "positions", given.partitions)
     reservations = table(app, "reservations", given.partitions)
-    limits_in_force = {name: limits(name) for name in map(job.account_id, range(job.ACCOUNTS))}
+    accounts = [*map(job.account_id, range(job.ACCOUNTS))]
+    limits_in_force = {name: limits(name) for name in accounts}
+    reference = Reference(
+        accounts=Known({name: registered(name) for name in accounts}, {}),
+        instruments=Known({PRICE.symbol: LISTED}, {}),
+        halts=Known({}, {}),
+        prices=Known({PRICE.symbol: PRICE}, {}),
+    )
 
     async def check_risk(stream: Any) -> None:
         async for event in stream.events():
@@ -39,11 +48,12 @@ def main() -> None:
                 order,
                 source=f"{message.topic}/{message.partition}/{message.offset}",
                 received_at_ms=int(message.timestamp * 1000),
+                decided_at_ms=time.time_ns() // 1_000_000,
                 account=account,
                 limits=limits_in_force.get(order.account_id),
-                price=PRICE,
+                reference=reference,
             )
-            positions[event.key] = job.encode(apply_decision(account, outcome))
+            positions[event.key] = job.encode(apply_decision(account, outcome, reference.instruments))
             if isinstance(outcome, OrderRiskApproved):
                 key = f"{order.account_id}/{order.order_id}".encode()
                 reservations[key] = job.encode(reserve(outcome))

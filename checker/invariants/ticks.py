@@ -144,8 +144,8 @@ def _fate(last: Last | None, tick: TickReceived) -> tuple[bool, bool]:
     leaps = tick.sequence > SEQUENCE_JUMP_MAX
     if last is None:
         return True, leaps
-    if tick.epoch < last.epoch:
-        return False, False
+    if tick.epoch < last.epoch:  # the session replaced, or the real one after a tick with an absurd session
+        return False, tick.observed_at_ms > last.observed_at_ms
     if _is_old(last, tick):
         return False, tick.observed_at_ms > last.observed_at_ms
     if _is_far_off(tick.price_ticks, last.price_ticks):
@@ -187,7 +187,7 @@ def _is_far_off(price_ticks: int, from_ticks: int) -> bool:
 def _gaps(last: Last | None, tick: TickReceived) -> int | None:
     """The gaps after a tick; None after numbering has begun anew."""
     if last is None:
-        return tick.sequence - 1
+        return tick.sequence - 1 if tick.sequence <= SEQUENCE_JUMP_MAX else None
     if last.gaps is None or tick.epoch != last.epoch:
         return None
     return last.gaps + tick.sequence - last.sequence - 1

@@ -15,7 +15,7 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from app import venue_booking, venue_session
-from app.domain import compliance, exchange, marketdata, risk
+from app.domain import compliance, exchange, limits, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
@@ -150,12 +150,12 @@ def cache_survives_its_task(patch: Patch) -> None:
 @mutant("I3", "risk")
 def limits_lost(patch: Patch) -> None:
     """Limits are not taken in for one account in ten."""
-    is_newer = risk.is_newer
+    is_newer = limits.is_newer
 
-    def may_change(limits: SetRiskLimits, in_force: SetRiskLimits | None) -> bool:
-        return crc32(limits.account_id.encode()) % 10 != 0 and is_newer(limits, in_force)
+    def may_change(command: SetRiskLimits, in_force: SetRiskLimits | None) -> bool:
+        return crc32(command.account_id.encode()) % 10 != 0 and is_newer(command, in_force)
 
-    patch.setattr(risk, "is_newer", may_change)
+    patch.setattr(limits, "is_newer", may_change)
 
 
 # -- risk: what is approved
@@ -171,8 +171,8 @@ def _judge_by(patch: Patch, **instead: Callable[[Any], Any]) -> None:
     patch.setattr(risk, "decide_risk", decide_otherwise)
 
 
-def _loosen(patch: Patch, **limits: object) -> None:
-    _judge_by(patch, limits=lambda known: known and known.model_copy(update=limits))
+def _loosen(patch: Patch, **changed: object) -> None:
+    _judge_by(patch, limits=lambda known: known and known.model_copy(update=changed))
 
 
 @mutant("I1", "risk")
@@ -184,13 +184,13 @@ def repeats_approved(patch: Patch) -> None:
 @mutant("I4", "risk")
 def limit_of_the_other_side(patch: Patch) -> None:
     """What an order may lead to is worked out with its sign turned around."""
-    worst_lots_with = risk._worst_lots_with
+    judge = risk._exposure_refusal
 
-    def turned(holding: Holding, order: OrderReceived) -> int:
+    def turned(order: OrderReceived, *known: Any) -> Any:
         other = Side.SELL if order.side is Side.BUY else Side.BUY
-        return worst_lots_with(holding, order.model_copy(update={"side": other}))
+        return judge(order.model_copy(update={"side": other}), *known)
 
-    patch.setattr(risk, "_worst_lots_with", turned)
+    patch.setattr(risk, "_exposure_refusal", turned)
 
 
 @mutant("I4", "risk")
@@ -242,9 +242,11 @@ def price_lags_its_tick(patch: Patch) -> None:
     """A price goes out with the sequence of the newest tick and the money of the one before."""
     apply = marketdata.apply_tick
 
-    def lag(state: Any, tick: Any, *, received_at_ms: int) -> Any:
-        after = apply(state, tick, received_at_ms=received_at_ms)
-        return after if state is None else after.model_copy(update={"price_ticks": state.price_ticks})
+    def lag(state: Any, tick: Any, **known: Any) -> Any:
+        taken = apply(state, tick, **known)
+        if state is None:
+            return taken
+        return taken._replace(state=taken.state.model_copy(update={"price_ticks": state.price_ticks}))
 
     patch.setattr(marketdata, "apply_tick", lag)
 

@@ -16,10 +16,10 @@ from aiokafka import AIOKafkaProducer
 from app.domain.marketdata import CONFLATION_S
 from app.engine.admin import ensure_topics
 from app.kafka_node import start_guarded
-from app.topics import DEAD_LETTERS, MARKET_DATA, PRICES, TOPICS
-from feed.wire import tick_record
+from app.topics import DEAD_LETTERS, INSTRUMENTS, MARKET_ALERTS, MARKET_DATA, PRICES, TOPICS
+from feed.wire import command_record, tick_record
 from models.events import TickReceived
-from tests.builders import a_tick
+from tests.builders import BTC, NOW_MS, PRICE_TICKS, a_tick
 from tests.engine.waiting import until
 from tests.engine.world import read_all
 from tests.integration.topics import remove_topics
@@ -27,9 +27,12 @@ from tests.integration.topics import remove_topics
 
 @pytest.fixture
 async def topics(bootstrap: str) -> AsyncIterator[None]:
-    """The pipeline's topics, of one partition each."""
+    """The pipeline's topics, of one partition each; one instrument is listed."""
     await remove_topics(bootstrap)
     await ensure_topics(bootstrap, TOPICS, partitions=1, replication_factor=1, client_id="test")
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        record = command_record(INSTRUMENTS, BTC)
+        await producer.send_and_wait(INSTRUMENTS.name, record.value, record.key, headers=record.headers)
     yield
     await remove_topics(bootstrap)
 
@@ -73,6 +76,37 @@ async def test_a_refused_tick_is_a_dead_letter_and_the_symbol_goes_on(bootstrap:
     headers = dict(letter.headers)
     assert headers["dead-letter-offset"] == b"1"
     assert b"its price is 0 ticks" in headers["dead-letter-error"]
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_wild_sequence_a_wild_price_and_a_feed_that_starts_again_are_said_and_survived(
+    bootstrap: str, tmp_path: Path
+) -> None:
+    odd = [
+        a_tick(sequence=7),
+        a_tick(sequence=10**12, observed_at_ms=NOW_MS + 1),
+        a_tick(sequence=8, observed_at_ms=NOW_MS + 2, price_ticks=PRICE_TICKS * 1_000),
+        *(a_tick(sequence=n, observed_at_ms=NOW_MS + 2 + n) for n in (1, 2, 3)),
+    ]
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for tick in odd:
+            await send(producer, tick)
+
+    async def last_has_come() -> bool:
+        return (await prices(bootstrap))[-1:] == [(3, 6)]
+
+    with a_worker(bootstrap, tmp_path):
+        await until(last_has_come)
+    alerts = [json.loads(each.value or b"") for each in await read_all(bootstrap, MARKET_ALERTS.name)]
+    assert [(each["fault"], each["sequence"]) for each in alerts] == [
+        ("sequence_jump", 10**12),
+        ("price_far_off", 8),
+        ("sequence_reset", 2),
+    ]
+    assert all(each["detail"] for each in alerts)
+    told = [json.loads(each.value or b"")["price_ticks"] for each in await read_all(bootstrap, PRICES.name)]
+    assert set(told) == {PRICE_TICKS}
+    assert await read_all(bootstrap, DEAD_LETTERS.name) == []
 
 
 @pytest.mark.usefixtures("topics")

@@ -74,6 +74,7 @@ from checker.shards import hash_of, is_elsewhere, shard_of
 from models.contract import Contract
 from models.registry import CONTRACTS
 from models.values import InstrumentStatus, PartyStatus, Side, TimeInForce
+from tests import builders
 from tests.engine.recordsets import batch, in_transaction, marker, plain, seal
 from tests.histories import ORDER_EVERY_MS, OTHER_SYMBOL, PRICE_TICKS, SYMBOL, World, an_instrument
 
@@ -2215,7 +2216,7 @@ def write_with_the_services(world: World) -> None:
         account_id, order_id = (event.order if decided else event).account_id, order_id_of(record.event)
         account, key = accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT), f"{account_id}/{order_id}"
         if decided:
-            accounts[account_id] = apply_compliance(account, event)
+            accounts[account_id] = apply_compliance(account, builders.an_approval(event.order), event)
             if isinstance(event, models.events.OrderComplianceApproved):
                 intents[key] = new_intent(event.order)
             continue
