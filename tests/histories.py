@@ -84,6 +84,30 @@ def an_instrument(symbol: str = SYMBOL, **changed: Any) -> Instrument:
     return Instrument(symbol, **(terms | changed))
 
 
+def judge(log: Slice, shared: Shared, ledger: PartLedger, originals: dict[Origin, bytes]) -> Findings:
+    """Everything that the checker finds in a history of one partition, but for ticks and live tables."""
+    traces, reference = trace(log), shared.reference
+    strays = Strays()
+    strays.add(log, traces)
+    return Findings().add(
+        (
+            check_lives(log, traces, reference),
+            check_venue(log, traces, ledger),
+            check_positions(log, traces, reference),
+            check_standing(log, traces, shared.commanded.get(log.partition, Commanded())),
+            check_exposure(log, shared.limits, reference),
+            check_intake(log, traces, sort_intake(log, traces)),
+            check_origins(log.dead_letters, originals, partitions=PARTITIONS),
+            check_key_order(log, traces),
+            check_conditions(log, traces, shared),
+            check_last_look(log, traces, shared),
+            check_conduct(log, traces),
+            check_commands(shared, log.dead_letters, quiet=log.quiet),
+            strays.check(),
+        )
+    )
+
+
 @dataclass
 class _Books:
     """What risk would have written of one account; `last_sequence` is None for one it does not know."""
@@ -448,33 +472,13 @@ class World:
 
     def findings(self) -> Findings:
         """Everything that the checker finds in this history."""
-        traces = trace(self.log)
         ledger = PartLedger(
             self.ledger_orders.values(),
             sorted(self.ledger_reports, key=lambda each: (each.session, each.venue_sequence)),
             self.ledger_trades,
         )
-        reference = self.shared.reference
-        reference.settle()
-        strays = Strays()
-        strays.add(self.log, traces)
-        return Findings().add(
-            (
-                check_lives(self.log, traces, reference),
-                check_venue(self.log, traces, ledger),
-                check_positions(self.log, traces, reference),
-                check_standing(self.log, traces, self.commanded),
-                check_exposure(self.log, self.shared.limits, reference),
-                check_intake(self.log, traces, sort_intake(self.log, traces)),
-                check_origins(self.log.dead_letters, self.originals, partitions=PARTITIONS),
-                check_key_order(self.log, traces),
-                check_conditions(self.log, traces, self.shared),
-                check_last_look(self.log, traces, self.shared),
-                check_conduct(self.log, traces),
-                check_commands(self.shared, self.log.dead_letters, quiet=self.log.quiet),
-                strays.check(),
-            )
-        )
+        self.shared.reference.settle()
+        return judge(self.log, self.shared, ledger, self.originals)
 
     def violations(self) -> list[Violation]:
         return self.findings().violations
@@ -512,7 +516,9 @@ class World:
             }
             self.log.intents[f"{order.account_id}/{order_id}".encode()] = msgspec.json.encode(intent)
         for account_id, its_orders in open_orders.items():
-            value = {"recent": {}, "open_orders": its_orders}
+            judged = [each.event.order for each in self.log.compliance if each.event is not None]
+            last = max((order.sequence for order in judged if order.account_id == account_id), default=0)
+            value = {"recent": {}, "open_orders": its_orders, "last_sequence": last}
             self.log.recent_orders[account_id.encode()] = msgspec.json.encode(value)
 
     def _state_of(self, order_id: str, *, reported: bool) -> str:

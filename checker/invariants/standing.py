@@ -68,6 +68,7 @@ class Account(msgspec.Struct, frozen=True):
     """What counts here of a value of the changelog of `recent_orders`."""
 
     open_orders: dict[str, OpenOrder]
+    last_sequence: int = 0
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -129,7 +130,7 @@ def check_standing(history: Slice, traces: Traces, commanded: Commanded) -> Find
     opened = list(_open(traces))
     _check_intents(history, opened, found)
     _check_sessions(history, found)
-    _check_open_orders(history, opened, found)
+    _check_open_orders(history, traces, opened, found)
     if history.looks_last:
         _check_sent(history, traces, found)
     return found
@@ -258,7 +259,7 @@ def _is_told(trace: Trace) -> bool:
     )
 
 
-def _check_open_orders(history: Slice, opened: Iterable[_Open], found: Findings) -> None:
+def _check_open_orders(history: Slice, traces: Traces, opened: Iterable[_Open], found: Findings) -> None:
     """Compliance has open what it has approved until it ends, on the terms that it has approved."""
     blind = _blind(history, COMPLIANCE, EXECUTIONS)
     for key in blind:
@@ -267,6 +268,7 @@ def _check_open_orders(history: Slice, opened: Iterable[_Open], found: Findings)
     for each in opened:
         own = expected.setdefault(each.order.account_id.encode(), {})
         own[each.order.order_id] = _open_order(each.order)
+    judged = _judged(history, traces)
     for key in sorted((history.recent_orders.keys() | expected.keys()) - blind):
         value = history.recent_orders.get(key)
         account = NOTHING_OPEN
@@ -278,6 +280,22 @@ def _check_open_orders(history: Slice, opened: Iterable[_Open], found: Findings)
                 continue
             account = read
         _compare_open_orders(account.open_orders, expected.get(key, {}), found)
+        if history.looks_last and account.last_sequence != judged.get(key, account.last_sequence):
+            message = "the last order that compliance has judged is not the account's last that it decided"
+            found.violate(I3, message, f"{_text(key)}: {account.last_sequence}, not {judged[key]}")
+
+
+def _judged(history: Slice, traces: Traces) -> dict[bytes, int]:
+    """The last order of each account that compliance has decided, where its release keeps that."""
+    judged: dict[bytes, int] = {}
+    for record in history.compliance:
+        if record.event is not None:
+            order = record.event.order
+            trace = traces.get(order.order_id)
+            if trace is not None and _is_told(trace):
+                key = order.account_id.encode()
+                judged[key] = max(order.sequence, judged.get(key, 0))
+    return judged
 
 
 def _compare_open_orders(

@@ -15,7 +15,7 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from app import venue_booking, venue_session
-from app.domain import compliance, exchange, limits, marketdata, risk
+from app.domain import compliance, limits, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
@@ -46,15 +46,23 @@ STANDBY_LAG_S: Final = 1.0
 
 PIPELINE: dict[str, Mutant] = {}
 
+Plant = Callable[[Callable[[Patch], None]], None]
 
-def mutant(
-    invariant: str, *services: str, faults: tuple[str, ...] = ("none",)
-) -> Callable[[Callable[[Patch], None]], None]:
-    def remember(function: Callable[[Patch], None]) -> None:
-        name, told = function.__name__, function.__doc__ or ""
-        PIPELINE[name] = Mutant(name, services, faults, invariant, function, told)
 
-    return remember
+def planter(mutants: dict[str, Mutant]) -> Callable[..., Plant]:
+    """Return a decorator that makes a mutant of a function and its docstring, and remembers it there."""
+
+    def mutant(invariant: str, *services: str, faults: tuple[str, ...] = ("none",)) -> Plant:
+        def remember(function: Callable[[Patch], None]) -> None:
+            name, told = function.__name__, function.__doc__ or ""
+            mutants[name] = Mutant(name, services, faults, invariant, function, told)
+
+        return remember
+
+    return mutant
+
+
+mutant = planter(PIPELINE)
 
 
 # -- risk: what is held and reserved
@@ -80,11 +88,11 @@ def _move(patch: Patch, moved: Callable[[Reservation, int, int], tuple[int, int]
         holding = account.holding(reservation.symbol)
         released_lots, booked_lots = moved(reservation, moved_lots, filled_lots)
         is_buy = reservation.side is Side.BUY
-        return Holding(
+        return replace(
+            holding,
             position_lots=holding.position_lots + (booked_lots if is_buy else -booked_lots),
             open_buy_lots=holding.open_buy_lots - (released_lots if is_buy else 0),
             open_sell_lots=holding.open_sell_lots - (0 if is_buy else released_lots),
-            reference_price_ticks=holding.reference_price_ticks,
         )
 
     patch.setattr(risk, "_moved", move)
@@ -171,8 +179,9 @@ def _judge_by(patch: Patch, **instead: Callable[[Any], Any]) -> None:
     patch.setattr(risk, "decide_risk", decide_otherwise)
 
 
-def _loosen(patch: Patch, **changed: object) -> None:
-    _judge_by(patch, limits=lambda known: known and known.model_copy(update=changed))
+def loosen(patch: Patch, **bounds: object) -> None:
+    """Decide by other limits than those in force."""
+    _judge_by(patch, limits=lambda known: known and known.model_copy(update=bounds))
 
 
 @mutant("I1", "risk")
@@ -184,11 +193,11 @@ def repeats_approved(patch: Patch) -> None:
 @mutant("I4", "risk")
 def limit_of_the_other_side(patch: Patch) -> None:
     """What an order may lead to is worked out with its sign turned around."""
-    judge = risk._exposure_refusal
+    refuse = risk._exposure_refusal
 
     def turned(order: OrderReceived, *known: Any) -> Any:
         other = Side.SELL if order.side is Side.BUY else Side.BUY
-        return judge(order.model_copy(update={"side": other}), *known)
+        return refuse(order.model_copy(update={"side": other}), *known)
 
     patch.setattr(risk, "_exposure_refusal", turned)
 
@@ -196,13 +205,13 @@ def limit_of_the_other_side(patch: Patch) -> None:
 @mutant("I4", "risk")
 def open_orders_not_counted(patch: Patch) -> None:
     """An account may have any number of open orders."""
-    _loosen(patch, open_orders_max=10**9)
+    loosen(patch, open_orders_max=10**9)
 
 
 @mutant("I4", "risk")
 def collar_ignored(patch: Patch) -> None:
     """Orders far from the market are approved."""
-    _loosen(patch, price_collar_bps=10**9)
+    loosen(patch, price_collar_bps=10**9)
 
 
 @mutant("I4", "risk")
@@ -225,13 +234,13 @@ def unknown_account_passes(patch: Patch) -> None:
 @mutant("I7", "risk")
 def kill_switch_ignored(patch: Patch) -> None:
     """Orders are approved while the account's kill switch is on."""
-    _loosen(patch, kill_switch=False)
+    loosen(patch, kill_switch=False)
 
 
 @mutant("I7", "risk")
 def stale_price_approved(patch: Patch) -> None:
     """A price is good however old it is."""
-    _loosen(patch, price_age_ms_max=10**15)
+    loosen(patch, price_age_ms_max=10**15)
 
 
 # -- market data
@@ -275,6 +284,7 @@ def refused_orders_go_on(patch: Patch) -> None:
     """Compliance judges what risk has refused as if it had been approved."""
     import agents.compliance as agent
 
+    patch.setattr(compliance, "_at_ms", lambda decision: decision.order.submitted_at_ms)
     patch.setattr(agent, "OrderRiskApproved", _AnyDecision("OrderRiskDecided", (), {}))
 
 
@@ -422,23 +432,6 @@ def late_reports_dropped(patch: Patch) -> None:
 
     patch.setattr(VenueSession, "_read", read_again)
     patch.setattr(VenueSession, "_book", book_what_is_new)
-
-
-@mutant("I7", "exchange", faults=("venue-hang",))
-def last_look_without_age(patch: Patch) -> None:
-    """An approved order leaves for the venue however old it is."""
-    look = exchange.last_look
-
-    def look_past_age(order: OrderReceived, *, now_ms: int, **known: Any) -> Any:
-        return look(order.model_copy(update={"submitted_at_ms": now_ms}), now_ms=now_ms, **known)
-
-    patch.setattr(venue_session, "last_look", look_past_age)
-
-
-@mutant("I2", "exchange")
-def repeated_approval_sends_again(patch: Patch) -> None:
-    """An approval that comes again is taken for a new one."""
-    patch.setattr(exchange, "is_repeat", lambda order, sent: False)
 
 
 # -- what all services share

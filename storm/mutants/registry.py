@@ -4,6 +4,7 @@ from typing import Final
 
 from storm.mutants.engine import BROKEN_RULES
 from storm.mutants.mutant import Mutant
+from storm.mutants.outside import OUTSIDE
 from storm.mutants.pipeline import PIPELINE, SERVICES
 
 
@@ -105,6 +106,12 @@ _ENGINE: Final = (
         "kill-at:before the commit",
         services=("risk",),
     ),
+    _rule(
+        "partition_not_checked",
+        "A record is taken in wherever it stands, whatever partition its key belongs to.",
+        "I5",
+        "poison",
+    ),
     _rule("no_quarantine", "Records do not wait behind a dead letter of their key.", "I7", "poison"),
     _rule("dead_letter_is_rewritten", "A dead letter's bytes are made text.", "I5", "poison"),
     _rule(
@@ -116,4 +123,4 @@ _ENGINE: Final = (
     ),
 )
 
-MUTANTS: Final = {each.name: each for each in (*_ENGINE, *PIPELINE.values())}
+MUTANTS: Final = {each.name: each for each in (*_ENGINE, *PIPELINE.values(), *OUTSIDE.values())}
