@@ -22,6 +22,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from app.engine.cluster import TP, partition_of
+from app.engine.shards import KEY_BYTES_MAX
 from app.engine.topics import TopicSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 PREFIX = "dead-letter-"
 ERROR_CHARS_MAX = 2_000
 NAME_BYTES_MAX = 1_000
-KEY_BYTES_MAX = 64 * 1024
 OUTSIDE_BYTES_MAX = 512 * 1024
 OUTSIDE = "outside"
 HELD = "held"
@@ -87,7 +87,7 @@ class DeadLetters:
             log.warning("dead letter %s: %s", source, text)
             return
         name = _name(raw.key)
-        log.warning("dead letter %s, later records of key %r wait behind it: %s", source, name, text)
+        log.warning("dead letter %s, later records of key %r wait behind it: %s", source, name[:64], text)
         work[self._quarantine][name] = {"behind": source, "held": 0}
 
     def bury_outside(

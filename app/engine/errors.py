@@ -5,6 +5,7 @@ EngineError
 ├── Transient         raised by a handler: try again later, without limit, nothing is lost
 ├── NewerRelease      raised by a codec: a newer release wrote this; the partition waits for a newer build
 ├── WrongPartition    a record lies on another partition than its key's: a dead letter that holds no key
+├── KeyTooLong        a record's key is too long to be hashed: a dead letter that holds no key
 ├── AnswerFailed      the service's answer to a dead letter failed: it goes there without one
 ├── Fenced            another worker owns the task now: drop everything, write nothing, stop
 ├── Misconfigured     nothing is touched until a person has set it right: exit status EXIT_CONFIGURATION
@@ -69,6 +70,10 @@ class WrongPartition(EngineError):
             "not use Kafka's default partitioner (murmur2). Send it again; librdkafka and kcat need "
             "partitioner=murmur2_random"
         )
+
+
+class KeyTooLong(EngineError):
+    """A record's key is so long that to find its partition would keep the worker from everything else."""
 
 
 class AnswerFailed(EngineError):

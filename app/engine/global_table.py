@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 
 from aiokafka import errors
 
-from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, partition_of
-from app.engine.errors import NewerRelease, WrongPartition
+from app.engine.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
+from app.engine.dead_letter import ERROR_CHARS_MAX
+from app.engine.errors import NewerRelease
+from app.engine.shards import KEY_BYTES_MAX, misplaced
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 from app.engine.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
+SHOWN_MAX = 64
 FETCH_WAIT_MS = 500
 FETCH_BYTES = 4 * 1024 * 1024
 
@@ -36,7 +39,8 @@ class _Bad(NamedTuple):
 
     place: _Place
     names: frozenset[str]
-    error: Exception
+    why: str
+    newer: bool
 
 
 _Origin = tuple[int, bytes | frozenset[str]]
@@ -123,15 +127,18 @@ class GlobalTable:
 
     def _take(self, tp: TP, record: Any) -> None:
         place = _Place(tp.partition, record.offset, record.timestamp)
-        key = record.key
-        name = None if key is None else key.decode("utf-8", "backslashreplace")
+        key = None if record.key is None or len(record.key) > KEY_BYTES_MAX else record.key
+        name = None if key is None else _name(key)
         names = set() if name is None else {name}
         try:
             value = self._read(tp.partition, record, names)
         except Exception as error:  # a codec raises ValueError, but garbage finds its other errors too
-            self._doubt(_Bad(place, frozenset(names), error), key)
+            why = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+            self.refused[type(error).__name__] += 1
+            self._doubt(_Bad(place, frozenset(names), why, isinstance(error, NewerRelease)), key)
             return
-        assert name is not None, "a record without a key is never good"
+        assert key is not None, "a record without a key is never good"
+        assert name is not None
         if value is None:
             self._values.pop(name, None)
         else:
@@ -147,20 +154,19 @@ class GlobalTable:
             )
             if self.topic.key_of is not None:
                 meant = self.topic.key_of(value)
-                names.add(meant.decode("utf-8", "backslashreplace"))
+                if len(meant) <= KEY_BYTES_MAX:
+                    names.add(_name(meant))
                 if key != meant:
-                    raise ValueError(f"the key {key!r} is not the one of the value, {meant!r}")
+                    raise ValueError(f"the key {_cut(key)!r} is not the one of the value, {_cut(meant)!r}")
         if key is None:
             raise ValueError("the record has no key")
         key.decode()  # what is no text is nobody's key
-        right = partition_of(key, self._partitions)
-        if right != partition:
-            raise WrongPartition(self.topic.name, key, right, partition)
+        if (error := misplaced(self.topic.name, key, partition, self._partitions)) is not None:
+            raise error
         return value
 
     def _doubt(self, bad: _Bad, key: bytes | None) -> None:
         """Take note of a bad record, which replaces an earlier one of the same key in its partition."""
-        self.refused[type(bad.error).__name__] += 1
         origin = (bad.place.partition, bad.names if key is None else key)
         before = self._forget(origin)
         self._bad[origin] = bad
@@ -168,9 +174,10 @@ class GlobalTable:
             self._doubts.setdefault(name, {})[origin] = bad
         for name in before | bad.names:
             self._judge(name)
-        names = sorted(name for name in bad.names if name in self.unreadable)
+        names = sorted(name[:SHOWN_MAX] for name in bad.names if name in self.unreadable)
         told = f"unreadable until a good record comes: {names}" if names else "it changes nothing"
-        log.error("%s at %s/%s: %s; %s", self.topic.name, *bad.place[:2], bad.error, told)
+        level = logging.ERROR if names else logging.WARNING
+        log.log(level, "%s at %s/%s: %s; %s", self.topic.name, *bad.place[:2], bad.why, told)
 
     def _trust(self, name: str, key: bytes, place: _Place) -> None:
         """Take note of a good record: what was bad before it counts no more."""
@@ -201,9 +208,9 @@ class GlobalTable:
         self._newer.pop(name, None)
         for bad in bads:
             topic, where = self.topic.name, f"{bad.place.partition}/{bad.place.offset}"
-            self.unreadable[name] = f"{topic}/{where}: {type(bad.error).__name__}: {bad.error}"
-            if isinstance(bad.error, NewerRelease):
-                self._newer[name] = f"global table {topic} at {where}, key {name!r}: {bad.error}"
+            self.unreadable[name] = f"{topic}/{where}: {bad.why}"
+            if bad.newer:
+                self._newer[name] = f"global table {topic} at {where}, key {name[:SHOWN_MAX]!r}: {bad.why}"
 
 
 def _is_newer(place: _Place, than: _Place | None) -> bool:
@@ -212,3 +219,11 @@ def _is_newer(place: _Place, than: _Place | None) -> bool:
     if place.partition == than.partition:
         return place.offset > than.offset
     return place.timestamp_ms > than.timestamp_ms
+
+
+def _name(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")
+
+
+def _cut(key: bytes | None) -> bytes | None:
+    return key if key is None else key[:SHOWN_MAX]

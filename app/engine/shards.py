@@ -8,8 +8,19 @@ from functools import lru_cache
 from typing import Final
 
 from app.engine.cluster import partition_of
+from app.engine.errors import EngineError, KeyTooLong, WrongPartition
 
 KEY_SHARDS: Final = 256
+KEY_BYTES_MAX: Final = 64 * 1024
+"""Hashing as much takes some 20 ms of the event loop's time."""
+
+
+def misplaced(topic: str, key: bytes, here: int, partitions: int) -> EngineError | None:
+    """What is wrong with a record of this key lying on partition `here`; None when it is right."""
+    if len(key) > KEY_BYTES_MAX:
+        return KeyTooLong(f"a key of {len(key)} bytes; at most {KEY_BYTES_MAX} are taken")
+    right = partition_of(key, partitions)
+    return None if right == here else WrongPartition(topic, key, right, here)
 
 
 @lru_cache(maxsize=65_536)

@@ -15,21 +15,21 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 from aiokafka import errors
 
-from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched, partition_of
+from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
 from app.engine.dead_letter import QUARANTINE, DeadLetters
 from app.engine.disk import Disk
 from app.engine.errors import (
     AnswerFailed,
+    EngineError,
     Fenced,
     NewerRelease,
     OffsetsLost,
     Poison,
     PositionGap,
     Transient,
-    WrongPartition,
 )
 from app.engine.restore import restore
-from app.engine.shards import require_shardable, shard_named, shards_of
+from app.engine.shards import misplaced, require_shardable, shard_named, shards_of
 from app.engine.store import TaskStore, open_store, store_failure
 from app.engine.table import Table, TaskTable
 from app.engine.topics import TopicSpec
@@ -235,13 +235,13 @@ class Task:
         """Why the task waits for a newer build, in one line; None when it does not."""
         return next(iter(self._waits.values()), None)
 
-    def stray(self, key: bytes | None, topic: str) -> WrongPartition | None:
+    def stray(self, key: bytes | None, topic: str) -> EngineError | None:
         """What is wrong with a record of this key lying here; keys that are right are remembered."""
         if key is None:
             return None
-        right = partition_of(key, self.partitions)
-        if right != self.partition:
-            return WrongPartition(topic, key, right, self.partition)
+        error = misplaced(topic, key, self.partition, self.partitions)
+        if error is not None:
+            return error
         if len(key) <= HOME_KEY_BYTES_MAX:
             if len(self.at_home) >= HOME_KEYS_MAX:
                 for old in list(islice(self.at_home, HOME_KEYS_MAX // 4)):

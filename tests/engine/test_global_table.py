@@ -227,6 +227,21 @@ async def test_a_key_that_is_no_text_is_nobodys(reading: Reading) -> None:
     assert free.values() == {}
 
 
+async def test_a_key_without_end_is_nobodys(reading: Reading) -> None:
+    reading.take(bytes(9_000_000), a_number(HOME))
+    assert reading.table.refused == {"ValueError": 1}
+    assert reading.table.is_unreadable(HOME)
+    reading.take(bytes(9_000_000), a_number("x" * 8_000_000))
+    reading.take("y" * 60_000, a_number("x" * 60_000))
+    assert max(map(len, reading.table.unreadable.values())) < 3_000
+    assert sum(len(each) for bad in reading.table._bad.values() for each in bad.names) < 200_000
+    free = Reading(any_key=True)
+    free.take(bytes(9_000_000), a_number(HOME))
+    assert free.table.refused == {"KeyTooLong": 1}
+    assert not free.values()
+    assert not free.table.unreadable
+
+
 async def test_without_a_key_of_its_own_a_topics_keys_are_still_checked_for_their_partition() -> None:
     free = Reading(any_key=True)
     free.take(HOME, a_number("whatever"))
@@ -262,8 +277,8 @@ async def test_what_a_newer_release_wrote_is_unreadable_and_waits_for_a_newer_bu
     assert set(reading.table.unreadable) == {HOME}
     assert reading.values() == {HOME: 1, OTHER: 1}
     assert reading.table.waits_for == (
-        f"global table rules at 1/102, key {HOME!r}: Number in version 2 was written by a newer release; "
-        "this build knows up to 1: upgrade this one"
+        f"global table rules at 1/102, key {HOME!r}: NewerRelease: Number in version 2 "
+        "was written by a newer release; this build knows up to 1: upgrade this one"
     )
     reading.take(HOME, a_number(HOME, 3))
     assert [reading.table.waits_for, *reading.table.unreadable] == [None]

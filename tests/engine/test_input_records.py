@@ -1,6 +1,7 @@
 """What the outside may do to an input: another partitioner, no value, garbage, ids that are none."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ async def test_a_stray_is_told_apart_from_what_waits_behind_a_dead_letter(alone:
     assert letter["error"].startswith("WrongPartition")
 
 
-@pytest.mark.parametrize("key", [b"", b"\xff\x00", b"k" * 100_000], ids=["empty", "no text", "long"])
+@pytest.mark.parametrize("key", [b"", b"\xff\x00", b"k" * 64 * 1024], ids=["empty", "no text", "long"])
 async def test_any_bytes_may_be_a_key(make: Callable[..., Alone], key: bytes) -> None:
     right = partition_of(key, PARTITIONS)
     for partition in (right, (right + 1) % PARTITIONS):
@@ -114,6 +115,21 @@ async def test_any_bytes_may_be_a_key(make: Callable[..., Alone], key: bytes) ->
         assert [each["error"].split(":")[0] for each in alone.dead] == ["WrongPartition"] * (
             partition != right
         )
+
+
+@pytest.mark.parametrize("spec", [REPORTS, ORDERS, ANYBODY], ids=lambda spec: spec.name)
+async def test_a_key_without_end_is_a_dead_letter_before_anybody_hashes_it(
+    alone: Alone, spec: TopicSpec
+) -> None:
+    began = time.process_time()
+    await alone.take(*((spec, Raw(each, bytes(9_000_000), a_number())) for each in range(5)))
+
+    assert time.process_time() - began < 1.0, "hashing them would take half a minute"
+    assert {each["error"] for each in alone.dead} == {
+        "KeyTooLong: a key of 9000000 bytes; at most 65536 are taken"
+    }
+    assert len(alone.dead) == 5
+    assert alone.quarantined == []
 
 
 async def test_the_keys_known_to_be_at_home_are_bounded(
