@@ -132,7 +132,7 @@ class Watched:
         self.now = 1000.0
         monkeypatch.setattr(health, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-    def look(self, *texts: str, kind: str = "disk", after_s: float = 0.1) -> None:
+    def look(self, *texts: str, kind: str = "service", after_s: float = 0.1) -> None:
         self.now += after_s
         self.health._look([Reason(kind, text) for text in texts])
 
@@ -171,16 +171,27 @@ def test_what_lasts_is_said_once_and_so_is_its_end(
     caplog.set_level(logging.WARNING)
     watched.look()
     for _ in range(100):
-        watched.look("disk full")
-    assert caplog.messages == ["risk is not ready: disk full"]
+        watched.look("no token")
+    assert caplog.messages == ["risk is not ready: no token"]
     for _ in range(100):
-        watched.look("disk full", "no venue")
-    assert caplog.messages == ["risk is not ready: disk full", "risk is not ready: no venue"]
+        watched.look("no token", "no venue")
+    assert caplog.messages == ["risk is not ready: no token", "risk is not ready: no venue"]
     watched.look("no venue")
     assert watched.app.said == [READY]
     watched.look()
     watched.look()
     assert watched.app.said == [READY, READY]
+    assert watched.health.times == {"service": 1}
+
+
+def test_what_has_lines_of_its_own_is_not_said_twice(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(100):
+        watched.look("disk full", kind="disk")
+    watched.look()
+    assert caplog.messages == []
+    assert watched.app.said == [READY]
     assert watched.health.times == {"disk": 1}
 
 
