@@ -160,9 +160,10 @@ class App(faust.App):
 
     async def on_first_start(self) -> None:
         take_datadir(self)
-        self._lock = DirectoryLock(Path(self.conf.datadir).absolute(), PREDECESSOR_WAIT_S)  # noqa: ASYNC240
-        await asyncio.to_thread(self._lock.acquire)
-        cast(TaskManager, self.tables).watch_health()
+        if not (self.client_only or self.producer_only):  # those have no tables
+            self._lock = DirectoryLock(Path(self.conf.datadir).absolute(), PREDECESSOR_WAIT_S)  # noqa: ASYNC240
+            await asyncio.to_thread(self._lock.acquire)
+            cast(TaskManager, self.tables).watch_health()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await super().on_first_start()

@@ -52,6 +52,8 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 EARLIEST, LATEST = -2, -1
 FETCH_BYTES_MAX = 32 * 1024 * 1024
 OPEN_BATCH_BYTES = 64 * 1024
+NOBODY_ASKS_S = 2.0
+"""Without a request for so long, none that has failed is being tried again."""
 RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.05, 0.2
 """Kafka away means waiting; whoever waits finds out soon that it is back."""
 
@@ -232,6 +234,8 @@ class Cluster:
         self._coordinators: dict[tuple[int, str], int] = {}
         self._away_until: dict[int, float] = {}
         self._asked_at: float | None = None
+        self._tried_at = 0.0
+        self._pending = 0
 
     async def start(self) -> None:
         self._client = AIOKafkaClient(
@@ -249,22 +253,29 @@ class Cluster:
 
     async def send(self, node: int, request: Any, lane: object = "default") -> Any:
         """Send to a node; all lanes together try to reach one that is away once in RETRY_PAUSE_S."""
-        if time.monotonic() < self._away_until.get(node, 0.0):
-            raise errors.NodeNotReadyError(f"node {node} was away just now")
+        self._tried_at = time.monotonic()
         if self._asked_at is None:
-            self._asked_at = time.monotonic()
+            self._asked_at = self._tried_at
+        if self._tried_at < self._away_until.get(node, 0.0):
+            raise errors.NodeNotReadyError(f"node {node} was away just now")
+        self._pending += 1
         try:
             response = await self._client.send(node, request, group=lane)
         except errors.NodeNotReadyError:  # nothing was sent: there is no connection
             self._away_until[node] = time.monotonic() + RETRY_PAUSE_S
             raise
+        finally:
+            self._pending -= 1
         self._asked_at = None
         return response
 
     @property
     def silent_s(self) -> float:
-        """How long there has been no answer though something was asked; long polls take up to a second."""
-        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+        """How long there has been no answer though somebody asks; long polls take up to a second."""
+        now = time.monotonic()
+        if self._asked_at is None or (self._pending == 0 and now - self._tried_at > NOBODY_ASKS_S):
+            return 0.0
+        return now - self._asked_at
 
     def leader(self, tp: TP) -> int | None:
         """The node that leads `tp`, or None while nobody is known to."""

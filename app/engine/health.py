@@ -14,6 +14,9 @@ LOOK_S = 0.1
 LASTS_S = 5.0
 """A reason that lasts for longer is said in the log; most are over long before."""
 
+SAID_ELSEWHERE = ("disk", "open-transaction", "waits")
+"""Kinds of reason that have lines in the log of their own, when they begin and when they are over."""
+
 KAFKA_SILENT_S_MAX = 5.0
 
 
@@ -47,7 +50,8 @@ class Health:
         now = time.monotonic()
         self._seen = {reason: self._seen.get(reason, now) for reason in found}
         for reason, since in self._seen.items():
-            if now - since > LASTS_S and reason not in self._said:
+            is_news = reason not in self._said and reason.kind not in SAID_ELSEWHERE
+            if is_news and now - since > LASTS_S:
                 self._said.add(reason)
                 log.warning("%s is not ready: %s", self._app.conf.id, reason.text)
         assignments = self._app.tables.assignments

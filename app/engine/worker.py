@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import faust
 from faust.exceptions import AlreadyConfiguredWarning
 
-from app.engine.errors import EXIT_CONFIGURATION, Misconfigured
+from app.engine.errors import EXIT_CONFIGURATION, EngineError, Misconfigured
 
 DATADIR_DEFAULT = "{conf.name}-data"
 """What the `faust` command passes for `--datadir` when nobody has given one."""
@@ -30,7 +30,10 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class Worker(faust.Worker):
-    """Knows its directory before it shows its banner; exit status EXIT_CONFIGURATION for Misconfigured."""
+    """Knows its directory before it shows its banner, and says last what of the engine's errors ended it.
+
+    The exit status is EXIT_CONFIGURATION for Misconfigured.
+    """
 
     def __init__(self, app: Any, *services: Any, **options: Any) -> None:
         take_datadir(app)
@@ -50,17 +53,19 @@ class Worker(faust.Worker):
         try:
             super().execute_from_commandline()
         except SystemExit:
-            error = self._misconfigured()
+            error = self._ended_by()
             if error is None:
                 raise
-        print(f"error: {error}", file=sys.__stderr__, flush=True)
+            print(f"error: {error}", file=sys.__stderr__, flush=True)
+            if not isinstance(error, Misconfigured):
+                raise
         raise SystemExit(EXIT_CONFIGURATION)
 
-    def _misconfigured(self) -> Misconfigured | None:
-        """What has ended this worker, if it was that."""
+    def _ended_by(self) -> EngineError | None:
+        """What has ended this worker, if it was one of the engine's errors."""
         starting = self._starting_fut
         failed = None
         if starting is not None and starting.done() and not starting.cancelled():
             failed = starting.exception()
         found = [each for each in (failed, self.crash_reason, self.app.crash_reason) if each is not None]
-        return next((each for each in found if isinstance(each, Misconfigured)), None)
+        return next((each for each in found if isinstance(each, EngineError)), None)

@@ -10,6 +10,7 @@ from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.metadata import MetadataRequest
 
+from app.engine import cluster as cluster_module
 from app.engine.admin import ensure_topics
 from app.engine.cluster import Cluster
 from app.engine.topics import TopicSpec
@@ -125,3 +126,44 @@ async def test_a_connection_that_uvloop_has_just_closed_is_a_lost_one(
     with pytest.raises(KafkaConnectionError, match="has just closed"):
         await connection.send(MetadataRequest([]))
     assert not connection.connected()
+
+
+class Silent:
+    """A client whose requests wait until a test answers them, or fail at once."""
+
+    def __init__(self) -> None:
+        self.answers: list[asyncio.Future[Any]] = []
+        self.away = False
+
+    async def send(self, node: int, request: Any, group: object) -> Any:
+        if self.away:
+            raise NodeNotReadyError()
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return await self.answers[-1]
+
+
+async def test_kafka_is_silent_from_the_first_question_without_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(cluster_module, "time", SimpleNamespace(monotonic=lambda: now))
+    found, client = Cluster("nobody:1", "test"), Silent()
+    found._client = client
+    assert found.silent_s == 0
+    asking = [asyncio.create_task(found.send(1, None)) for _ in range(2)]
+    await asyncio.sleep(0)
+    now += 7
+    assert found.silent_s == 7
+    client.answers[0].set_result("answer")
+    await asking[0]
+    assert found.silent_s == 0
+    asking[1].cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    client.away = True
+    for _ in range(5):
+        with pytest.raises(NodeNotReadyError):
+            await found.send(1, None)
+        now += 1
+    assert found.silent_s == 5
+    now += 60
+    assert found.silent_s == 0, "nobody asks any more"

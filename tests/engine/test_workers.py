@@ -337,7 +337,9 @@ async def test_a_table_ahead_of_its_changelog_stops_the_worker(make_world: MakeW
     with workers() as start:
         process = start(world, "a")
         assert await process.ended() not in (0, None)
-        assert "ends at 0 but" in process.said()
+        (line,) = [each for each in process.said().splitlines() if each.startswith("error: ")]
+        assert "ends at 0 but" in line
+        assert process.exit_code == 1
 
 
 async def test_faust_runs_the_service_and_a_signal_ends_it(make_world: MakeWorld, tmp_path: Path) -> None:
