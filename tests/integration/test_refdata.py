@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import urlopen
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -56,8 +58,15 @@ Headers = list[tuple[str, bytes]]
 class World:
     """The broker with a refdata worker; every test has subjects of its own."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, port: int) -> None:
         self.bootstrap = bootstrap
+        self._port = port
+
+    def page(self, path: str) -> str:
+        """A page of the worker's."""
+        with urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
 
     def write(
         self,
@@ -132,9 +141,17 @@ def world(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch, (directory / "worker.log").open("wb") as output:
         patch.setitem(os.environ, "KAFKA_BOOTSTRAP", bootstrap)
         patch.setitem(os.environ, "PIPELINE_PARTITIONS", str(PARTITIONS))
-        with start_guarded([*command, "worker", "-l", "info", "--without-web"], grace_s=5, output=output):
-            yield World(bootstrap)
+        port = free_port()
+        started = [*command, "worker", "-l", "info", "--web-port", str(port)]
+        with start_guarded(started, grace_s=5, output=output):
+            yield World(bootstrap, port)
     asyncio.run(remove_topics(bootstrap))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def elsewhere(key: str) -> int:
@@ -218,6 +235,19 @@ def test_a_halt_that_can_not_be_read_halts(world: World, scope: str, changed: di
     world.command(OPERATOR_COMMANDS, halt, **changed)
     world.until_in_force(HALTS, scope, lambda found: found.halted)
     assert not all(each.accepted for each in world.answered(scope))
+
+
+def test_what_garbage_has_closed_is_a_notice_until_somebody_has_looked_and_all_is_counted(
+    world: World,
+) -> None:
+    halt = SetHalt(scope="n-1", halted=True, version=1, who="ann", why="a test")
+    world.command(OPERATOR_COMMANDS, halt, value=b"?")
+    world.until_in_force(HALTS, "n-1", lambda found: found.halted)
+    notices = json.loads(world.page("/status"))["notices"]
+    assert [each for each in notices if each.startswith("'n-1' is halted: a command could not be read")]
+    assert 'command="SetHalt",outcome="unreadable"' in world.page("/metrics")
+    assert world.run("resume", "n-1", "--why", "it was garbage") == 0
+    assert "n-1" not in "".join(json.loads(world.page("/status"))["notices"])
 
 
 def test_an_unreadable_instrument_changes_nothing_and_is_refused_by_name(world: World) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,19 @@ from feed.accounts import BREAKERS, REPEAT, SLOTS_MAX, Accounts, Placed, roster
 from feed.demo import instruments
 from feed.dice import Dice
 from feed.garbage import RawRecord
-from feed.limits import initial_limits, initial_restrictions
-from feed.replay import Pace, Replay, Trade, parse_trades, to_units
+from feed.history import Told
+from feed.limits import (
+    initial_accounts,
+    initial_counterparties,
+    initial_instruments,
+    initial_limits,
+    initial_restrictions,
+)
+from feed.main import next_session
+from feed.replay import FIRST_SESSION, Pace, Replay, Session, Trade, parse_trades, to_units
 from feed.wire import order_record, tick_record
 from models.events import OrderReceived, TickReceived
+from models.values import INT64_MAX
 
 BTC = instruments()["BTC-USD"]
 
@@ -227,6 +237,48 @@ def test_the_huge_record_has_five_megabytes() -> None:
     assert len(huge.value) > 5_000_000
 
 
+# -- feed sessions -----------------------------------------------------------------------------------------
+
+
+def told(number: int, session: Session = FIRST_SESSION) -> Told:
+    return Told(a_market().tick(number, observed_at_ms=1, session=session), number)
+
+
+def test_a_resumed_feed_goes_on_in_its_session() -> None:
+    assert next_session(told(9), [told(8), told(9)], new=False) == FIRST_SESSION
+    later = Session(epoch=3, before=100)
+    assert next_session(told(109, later), [told(9), told(109, later)], new=False) == later
+
+
+def test_a_new_session_has_an_epoch_of_its_own_and_counts_from_1() -> None:
+    session = next_session(told(9), [told(9)], new=True)
+    assert session == Session(epoch=1, before=9)
+    tick = a_market().tick(10, observed_at_ms=1, session=session)
+    assert (tick.epoch, tick.sequence) == (1, 1)
+    assert tick.price_ticks == a_market().tick(10, observed_at_ms=1).price_ticks
+
+
+def test_where_others_have_a_higher_epoch_ours_is_above_it() -> None:
+    foreign = Told(told(1).tick.model_copy(update={"epoch": 7, "price_ticks": 1}), 1)
+    assert next_session(told(9), [told(9), foreign], new=False) == Session(epoch=8, before=9)
+    assert next_session(None, [foreign], new=False) == Session(epoch=8, before=0)
+
+
+def test_there_is_no_epoch_above_the_highest() -> None:
+    foreign = Told(told(1).tick.model_copy(update={"epoch": INT64_MAX}), 1)
+    with pytest.raises(UserError, match="there is none above it"):
+        next_session(told(9), [told(9), foreign], new=False)
+
+
+def test_a_tick_is_ours_when_it_is_what_the_market_has_under_its_number() -> None:
+    market = a_market()
+    assert market.is_own(told(700).tick, 700)
+    assert not market.is_own(told(700).tick, 200)
+    assert not market.is_own(told(7).tick, 0)
+    assert not market.is_own(told(7).tick.model_copy(update={"price_ticks": 1}), 7)
+    assert not market.is_own(told(7).tick.model_copy(update={"symbol": "ETH-USD"}), 7)
+
+
 # -- limits and wire ---------------------------------------------------------------------------------------
 
 
@@ -234,6 +286,36 @@ def test_everybody_has_limits_but_the_stranger_and_the_garbage() -> None:
     limits = {each.account_id: each for each in initial_limits(roster(8))}
     assert set(limits) == {*roster(8).traders, *(set(BREAKERS) - {"breaker-stranger"})}
     assert [name for name, each in limits.items() if each.kill_switch] == ["breaker-killed"]
+
+
+def test_everybody_who_has_limits_is_registered_and_two_may_still_not_trade() -> None:
+    accounts = {each.account_id: each for each in initial_accounts(roster(8))}
+    assert set(accounts) == {each.account_id for each in initial_limits(roster(8))}
+    odd = {name for name, each in accounts.items() if (each.status, each.base_currency) != ("active", "USD")}
+    assert odd == {"breaker-suspended", "breaker-currency"}
+
+
+def test_the_instruments_are_those_of_the_file_and_every_command_says_who_and_why() -> None:
+    assert [each.instrument.symbol for each in initial_instruments()] == ["BTC-USD", "ETH-USD"]
+    who = roster(8)
+    commands: list[Any] = [
+        *initial_instruments(),
+        *initial_counterparties(),
+        *initial_accounts(who),
+        *initial_limits(who),
+        *initial_restrictions(),
+    ]
+    for command in commands:
+        assert (command.version, command.who) == (1, "feed")
+        assert command.why
+
+
+def test_an_order_may_wait_twice_as_long_as_the_longest_backlog_and_an_old_one_is_older() -> None:
+    ages = {each.order_age_ms_max for each in initial_limits(roster(8))}
+    assert ages == {60_000}
+    old = [each for each in orders(some_accounts(), range(1, 3_000)) if each.account_id == "breaker-old"]
+    assert old
+    assert all(each.submitted_at_ms < -60_000 for each in old)
 
 
 def test_the_traded_instrument_is_not_restricted_and_another_one_is() -> None:
