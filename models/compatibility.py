@@ -151,6 +151,8 @@ def _fields(old: Schema, new: Schema, path: str) -> Iterator[_Change]:
             continue
         if name in have_to - had_to:
             yield _Change(where, "the field is required now: older records may lack it")
+        elif name in had_to - have_to:
+            yield _Change(where, "the field may be left out now: older builds need it", widens=True)
         elif name not in had_to and _default(before[name]) != _default(after[name]):
             yield _Change(where, "its default changed: a record without it would mean something else")
         yield from _changes(before[name], after[name], where)

@@ -39,9 +39,9 @@ EDITS: Final = (
     _with_field("models/events.py", "class VenueReport(Frozen):", "a field of all executions"),
     _with_field(
         "app/domain/risk.py",
-        "class AccountRisk(State, frozen=True):",
+        "class AccountRisk(State, frozen=True, omit_defaults=True):",
         "a field of a table value",
-        changed_header="class AccountRisk(State, frozen=True, kw_only=True):",
+        changed_header="class AccountRisk(State, frozen=True, kw_only=True, omit_defaults=False):",
     ),
     Edit(
         "venue/reports.py",

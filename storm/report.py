@@ -108,6 +108,7 @@ def _fault(done: Done) -> dict[str, Any]:
         "alone": done.alone,
         "broker_start_ms": done.broker_start_ms,
         "gaps_elsewhere_ms": done.gaps_elsewhere_ms,
+        "wrong": done.wrong,
     }
 
 

@@ -85,7 +85,6 @@ def either(*schemas: Any, **more: Any) -> dict[str, Any]:
 NULL = {"type": "null"}
 ADDITIVE = {
     "a new optional field": (one(TEXT), one(TEXT, more={"type": "string", "default": ""})),
-    "a field that need not be there any more": (one(TEXT), one({**TEXT, "default": ""}, optional=True)),
     "a new reason of an open set": (one(OPEN), one(either({**SIDES, "enum": ["buy", "sell", "swap"]}, TEXT))),
     "a closed set whose members stand in another order": (
         one(SIDES),
@@ -159,6 +158,11 @@ BREAKING = {
     ),
 }
 WIDENING = {
+    "a field that may be left out": (
+        one(TEXT),
+        one({**TEXT, "default": ""}, optional=True),
+        "it: the field may be left out now",
+    ),
     "null": (one(TEXT), one(either(TEXT, NULL)), "it: it can be null now"),
     "another type as well": (one(TEXT), one(either(TEXT, WHOLE)), "it: it can be integer now"),
     "a member of a closed set": (
