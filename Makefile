@@ -5,12 +5,12 @@ UV_VERSION := 0.13.9
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header pyproject.toml $(if $(UPGRADE),--upgrade)
 
-.PHONY: help run test bench lock clean
+.PHONY: help run test bench schemas lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## broker, services, feed and accounts; options in ARGS='--orders 20000 --exit'
 	@exec $(BIN)/python -m app run $(ARGS)
@@ -23,6 +23,9 @@ test: $(VENV)/.installed ## lint, types and every test; ARGS='-k broker' goes to
 
 bench: $(VENV)/.installed-bench ## against stock Faust and its peers; ARGS='--json FILE'
 	@exec $(BIN)/python -m bench $(ARGS)
+
+schemas: $(VENV)/.installed ## write models/schemas anew; refuses changes that need a new version
+	@$(BIN)/python -m scripts.schemas
 
 lock: $(VENV)/.installed ## write all locks anew; UPGRADE=1 takes newer versions
 	@$(BIN)/python -m venv $(VENV)/lock-tools && $(VENV)/lock-tools/bin/pip install -q uv==$(UV_VERSION)

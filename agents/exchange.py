@@ -1,42 +1,106 @@
 """Approved orders in; each becomes a committed intent before the venue hears of it."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from app.domain.exchange import new_intent
-from app.engine import Task, unit_of_work
+from app.domain.exchange import Intent, Sent, apply_limits, is_repeat, new_intent
+from app.engine import Task, UnitOfWork, unit_of_work
+from app.engine.web_status import Measure
 from app.exchange import app
-from app.topics import COMPLIANCE_DECISIONS
-from app.venue_session import VenueSession
-from models.events import OrderComplianceApproved
+from app.topics import COMPLIANCE_DECISIONS, HALTS, PRICES, RISK_LIMITS
+from app.venue_session import Surroundings, VenueSession, VenueTables
+from app.venue_status import Tally, Troubles, measures, notices
+from models.commands import SetRiskLimits
+from models.events import OrderComplianceApproved, OrderComplianceRejected, OrderReceived, PriceUpdated
+from models.values import EVERYBODY
+from tables.controls import CONTROLS
 from tables.intents import INTENTS
+from tables.sent import SENT
 from tables.sessions import SESSIONS
 
+prices = app.global_table(PRICES)
+halts = app.global_table(HALTS)
 sessions: dict[int, VenueSession] = {}
+tally, troubles = Tally(), Troubles()
 
 
-@app.agent(app.inputs(COMPLIANCE_DECISIONS))
+@app.agent(app.inputs(RISK_LIMITS, COMPLIANCE_DECISIONS))
 async def intend(batches: Any) -> None:
     """Commit the intent to send each approved order, then tell the task's session with the venue."""
     async for batch in batches:
         async with unit_of_work(batch) as work:
             intents = []
             for record in work.records():
-                if isinstance(record.value, OrderComplianceApproved):
-                    order = record.value.order
-                    intent = new_intent(order)
-                    work[INTENTS][f"{order.account_id}/{order.order_id}"] = intent
-                    intents.append(intent)
+                match record.value:
+                    case OrderComplianceApproved(order=order):
+                        intents += take_on(work, order)
+                    case OrderComplianceRejected():
+                        pass
+                    case limits:
+                        control(work, (record.key or b"").decode(), limits)
             if intents and (session := sessions.get(batch.task.partition)) is not None:
                 work.after_commit(partial(session.submit, intents))
+
+
+def take_on(work: UnitOfWork, order: OrderReceived) -> list[Intent]:
+    """The intent of an approved order, none for one that was taken on before."""
+    if is_repeat(order, work[SENT].get(order.account_id)):
+        work.after_commit(partial(tally.orders.update, ["repeated"]))
+        return []
+    intent = new_intent(order)
+    work[INTENTS][f"{order.account_id}/{order.order_id}"] = intent
+    work[SENT][order.account_id] = Sent(order_sequence_last=order.sequence)
+    return [intent]
+
+
+def control(work: UnitOfWork, account_id: str, limits: SetRiskLimits | None) -> None:
+    """Take over what of an account's limits counts at the last look; None removes them."""
+    known = work[CONTROLS].get(account_id)
+    controls = apply_limits(known, limits)
+    if controls is not known:
+        work[CONTROLS][account_id] = controls
+
+
+def is_halted(account_id: str) -> bool:
+    """Whether trading is halted for the account or for all, or nobody can tell."""
+    scopes = (EVERYBODY, account_id)
+    return any(
+        halts.is_unreadable(each) or ((halt := halts.get(each)) is not None and halt.halted)
+        for each in scopes
+    )
+
+
+def price_of(symbol: str) -> PriceUpdated | None:
+    """The last price, None where nobody can tell it."""
+    price: PriceUpdated | None = None if prices.is_unreadable(symbol) else prices.get(symbol)
+    return price
 
 
 @app.per_task
 async def talk_to_venue(task: Task) -> None:
     """Send what is intended and book what is reported, for as long as the task is ours."""
-    session = sessions[task.partition] = VenueSession(task, INTENTS, SESSIONS)
+    tables = VenueTables(INTENTS, SESSIONS, CONTROLS)
+    session = VenueSession(task, tables, Surroundings(is_halted, price_of), tally, troubles)
+    sessions[task.partition] = session
     try:
         await session.run()
     finally:
         if sessions.get(task.partition) is session:
             del sessions[task.partition]
+
+
+@app.health
+def venue_troubles() -> Iterable[str]:
+    return troubles.reasons()
+
+
+@app.notices
+def disputes() -> Iterable[str]:
+    return notices(key for session in sessions.values() for key in session.disputed)
+
+
+@app.measures
+def counts() -> Iterable[Measure]:
+    waiting = sum(session.waiting for session in sessions.values())
+    return measures(tally, waiting, sum(len(session.disputed) for session in sessions.values()))

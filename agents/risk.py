@@ -1,31 +1,50 @@
 """Orders in, approvals and rejections out; what becomes of an approved order comes back and is booked."""
 
+import time
 from typing import Any
 
+from app.counts import Count
+from app.domain.limits import (
+    answer_unread,
+    apply_limits,
+    apply_sequence,
+    decide_limits,
+    decide_removal,
+    decide_sequence,
+    killed,
+)
+from app.domain.reference import Known, Reference
 from app.domain.risk import (
     NEW_ACCOUNT,
     apply_decision,
     apply_report,
     decide_risk,
     is_limit_breach,
-    is_newer,
+    is_repeat,
     reserve,
 )
-from app.engine import Record, UnitOfWork, unit_of_work
+from app.engine import Record, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.risk import app
 from app.topics import (
+    ACCOUNT_COMMANDS,
+    ACCOUNTS,
+    COMMAND_ANSWERS,
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
+    HALTS,
+    INSTRUMENTS,
     ORDERS,
     PRICES,
     RISK_ALERTS,
     RISK_DECISIONS,
     RISK_LIMITS,
 )
-from models.commands import SetRiskLimits
+from models.commands import SetAccountSequence, SetRiskLimits
 from models.events import (
+    CommandAnswered,
     OrderComplianceApproved,
     OrderComplianceRejected,
+    OrderNotUnderstood,
     OrderReceived,
     OrderRiskApproved,
     RiskLimitBreached,
@@ -34,57 +53,139 @@ from tables.positions import POSITIONS
 from tables.reservations import RESERVATIONS
 from tables.risk_limits import LIMITS
 
-prices = app.global_table(PRICES)
+
+def known(topic: TopicSpec) -> Known[Any]:
+    """A compacted topic as the domain sees it: always as it is now."""
+    table = app.global_table(topic)
+    return Known(table.values(), table.unreadable)
 
 
-@app.agent(app.inputs(RISK_LIMITS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS))
+reference = Reference(
+    accounts=known(ACCOUNTS), instruments=known(INSTRUMENTS), halts=known(HALTS), prices=known(PRICES)
+)
+REFUSED = Count("risk_orders_refused_total", "Orders that risk has refused, by reason.")
+REPEATS = Count("risk_repeats_ignored_total", "Reports and decisions that had been booked before, by type.")
+ANSWERED = Count("risk_commands_total", "Commands that risk has answered, by type and answer.")
+UNREAD = {RISK_LIMITS.name: SetRiskLimits.__name__, ACCOUNT_COMMANDS.name: SetAccountSequence.__name__}
+"""What a record is taken for that cannot be read."""
+
+
+@app.agent(app.inputs(RISK_LIMITS, ACCOUNT_COMMANDS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS))
 async def check_risk(batches: Any) -> None:
     """Judge each order against its account's limits; book what became of the approved ones."""
     async for batch in batches:
         async with unit_of_work(batch) as work:
+            now_ms = time.time_ns() // 1_000_000
             for record in work.records():
                 match record.value:
-                    case OrderReceived():
-                        judge(work, record)
-                    case SetRiskLimits() as limits:
-                        if is_newer(limits, work[LIMITS].get(limits.account_id)):
-                            work[LIMITS][limits.account_id] = limits
+                    case OrderReceived() as order:
+                        judge(work, record, order, now_ms)
+                    case OrderNotUnderstood(order=order, unknown_fields=names):
+                        judge(work, record, order, now_ms, names)
+                    case SetRiskLimits() as command:
+                        set_limits(work, command)
+                    case SetAccountSequence() as command:
+                        set_sequence(work, command)
+                    case None:
+                        remove_limits(work, record)
                     case OrderComplianceApproved():
                         pass
                     case report:
                         book(work, report)
 
 
-def judge(work: UnitOfWork, record: Record) -> None:
+def judge(
+    work: UnitOfWork, record: Record, order: OrderReceived, now_ms: int, unknown_fields: tuple[str, ...] = ()
+) -> None:
     """Approve or reject one order, and reserve what an approved one may become."""
-    order = record.value
     account = work[POSITIONS].get(order.account_id, NEW_ACCOUNT)
     outcome = decide_risk(
         order,
         source=record.source,
         received_at_ms=record.timestamp_ms,
+        decided_at_ms=max(now_ms, record.timestamp_ms),
         account=account,
         limits=work[LIMITS].get(order.account_id),
-        price=prices.get(order.symbol),
+        reference=reference,
+        unknown_fields=unknown_fields,
     )
-    work[POSITIONS][order.account_id] = apply_decision(account, outcome)
+    after = apply_decision(account, outcome, reference.instruments)
+    if after is not account:
+        work[POSITIONS][order.account_id] = after
     work.emit(RISK_DECISIONS, outcome)
     if isinstance(outcome, OrderRiskApproved):
         work[RESERVATIONS][f"{order.account_id}/{order.order_id}"] = reserve(outcome)
-    elif is_limit_breach(outcome.reason):
+        return
+    REFUSED.add(work, reason=outcome.reason)
+    if is_limit_breach(outcome.reason):
         alert = RiskLimitBreached(account_id=order.account_id, order_id=order.order_id, reason=outcome.reason)
         work.emit(RISK_ALERTS, alert)
 
 
 def book(work: UnitOfWork, report: Any) -> None:
-    """Move what was filled into the position, release what has ended."""
+    """Move what was filled into the position, release what has ended; what comes again changes nothing."""
     order = report.order if isinstance(report, OrderComplianceRejected) else report
     key = f"{order.account_id}/{order.order_id}"
-    account, reservation = apply_report(
-        work[POSITIONS].get(order.account_id, NEW_ACCOUNT), work[RESERVATIONS].get(key), report
-    )
+    account = work[POSITIONS].get(order.account_id, NEW_ACCOUNT)
+    reservation = work[RESERVATIONS].get(key)
+    if is_repeat(account, reservation, report):
+        REPEATS.add(work, type=type(report).__name__)
+        return
+    account, reservation = apply_report(account, reservation, report)
     work[POSITIONS][order.account_id] = account
     if reservation is None:
         del work[RESERVATIONS][key]
     else:
         work[RESERVATIONS][key] = reservation
+
+
+def set_limits(work: UnitOfWork, command: SetRiskLimits) -> None:
+    """Put limits in force, or the kill switch alone."""
+    in_force = work[LIMITS].get(command.account_id)
+    answer = decide_limits(command, in_force)
+    if answer.accepted:
+        work[LIMITS][command.account_id] = apply_limits(command, in_force)
+    tell(work, answer)
+
+
+def remove_limits(work: UnitOfWork, record: Record) -> None:
+    """Take an account's limits away: its record has no value."""
+    account_id = (record.key or b"").decode("utf-8", "backslashreplace")
+    answer = decide_removal(account_id, work[LIMITS].get(account_id))
+    if answer.accepted:
+        del work[LIMITS][account_id]
+    tell(work, answer)
+
+
+def set_sequence(work: UnitOfWork, command: SetAccountSequence) -> None:
+    """Set an account right again after an order with a sequence too high."""
+    account = work[POSITIONS].get(command.account_id, NEW_ACCOUNT)
+    is_known = command.account_id in work[LIMITS] and command.account_id in reference.accounts.values
+    answer = decide_sequence(command, account, is_known=is_known)
+    if answer.accepted:
+        work[POSITIONS][command.account_id] = apply_sequence(account, command)
+    tell(work, answer)
+
+
+@app.buried
+def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
+    """Answer a command that cannot be read; if it was to switch the kill switch on, that is done."""
+    command = UNREAD.get(spec.name)
+    if command is None:
+        return
+    unread = answer_unread(command, raw.key, raw.value, f"{type(error).__name__}: {error}")
+    account_id = unread.answer.subject
+    if unread.kills and not isinstance(error, WrongPartition) and account_id in work[LIMITS]:
+        work[LIMITS][account_id] = killed(work[LIMITS][account_id])
+        answer = unread.answer.model_copy(
+            update={"reason": f"the kill switch is on, the rest is refused: {unread.answer.reason}"}
+        )
+        tell(work, answer)
+    else:
+        tell(work, unread.answer)
+
+
+def tell(work: UnitOfWork, answer: CommandAnswered) -> None:
+    """Answer a command."""
+    work.emit(COMMAND_ANSWERS, answer)
+    ANSWERED.add(work, type=answer.command, answer="accepted" if answer.accepted else "refused")

@@ -14,6 +14,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import NamedTuple
 
 from app.errors import UserError
+from app.operator_options import (
+    halt_arguments,
+    limits_arguments,
+    refdata_arguments,
+    restrict_arguments,
+    run_halt,
+    run_limits,
+    run_refdata,
+    run_restrict,
+    run_resume,
+    run_sequence,
+    sequence_arguments,
+)
 from app.options import directory, run_arguments, run_options, up_arguments, up_plan
 from checker.options import check_arguments
 from storm.options import storm_arguments, storm_options
@@ -81,6 +94,18 @@ COMMANDS = (
     Command("check", "check the invariants I1 to I7", check_arguments, run_checker),
     Command("storm", "break everything while orders flow, and check", storm_arguments, run_storm),
     Command("broker", "run the embedded Kafka alone", broker_arguments, run_broker),
+    Command(
+        "refdata", "instruments, accounts, counterparties: load, show, diff", refdata_arguments, run_refdata
+    ),
+    Command("limits", "set or show the limits of an account", limits_arguments, run_limits),
+    Command("halt", "halt trading of an account, or of all", halt_arguments, run_halt),
+    Command("resume", "end a halt", halt_arguments, run_resume),
+    Command(
+        "restrict", "put an instrument on the restricted list, or off it", restrict_arguments, run_restrict
+    ),
+    Command(
+        "sequence", "set right which order counts as an account's last", sequence_arguments, run_sequence
+    ),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from app.config import PARTITIONS_ALLOWED, PATH_ALLOWED, is_nameable, partition_count, settings
 from app.errors import UserError
 
-SERVICES: Final = ("marketdata", "risk", "compliance", "exchange")
+SERVICES: Final = ("marketdata", "risk", "compliance", "exchange", "refdata")
 """Every service, in the order of its web port: what is run, watched and shown."""
 
 WEB_PORTS: Final = {service: 6101 + number for number, service in enumerate(SERVICES)}

@@ -155,6 +155,9 @@ class Pipeline(Service):
                 partitions=wanted or settings().partitions,
                 replication_factor=self.replication_factor,
                 client_id="supervisor",
+                inputs=[topic.name for topic in TOPICS if topic.key_of is not None],
+                stateful=True,
+                adopt=wanted is None,
             )
         except EngineError as error:
             raise UserError(str(error)) from error

@@ -134,6 +134,10 @@ def client_prefix(name: str, data_dir: Path) -> str:
     return f"{name}.{place}."
 
 
+INSTRUMENTS = Path(__file__).resolve().parents[1] / "feed" / "demo.json"
+"""What the venue lists."""
+
+
 class Venue(Server):
     """The simulated exchange; its ledger is `<data_dir>/venue`.
 
@@ -153,7 +157,7 @@ class Venue(Server):
     def command(self) -> list[str]:
         return [
             *(sys.executable, "-m", "venue", "--port", str(self.port)),
-            *("--data-dir", str(self.data_dir)),
+            *("--data-dir", str(self.data_dir), "--instruments", str(INSTRUMENTS)),
         ]
 
     def environment(self) -> dict[str, str]:

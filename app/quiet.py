@@ -21,7 +21,9 @@ from app.topics import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
     MARKET_DATA,
+    OPERATOR_COMMANDS,
     ORDERS,
+    RESTRICTIONS,
     RISK_DECISIONS,
     RISK_LIMITS,
 )
@@ -32,7 +34,8 @@ INPUTS: Final = {
     "marketdata": (MARKET_DATA,),
     "risk": (RISK_LIMITS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS),
     "compliance": (EXECUTIONS, RISK_DECISIONS),
-    "exchange": (COMPLIANCE_DECISIONS,),
+    "exchange": (RISK_LIMITS, COMPLIANCE_DECISIONS),
+    "refdata": (RESTRICTIONS, OPERATOR_COMMANDS),
 }
 """What each service's group commits offsets of: the same as in its agent."""
 
@@ -131,6 +134,7 @@ class Lookout:
             log.debug("the venue's ledger can't be read now: %s", error)
             return None
         lost = self._monitor.dead_letters["exchange", COMPLIANCE_DECISIONS.name]
+        lost += self._monitor.events["OrderWithheld"]
         booked = self._monitor.venue_sequences
         unread = sum(max(0, last - booked.get(session, 0)) for session, last in sequences.items())
         return max(0, self._monitor.approved - lost - known), unread

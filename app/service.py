@@ -9,7 +9,9 @@ from typing import Any, NoReturn, cast
 from aiohttp.web import BaseSite, SockSite
 from yarl import URL
 
+from app.codecs import contract_measures
 from app.config import Settings, for_faust, settings
+from app.counts import count_measures
 from app.engine import App, EngineSettings, use_uvloop
 from app.engine.cluster import Cluster
 from app.engine.web import attach
@@ -53,6 +55,8 @@ def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
     )
     addresses = dict.fromkeys(SERVICES, "")
     attach(app, services=addresses, in_words=in_words)
+    app.measures(contract_measures)
+    app.measures(count_measures)
     app.task(partial(_follow_groups, chosen.bootstrap, addresses))
     web: Any = app.web
     web._transport_handlers = {"tcp": partial(_site, app)}

@@ -3,70 +3,45 @@
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from app.codecs import JsonCodec, RawCodec
 from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, TopicSpec
-from models.commands import SetRestriction, SetRiskLimits
+from models.commands import (
+    SetAccount,
+    SetAccountSequence,
+    SetCounterparty,
+    SetHalt,
+    SetInstrument,
+    SetRestriction,
+    SetRiskLimits,
+)
 from models.events import (
+    AccountRegistered,
+    CommandAnswered,
+    CounterpartyRegistered,
+    HaltInForce,
+    InstrumentListed,
+    MarketDataAlert,
     OrderAcknowledged,
     OrderCancelled,
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderExpired,
+    OrderNotUnderstood,
     OrderReceived,
     OrderRiskApproved,
     OrderRiskRejected,
+    OrderWithheld,
     PriceUpdated,
+    RestrictionInForce,
     RiskLimitBreached,
     TickReceived,
     TradeExecuted,
     VenueRejected,
 )
-from models.values import Frozen
 
-SCHEMA_VERSION = b"1"
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 DEAD_LETTER_HEADER_BYTES_MAX = 64 * 1024
 LARGE = {"max.message.bytes": str(RECORD_BYTES_MAX)}
-
-
-class JsonCodec:
-    """JSON of the given models; the wire name of a model is the name of its class."""
-
-    def __init__(self, *types: type[Frozen]) -> None:
-        adapters = {each: TypeAdapter(each) for each in types}
-        self._decoders: dict[tuple[bytes, bytes], Callable[[bytes], Any]] = {
-            (each.__name__.encode(), SCHEMA_VERSION): adapter.validator.validate_json
-            for each, adapter in adapters.items()
-        }
-        self._encoders: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
-            each: (each.__name__.encode(), adapter.serializer.to_json) for each, adapter in adapters.items()
-        }
-
-    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any:
-        decoder = self._decoders.get((event_type, schema_version))
-        if decoder is None:
-            known = ", ".join(f"{name.decode()} {version.decode()}" for name, version in self._decoders)
-            raise ValueError(
-                f"unknown event type {_shown(event_type)} in version {_shown(schema_version)}; known: {known}"
-            )
-        try:
-            return decoder(data)
-        except ValidationError as error:
-            raise ValueError("; ".join(_told(each) for each in error.errors()[:5])) from None
-
-    def encode(self, value: Any) -> tuple[bytes, bytes, bytes]:
-        name, encode = self._encoders[type(value)]
-        return name, SCHEMA_VERSION, encode(value)
-
-
-def _shown(name: bytes) -> str:
-    return repr(name[:64].decode("utf-8", "backslashreplace"))
-
-
-def _told(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "value"
-    return f"{where}: {error['msg']}"
 
 
 def _account(value: Any) -> bytes:
@@ -77,8 +52,9 @@ def _account_of_order(value: Any) -> bytes:
     return str(value.order.account_id).encode()
 
 
-def _account_of_new_order(order: Any) -> bytes:
+def _account_of_new_order(received: Any) -> bytes:
     """An order's id is its account and sequence, so that no id can ever stand for two orders."""
+    order = _understood(received)
     if order.sequence < 1:
         raise ValueError(f"sequences count from 1, this one is {order.sequence}")
     if order.order_id != f"{order.account_id}-{order.sequence}":
@@ -90,17 +66,96 @@ def _symbol(value: Any) -> bytes:
     return str(value.symbol).encode()
 
 
+def _instrument(value: Any) -> bytes:
+    return str(value.instrument.symbol).encode()
+
+
+def _counterparty(value: Any) -> bytes:
+    return str(value.counterparty_id).encode()
+
+
+def _scope(value: Any) -> bytes:
+    return str(value.scope).encode()
+
+
+def _subject(value: Any) -> bytes:
+    return str(value.subject).encode()
+
+
+_SUBJECTS: dict[type, Callable[[Any], bytes]] = {
+    SetInstrument: _instrument,
+    SetAccount: _account,
+    SetCounterparty: _counterparty,
+    SetHalt: _scope,
+}
+
+
+def _commanded(command: Any) -> bytes:
+    return _SUBJECTS[type(command)](command)
+
+
+def _order_id(received: Any) -> str:
+    return str(_understood(received).order_id)
+
+
+def _understood(received: OrderReceived | OrderNotUnderstood) -> OrderReceived:
+    """The part of an order that this build knows."""
+    return received.order if isinstance(received, OrderNotUnderstood) else received
+
+
+def _tick_id(tick: Any) -> str:
+    return f"{tick.symbol}/{tick.epoch}/{tick.sequence}"
+
+
 MARKET_DATA = TopicSpec(
-    "market-data", JsonCodec(TickReceived), _symbol, edge=True, config={**BROKER_CLOCK, **LARGE}
+    "market-data",
+    JsonCodec(TickReceived),
+    _symbol,
+    edge=True,
+    id_of=_tick_id,
+    config={**BROKER_CLOCK, **LARGE},
 )
+MARKET_ALERTS = TopicSpec("market-alerts", JsonCodec(MarketDataAlert), _symbol)
 PRICES = TopicSpec("prices", JsonCodec(PriceUpdated), _symbol, config={**BROKER_CLOCK, **COMPACTED})
 ORDERS = TopicSpec(
-    "orders", JsonCodec(OrderReceived), _account_of_new_order, edge=True, config={**BROKER_CLOCK, **LARGE}
+    "orders",
+    JsonCodec(OrderReceived),
+    _account_of_new_order,
+    edge=True,
+    id_of=_order_id,
+    config={**BROKER_CLOCK, **LARGE},
 )
 RISK_LIMITS = TopicSpec(
-    "risk-limits", JsonCodec(SetRiskLimits), _account, edge=True, config={**COMPACTED, **LARGE}
+    "risk-limits",
+    JsonCodec(SetRiskLimits),
+    _account,
+    edge=True,
+    tombstones=True,
+    protects=True,
+    config={**COMPACTED, **LARGE},
 )
-RESTRICTIONS = TopicSpec("restrictions", JsonCodec(SetRestriction), _symbol, edge=True, config=COMPACTED)
+ACCOUNT_COMMANDS = TopicSpec(
+    "account-commands", JsonCodec(SetAccountSequence), _account, edge=True, protects=True, config=KEPT
+)
+RESTRICTIONS = TopicSpec(
+    "restrictions", JsonCodec(SetRestriction), _symbol, edge=True, protects=True, config=COMPACTED
+)
+OPERATOR_COMMANDS = TopicSpec(
+    "operator-commands",
+    JsonCodec(SetInstrument, SetAccount, SetCounterparty, SetHalt),
+    _commanded,
+    edge=True,
+    protects=True,
+    config=KEPT,
+)
+COMMAND_ANSWERS = TopicSpec("command-answers", JsonCodec(CommandAnswered), _subject, config=BROKER_CLOCK)
+INSTRUMENTS = TopicSpec("instruments", JsonCodec(InstrumentListed), _instrument, config=COMPACTED)
+ACCOUNTS = TopicSpec("accounts", JsonCodec(AccountRegistered), _account, config=COMPACTED)
+COUNTERPARTIES = TopicSpec(
+    "counterparties", JsonCodec(CounterpartyRegistered), _counterparty, config=COMPACTED
+)
+RESTRICTED_LIST = TopicSpec("restricted-list", JsonCodec(RestrictionInForce), _symbol, config=COMPACTED)
+HALTS = TopicSpec("halts", JsonCodec(HaltInForce), _scope, config=COMPACTED)
 RISK_DECISIONS = TopicSpec(
     "risk-decisions", JsonCodec(OrderRiskApproved, OrderRiskRejected), _account_of_order, config=BROKER_CLOCK
 )
@@ -113,20 +168,10 @@ COMPLIANCE_DECISIONS = TopicSpec(
 )
 EXECUTIONS = TopicSpec(
     "executions",
-    JsonCodec(OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected),
+    JsonCodec(OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld),
     _account,
     config=BROKER_CLOCK,
 )
-
-
-class RawCodec:
-    """Dead letters are bytes that nobody could read: their bytes are their value."""
-
-    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> bytes:
-        return data
-
-    def encode(self, value: bytes) -> tuple[bytes, bytes, bytes]:
-        return b"DeadLetter", SCHEMA_VERSION, value
 
 
 DEAD_LETTERS = TopicSpec(
@@ -138,9 +183,18 @@ DEAD_LETTERS = TopicSpec(
 TOPICS = (
     MARKET_DATA,
     PRICES,
+    MARKET_ALERTS,
     ORDERS,
     RISK_LIMITS,
+    ACCOUNT_COMMANDS,
     RESTRICTIONS,
+    OPERATOR_COMMANDS,
+    COMMAND_ANSWERS,
+    INSTRUMENTS,
+    ACCOUNTS,
+    COUNTERPARTIES,
+    RESTRICTED_LIST,
+    HALTS,
     RISK_DECISIONS,
     RISK_ALERTS,
     COMPLIANCE_DECISIONS,

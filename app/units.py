@@ -8,7 +8,7 @@ from typing import Any
 from models.values import INSTRUMENTS, Instrument
 
 MICROS = Decimal("0.000001")
-QUOTES = {instrument.quote for instrument in INSTRUMENTS.values()}
+QUOTES = {instrument.currency for instrument in INSTRUMENTS.values()}
 
 
 def in_words(path: Sequence[str], value: int, within: Sequence[Mapping[str, Any]]) -> str | None:
@@ -28,7 +28,7 @@ def in_words(path: Sequence[str], value: int, within: Sequence[Mapping[str, Any]
     if name.endswith("_micros"):
         return f"{value * MICROS:,.2f} {_quote(instrument)}".rstrip()
     if instrument is not None and name.endswith("_ticks"):
-        return f"{value * instrument.tick:,} {instrument.quote}"
+        return f"{value * instrument.tick:,} {instrument.currency}"
     if instrument is not None and name.endswith("_lots"):
         return f"{value * instrument.lot:,} {instrument.base}"
     return None
@@ -45,7 +45,7 @@ def _instrument(path: Sequence[str], within: Sequence[Mapping[str, Any]]) -> Ins
 
 def _quote(instrument: Instrument | None) -> str:
     if instrument is not None:
-        return instrument.quote
+        return instrument.currency
     return next(iter(QUOTES)) if len(QUOTES) == 1 else ""
 
 

@@ -1,82 +1,113 @@
-"""One task's session with the venue: intents go out once, reports come in once.
+"""One task's talk with the venue, on the sessions of its key shards: intents out once, reports in once.
 
-An order goes out only after its intent is committed. Whether an order reached the venue is asked for, never
-guessed, whenever it is in doubt: after a restart, and after a call that gave no answer. Reports carry a
-sequence; how far they are read is committed in the transaction that makes executions of them.
+An order goes out only after its intent is committed, and after a last look. Whether an order reached the
+venue is asked for, never guessed, whenever it is in doubt: after a restart, and after a call that gave no
+answer. Only what the venue never had may be withheld. Reports carry a sequence by session; how far they are
+read is committed in the transaction that makes executions of them.
 
-Every call names the session's epoch, which is raised and committed before the first one and after each that
-gave no answer: who has lost the task cannot raise it. The venue refuses an epoch below one it has seen, so
-that neither one that slept while it lost the task nor a call that comes late can send after the question.
+Every call names the epoch of the sessions that it speaks for, which is raised and committed before the first
+one and after each that gave no answer: who has lost the task cannot raise it. The venue refuses an epoch
+below one it has seen, so that neither one that slept while it lost the task nor a call that comes late can
+send after the question.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import aiohttp
-import msgspec
-from pydantic import TypeAdapter, ValidationError
 
-from app.config import settings
-from app.domain.breaker import CircuitBreaker
 from app.domain.errors import ReportGap
 from app.domain.exchange import (
     NEW_SESSION,
+    Controls,
     Intent,
-    IntentState,
-    apply_venue_report,
     claimed,
+    last_look,
     to_venue_order,
+    withheld,
 )
-from app.engine import Fenced, Table, Task, Transient, unit_of_work
-from app.topics import EXECUTIONS
-from models.events import (
-    OrderAcknowledged,
-    OrderCancelled,
-    OrderExpired,
-    TradeExecuted,
-    VenueRejected,
-    VenueReport,
+from app.engine import Fenced, Table, Task, Transient, shard_of, unit_of_work
+from app.topics import EXECUTIONS, RISK_LIMITS
+from app.venue_booking import Booking
+from app.venue_client import (
+    REPORTS,
+    VenueAway,
+    VenueClient,
+    VenueRefuses,
+    is_away,
+    not_understood,
+    refusal,
+    told,
 )
+from app.venue_reports import Reported, Unreadable, read_frame
+from app.venue_status import AWAY_S_MAX, Tally, Troubles
+from models.events import OrderReceived, OrderWithheld, PriceUpdated
 
 log = logging.getLogger(__name__)
 
 ORDERS_PER_CALL_MAX = 500
 FRAMES_MAX = 100
-CALL_S_MAX = 5.0
-TRY_LATER = (408, 425, 429)
-RECONNECT_S_MIN, RECONNECT_S_MAX = 0.05, 2.0
-REPORT_TYPES = {
-    each.__name__: TypeAdapter(each)
-    for each in (OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected)
-}
+RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
+RECONNECT_S_MAX = 2.0
+LIVED_S_MIN = 1.0
+"""A stream that ended sooner has not worked: the pause before the next one grows."""
+
+GAP_RETRY_S = 5.0
 
 
-class VenueAway(Exception):
-    """A call to the venue gave no answer: what it was to do may or may not be done."""
+class VenueTables(NamedTuple):
+    """The tables of the exchange that a session works with."""
+
+    intents: Table
+    sessions: Table
+    controls: Table
+
+
+class Surroundings(NamedTuple):
+    """What the last look looks at besides the account's controls."""
+
+    is_halted: Callable[[str], bool]
+    """Whether trading is halted for this account, or may be."""
+    price: Callable[[str], PriceUpdated | None]
 
 
 class VenueSession:
     """Sends and reads for one partition number; ends when the task does."""
 
-    def __init__(self, task: Task, intents: Table, sessions: Table) -> None:
+    def __init__(
+        self, task: Task, tables: VenueTables, around: Surroundings, tally: Tally, troubles: Troubles
+    ) -> None:
         self._task = task
-        self._intents = intents
-        self._sessions = sessions
-        self._number = task.partition
+        self._intents, self._sessions, self._controls = tables
+        self._around = around
+        self._tally = tally
+        self._troubles = troubles
         self._epoch = 0
-        self._breaker = CircuitBreaker()
+        self._orders_per_call = ORDERS_PER_CALL_MAX
         self._fresh: dict[str, Intent] = {}
         self._in_doubt = {
             intent.order.order_id: intent
-            for _, intent in task.table(intents).items()
-            if intent.state is IntentState.PENDING
+            for _, intent in task.table(self._intents).items()
+            if intent.may_be_unknown
         }
+        self._gaps: dict[int, int] = {}
         self._work_to_do = asyncio.Event()
         self._work_to_do.set()
-        self._http: Any = None
+        self._venue = VenueClient(tally)
+        self._booking = Booking(task, self._intents, self._sessions, tally)
+
+    @property
+    def waiting(self) -> int:
+        """Orders that are not known to be at the venue."""
+        return len(self._fresh) + len(self._in_doubt)
+
+    @property
+    def disputed(self) -> set[str]:
+        """Orders in dispute, by account/order."""
+        return self._booking.disputed
 
     def submit(self, intents: Iterable[Intent]) -> None:
         """Take over intents that have just been committed."""
@@ -84,167 +115,294 @@ class VenueSession:
         self._work_to_do.set()
 
     async def run(self) -> None:
-        headers = {"Authorization": f"Bearer {settings().venue_token or ''}"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S_MAX)
-        async with (
-            aiohttp.ClientSession(settings().venue_url, headers=headers, timeout=timeout) as self._http,
-            asyncio.TaskGroup() as group,
-        ):
-            group.create_task(self._keep_sending())
-            group.create_task(self._keep_reading())
+        try:
+            async with self._venue, asyncio.TaskGroup() as group:
+                group.create_task(self._keep_sending())
+                group.create_task(self._keep_reading())
+        finally:
+            for what in ("orders", "reports", "gaps"):
+                self._well(what)
+
+    def _ill(self, what: str, error: VenueAway | VenueRefuses) -> None:
+        if isinstance(error, VenueRefuses):
+            self._troubles.note((self._task.partition, what), error.kind, str(error))
+        else:
+            self._troubles.note((self._task.partition, what), "away", str(error), patience_s=AWAY_S_MAX)
+
+    def _well(self, what: str) -> None:
+        self._troubles.clear((self._task.partition, what))
 
     # -- out
 
     async def _keep_sending(self) -> None:
+        pause_s = RETRY_S_MIN
         while not self._task.closed:
             await self._work_to_do.wait()
             self._work_to_do.clear()
             while (self._in_doubt or self._fresh) and not self._task.closed:
                 try:
-                    if not self._epoch:
-                        await self._claim()
-                    await self._settle_doubts()
-                    await self._send_fresh()
+                    await self._send_all()
+                    self._well("orders")
+                    pause_s = RETRY_S_MIN
+                    continue
                 except Fenced:
                     return
-                except (VenueAway, Transient) as error:
-                    log.warning("session %s: %s", self._number, error)
-                    self._epoch = 0
-                    await asyncio.sleep(RECONNECT_S_MIN)
+                except VenueAway as error:  # the breaker makes the pauses
+                    self._ill("orders", error)
+                except Transient as error:
+                    log.warning("%s could not commit for the venue: %s", self._task, error)
+                except VenueRefuses as error:
+                    self._ill("orders", error)
+                    self._orders_per_call = max(1, self._orders_per_call // 2)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, RETRY_S_MAX)
+                self._epoch = 0
+                await asyncio.sleep(RETRY_S_MIN)
+
+    async def _send_all(self) -> None:
+        await self._withhold(_first(self._fresh))  # before anything that may have to wait for the venue
+        if not self._epoch:
+            await self._claim()
+        await self._settle_doubts()
+        await self._send_fresh()
 
     async def _claim(self) -> None:
+        """Raise the epoch of all the task's sessions, in one transaction."""
         async with unit_of_work(self._task) as work:
-            session = claimed(work[self._sessions].get(str(self._number), NEW_SESSION), self._task.epoch)
-            work[self._sessions][str(self._number)] = session
-        self._epoch = session.epoch
+            known = {shard: work[self._sessions].get(str(shard), NEW_SESSION) for shard in self._task.shards}
+            ours = claimed(known, self._task.epoch)
+            for shard, session in ours.items():
+                work[self._sessions][str(shard)] = session
+        self._epoch = next(iter(ours.values())).epoch
 
     async def _settle_doubts(self) -> None:
         """Ask which of the orders in doubt the venue has; the others are as good as never sent."""
         while chunk := _first(self._in_doubt):
-            answer = await self._call("/orders/query", {"client_order_ids": list(chunk)})
-            known = set(answer["known"])
+            question = {"sessions": self._epochs(chunk), "client_order_ids": list(chunk)}
+            answer = await self._call("/orders/query", question)
+            known = _texts(answer, "known", "/orders/query")
             for order_id, intent in chunk.items():
                 del self._in_doubt[order_id]
                 if order_id not in known:
                     self._fresh[order_id] = intent
 
     async def _send_fresh(self) -> None:
-        while chunk := _first(self._fresh):
+        """Send what passes a last look right before it leaves; a call that waits is looked at again."""
+        while (chunk := _first(self._fresh, self._orders_per_call)) and not self._task.closed:
+            await self._venue.admitted()
+            if any(self._limits_may_come(intent.order.account_id) for intent in chunk.values()):
+                await asyncio.sleep(RETRY_S_MIN)
+                continue
+            if await self._withhold(chunk):
+                continue
             for order_id in chunk:
                 del self._fresh[order_id]
             self._in_doubt.update(chunk)
-            await self._call("/orders", {"orders": [to_venue_order(intent) for intent in chunk.values()]})
-            for order_id in chunk:
-                del self._in_doubt[order_id]
+            orders = {
+                order_id: {"session": _shard(intent.order.account_id), **to_venue_order(intent)}
+                for order_id, intent in chunk.items()
+            }
+            body = {"sessions": self._epochs(chunk), "orders": list(orders.values())}
+            answer = await self._call("/orders", body)
+            taken = _texts(answer, "accepted", "/orders") | _texts(answer, "duplicates", "/orders")
+            for order_id, order in orders.items():
+                if order["client_order_id"] in taken:
+                    del self._in_doubt[order_id]
+                    self._tally.orders["sent"] += 1
+            if self._in_doubt:
+                raise VenueRefuses(
+                    f"the venue's answer to /orders says nothing of {len(self._in_doubt)} orders, such as "
+                    f"{next(iter(self._in_doubt))}: they are asked for",
+                    kind="/orders incomplete",
+                )
+            self._orders_per_call = min(ORDERS_PER_CALL_MAX, self._orders_per_call * 2)
 
-    async def _call(self, path: str, body: dict[str, Any]) -> Any:
-        """Post to the venue when the breaker lets us; raises VenueAway when there is no answer."""
-        while (permit := self._breaker.allow(_now_ms())) is None:  # noqa: ASYNC110  (the breaker's clock)
-            await asyncio.sleep(max(self._breaker.wait_ms(_now_ms()), 1) / 1000)
+    def _epochs(self, intents: dict[str, Intent]) -> dict[str, int]:
+        """The sessions that these orders are sent on, with the epoch under which we speak."""
+        return {str(_shard(intent.order.account_id)): self._epoch for intent in intents.values()}
+
+    async def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Post to the venue when the breaker lets us; raises VenueAway or VenueRefuses."""
         if self._task.closed:
             raise VenueAway("the task is no longer ours")
-        payload = msgspec.json.encode({"session": self._number, "epoch": self._epoch, **body})
-        try:
-            async with asyncio.timeout(CALL_S_MAX):
-                async with self._http.post(path, data=payload) as response:
-                    text = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._breaker.failed(_now_ms(), permit)
-            raise VenueAway(f"no answer from the venue to {path}: {told(error)}") from None
-        if response.status >= 500 or response.status in TRY_LATER:
-            self._breaker.failed(_now_ms(), permit)
-            raise VenueAway(f"the venue answered {response.status} to {path}")
-        self._breaker.succeeded(_now_ms(), permit)
-        if response.status == 409:
-            raise VenueAway("the venue has heard of a newer owner of this session")
-        if response.status != 200:
-            raise RuntimeError(f"the venue refuses {path}: {response.status} {text[:500]!r}")
-        return msgspec.json.decode(text)
+        answer = await self._venue.post(path, body)
+        self._tally.note_unknown(path, answer.keys() - ANSWER_FIELDS[path])
+        return answer
+
+    # -- the last look
+
+    def _limits_may_come(self, account_id: str) -> bool:
+        """Whether an account has no controls because its limits are not read yet."""
+        known = self._task.table(self._controls).get(account_id)
+        return known is None and self._task.lag.get(RISK_LIMITS.name, 0) > 0
+
+    async def _withhold(self, intents: dict[str, Intent]) -> bool:
+        """Take out what must not leave: commit OrderWithheld for it. True if there was any.
+
+        Only for orders that the venue never had.
+        """
+        committed = self._task.table(self._intents)
+        now_ms = time.time_ns() // 1_000_000
+        gone, refused = [], {}
+        for order_id, intent in intents.items():
+            known = committed.get(_key(intent.order))
+            if known is None or not known.may_be_unknown:
+                gone.append(order_id)  # a report has come, though nothing was sent: never send it
+            elif self._limits_may_come(intent.order.account_id):
+                continue
+            elif (found := self._look(intent.order, now_ms)) is not None:
+                refused[order_id] = found
+        if refused:
+            async with unit_of_work(self._task) as work:
+                for order_id, found in refused.items():
+                    del work[self._intents][_key(intents[order_id].order)]
+                    event_id = f"{order_id}:exchange:withheld"
+                    work.emit(EXECUTIONS, found, event_id=event_id, correlation_id=order_id)
+        for order_id in (*gone, *refused):
+            del self._fresh[order_id]
+        for found in refused.values():
+            self._tally.orders[f"withheld {found.reason}"] += 1
+            log.info("order %s is withheld: %s", found.order_id, found.reason)
+        return bool(gone or refused)
+
+    def _look(self, order: OrderReceived, now_ms: int) -> OrderWithheld | None:
+        controls: Controls | None = self._task.table(self._controls).get(order.account_id)
+        reason = last_look(
+            order,
+            now_ms=now_ms,
+            halted=self._around.is_halted(order.account_id),
+            controls=controls,
+            price=self._around.price(order.symbol),
+        )
+        return None if reason is None else withheld(order, reason, now_ms)
 
     # -- in
 
     async def _keep_reading(self) -> None:
-        pause_s = RECONNECT_S_MIN
+        pause_s = RETRY_S_MIN
         while not self._task.closed:
+            began_s = time.monotonic()
             try:
                 await self._read()
-                pause_s = RECONNECT_S_MIN
             except Fenced:
                 return
             except (ReportGap, Transient) as error:
-                log.info("session %s reads again: %s", self._number, error)
+                log.info("%s reads the venue's reports again: %s", self._task, error)
+            except (VenueAway, VenueRefuses) as error:
+                self._ill("reports", error)
+            except aiohttp.WSServerHandshakeError as error:
+                self._ill("reports", _handshake(error))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("session %s: the venue's reports are away: %s", self._number, told(error))
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, RECONNECT_S_MAX)
+                self._ill("reports", VenueAway(f"the venue's reports are away: {told(error)}"))
+            pause_s = RETRY_S_MIN if time.monotonic() - began_s > LIVED_S_MIN else pause_s * 2
+            await asyncio.sleep(min(pause_s, RECONNECT_S_MAX))
 
     async def _read(self) -> None:
-        """Book reports from the committed cursor on, what has come in one go, until the connection ends."""
-        session = self._task.table(self._sessions).get(str(self._number)) or NEW_SESSION
-        path = f"/sessions/{self._number}/reports?after={session.venue_sequence_last}"
-        arrived: asyncio.Queue[list[VenueReport]] = asyncio.Queue()
-        async with self._http.ws_connect(path, heartbeat=CALL_S_MAX) as socket:
+        """Book reports from the committed cursors on, what has come in one go, until the connection ends.
+
+        Raises VenueAway when it has ended at once.
+        """
+        arrived: asyncio.Queue[list[Reported]] = asyncio.Queue()
+        loop, began_s = asyncio.get_running_loop(), time.monotonic()
+        async with self._venue.reports(self._cursors()) as socket:
+            timers = [loop.call_later(LIVED_S_MIN, self._well, "reports")]
+            if self._gaps:
+                timers.append(loop.call_later(GAP_RETRY_S, arrived.put_nowait, []))
             listening = asyncio.create_task(_listen(socket, arrived))
             try:
                 while reports := await _all_of(arrived):
-                    await self._book(reports)
+                    self._note_gaps(await self._book(reports))
+                    self._well("reports")
             finally:
+                for timer in timers:
+                    timer.cancel()
                 listening.cancel()
                 await asyncio.wait([listening])
             if not listening.cancelled():
                 listening.result()
-        await asyncio.sleep(RECONNECT_S_MIN)
+        if time.monotonic() - began_s < LIVED_S_MIN:
+            raise VenueAway(f"the venue closes the stream of reports at once (code {socket.close_code})")
 
-    async def _book(self, reports: list[VenueReport]) -> None:
-        """Commit reports as executions, with what they make of the intents and the cursor."""
+    def _cursors(self) -> dict[int, int]:
+        """The last report booked of each session."""
+        table = self._task.table(self._sessions)
+        sessions = {shard: table.get(str(shard)) or NEW_SESSION for shard in self._task.shards}
+        return {shard: session.venue_sequence_last for shard, session in sessions.items()}
+
+    def _note_gaps(self, gaps: dict[int, ReportGap]) -> None:
+        """Read again at once for a gap that is new; behind one that stays its session waits, for people."""
+        cursors = self._cursors()
+        self._gaps = {session: last for session, last in self._gaps.items() if cursors[session] == last}
+        for session, gap in gaps.items():
+            if session not in self._gaps:
+                self._gaps[session] = gap.venue_sequence_last
+                raise gap
+        if not self._gaps:
+            self._well("gaps")
+            return
+        where = ", ".join(f"{session} behind {last}" for session, last in sorted(self._gaps.items()))
+        text = f"the venue leaves out reports of its sessions {where}: these wait until it sends them"
+        self._troubles.note((self._task.partition, "gaps"), "gaps", text)
+
+    async def _book(self, reports: Sequence[Reported]) -> dict[int, ReportGap]:
+        """Commit reports as executions, with what they make of the intents and the cursors.
+
+        Returns the sessions whose reports jump, each with the gap; the others' are booked.
+        """
+        gaps: dict[int, ReportGap] = {}
         async with unit_of_work(self._task) as work:
-            session = work[self._sessions].get(str(self._number), NEW_SESSION)
-            for report in reports:
-                key = f"{report.account_id}/{report.order_id}"
-                session, intent, is_new = apply_venue_report(session, work[self._intents].get(key), report)
-                if not is_new:
-                    continue
-                if intent is None:
-                    del work[self._intents][key]
-                else:
-                    work[self._intents][key] = intent
-                report_id = f"venue/{self._number}/{report.venue_sequence}"
-                work.emit(EXECUTIONS, report, event_id=report_id, correlation_id=report.order_id)
-            work[self._sessions][str(self._number)] = session
+            gaps.update(self._booking.book(work, reports))
+        return gaps
 
 
-def _first(intents: dict[str, Intent]) -> dict[str, Intent]:
-    return dict(list(intents.items())[:ORDERS_PER_CALL_MAX])
+ANSWER_FIELDS = {"/orders": {"accepted", "duplicates"}, "/orders/query": {"known"}}
 
 
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
+def _texts(answer: dict[str, Any], name: str, path: str) -> set[str]:
+    """A member that has to be a list of texts; raises VenueRefuses otherwise."""
+    found = answer.get(name)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise not_understood(path, f"no list of texts in {name!r}".encode())
+    return set(found)
 
 
-def _report(fields: dict[str, Any]) -> VenueReport:
-    adapter = REPORT_TYPES.get(fields.pop("type", ""))
-    if adapter is None:
-        raise RuntimeError(f"the venue reports something unknown: {fields}")
-    try:
-        report: VenueReport = adapter.validate_python(fields)
-    except ValidationError as error:
-        raise RuntimeError(f"the venue's report cannot be read: {error}") from None
-    return report
+def _handshake(error: aiohttp.WSServerHandshakeError) -> VenueAway | VenueRefuses:
+    """What it means that the report stream did not open."""
+    if is_away(error.status):
+        return VenueAway(f"the venue answers {error.status} to {REPORTS}")
+    return refusal(error.status, REPORTS)
 
 
-async def _listen(socket: Any, arrived: "asyncio.Queue[list[VenueReport]]") -> None:
+def _first(intents: dict[str, Intent], count: int = ORDERS_PER_CALL_MAX) -> dict[str, Intent]:
+    return dict(list(intents.items())[:count])
+
+
+def _key(order: OrderReceived) -> str:
+    return f"{order.account_id}/{order.order_id}"
+
+
+def _shard(account_id: str) -> int:
+    return shard_of(account_id.encode())
+
+
+async def _listen(socket: Any, arrived: "asyncio.Queue[list[Reported]]") -> None:
     """Put in what comes, frame by frame, and an empty frame at the end."""
     try:
         async for message in socket:
-            if message.type is aiohttp.WSMsgType.TEXT:
-                arrived.put_nowait([_report(each) for each in msgspec.json.decode(message.data)])
+            if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                try:
+                    reports = read_frame(message.data)
+                except Unreadable as error:
+                    raise VenueRefuses(str(error), kind="frame") from None
+                if reports:
+                    arrived.put_nowait(reports)
             while arrived.qsize() > FRAMES_MAX:  # noqa: ASYNC110  (the venue waits with us)
-                await asyncio.sleep(RECONNECT_S_MIN)
+                await asyncio.sleep(RETRY_S_MIN)
     finally:
         arrived.put_nowait([])
 
 
-async def _all_of(arrived: "asyncio.Queue[list[VenueReport]]") -> list[VenueReport]:
+async def _all_of(arrived: "asyncio.Queue[list[Reported]]") -> list[Reported]:
     """What has come: the first frame is waited for. Empty when no more will come."""
     reports = await arrived.get()
     while reports and not arrived.empty():
@@ -252,13 +410,5 @@ async def _all_of(arrived: "asyncio.Queue[list[VenueReport]]") -> list[VenueRepo
         if not more:
             arrived.put_nowait(more)
             break
-        reports += more
+        reports = reports + more
     return reports
-
-
-def told(error: BaseException) -> str:
-    """What was wrong; an error's repr has the request's headers in it, and so the token."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, aiohttp.ClientResponseError) and error.status in (401, 403):
-        return f"{text}; check VENUE_TOKEN"
-    return text

@@ -1,8 +1,8 @@
 """The check from end to end: read the log and the ledger, partition by partition, and judge.
 
 So that a history that still moves can be checked, effects are read before their causes: first the ledger's
-orders, then the ends of dead letters, books and executions, then compliance, risk, orders, limits and prices;
-the ledger's reports come last.
+orders, then the ends of dead letters, books and executions, then compliance, risk, orders, commands,
+reference data and prices; the ledger's reports come last.
 """
 
 import asyncio
@@ -17,16 +17,20 @@ from pathlib import Path
 
 from checker.errors import CheckerError
 from checker.findings import Findings
-from checker.history import Commanded, Shared, Slice, trace
+from checker.history import Commanded, Shared, Slice, Traces, trace
 from checker.invariants import (
+    Strays,
+    check_commands,
+    check_conditions,
     check_conduct,
     check_exposure,
     check_intake,
     check_key_order,
+    check_last_look,
     check_lives,
-    check_market_conditions,
     check_origins,
     check_positions,
+    check_sessions,
     check_standing,
     check_tables,
     check_venue,
@@ -34,31 +38,51 @@ from checker.invariants import (
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt
 from checker.invariants.ticks import Ticks, check_ticks
-from checker.ledger import LedgerFile, SessionLedger
+from checker.ledger import LedgerFile
 from checker.live import fetch_live, fetch_resting
 from checker.log import TP, Log
-from checker.reading import Take, changelog_into, letters_into, originals_into, shared_takes, slice_takes
+from checker.reading import (
+    Take,
+    changelog_into,
+    letters_into,
+    market_takes,
+    originals_into,
+    reference_takes,
+    slice_takes,
+)
 from checker.records import (
+    ACCOUNT_COMMANDS,
+    ACCOUNTS,
+    COMMAND_ANSWERS,
     COMPACTED,
     COMPLIANCE_DECISIONS,
+    CONTROLS_CHANGELOG,
     DEAD_LETTERS,
     EXECUTIONS,
+    HALTS,
+    INSTRUMENTS,
     INTENTS_CHANGELOG,
     MARKET_DATA,
+    OPERATOR_COMMANDS,
     ORDERS,
     POSITIONS_CHANGELOG,
     PRICES,
     RECENT_ORDERS_CHANGELOG,
     RESERVATIONS_CHANGELOG,
+    RESTRICTED_LIST,
+    RESTRICTIONS,
     RISK_DECISIONS,
     RISK_LIMITS,
     RISK_LIMITS_CHANGELOG,
+    SENT_CHANGELOG,
     SESSIONS_CHANGELOG,
     DeadLetter,
     Origin,
     Raw,
+    VenueLetter,
 )
 from checker.report import Counts, Report, latencies_ms, percentiles
+from checker.shards import KEY_SHARDS
 
 EXIT_USER_ERROR = 2
 LEDGER_NAME = Path("venue") / "ledger.sqlite"
@@ -71,6 +95,8 @@ BOOKS = (
     RECENT_ORDERS_CHANGELOG,
     INTENTS_CHANGELOG,
     SESSIONS_CHANGELOG,
+    CONTROLS_CHANGELOG,
+    SENT_CHANGELOG,
 )
 INPUTS = {
     "risk": (ORDERS, COMPLIANCE_DECISIONS, EXECUTIONS),
@@ -79,7 +105,20 @@ INPUTS = {
 }
 """What each consumer group reads of an order's way."""
 
-SHARED = (RISK_LIMITS, PRICES, MARKET_DATA)
+REFERENCE = (
+    COMMAND_ANSWERS,
+    HALTS,
+    RESTRICTED_LIST,
+    ACCOUNTS,
+    INSTRUMENTS,
+    RISK_LIMITS,
+    ACCOUNT_COMMANDS,
+    RESTRICTIONS,
+    OPERATOR_COMMANDS,
+)
+"""What is beside an order's way, effects before causes."""
+
+MARKET = (PRICES, MARKET_DATA)
 
 
 def check(
@@ -133,8 +172,10 @@ class _Run:
         self._tps: dict[str, list[TP]] = {}
         self._risk_cuts: dict[TP, int] = {}
         self._shared = Shared()
-        self._ticks = Ticks()
+        self._ticks = Ticks(self._shared.reference)
+        self._strays = Strays()
         self._letters: list[DeadLetter] = []
+        self._venue_letters: list[VenueLetter] = []
         self._originals: dict[Origin, bytes] = {}
         self._wanted: dict[TP, set[int]] = {}
         self._read: set[TP] = set()
@@ -148,32 +189,44 @@ class _Run:
         return [tp.partition for tp in self._tps[ORDERS]]
 
     async def start(self) -> None:
-        """Fix where each topic ends, effects before causes; read dead letters, limits and prices."""
-        for topic in (*WAY, *BOOKS, *SHARED, DEAD_LETTERS):
+        """Fix where each topic ends, effects before causes; read all that partitions have in common."""
+        for topic in (*WAY, *BOOKS, *REFERENCE, *MARKET, DEAD_LETTERS):
             self._tps[topic] = self._log.partitions(topic)
         if not self._tps[ORDERS]:
             raise CheckerError(f"there is no topic {ORDERS!r}: has the pipeline ever run on this cluster?")
+        if KEY_SHARDS % len(self.numbers):
+            raise CheckerError(
+                f"{ORDERS!r} has {len(self.numbers)} partitions, so that key shards have none of their own: "
+                f"our services take a power of two up to {KEY_SHARDS} only"
+            )
         if self._quiet is None:
             self._committed = {group: await self._log.committed(group) for group in INPUTS}
         self._risk_cuts = await self._log.cut(self._tps[RISK_DECISIONS])
-        for topic in (DEAD_LETTERS, *BOOKS, *reversed(WAY), *SHARED):
+        for topic in (DEAD_LETTERS, *BOOKS, *reversed(WAY), *REFERENCE, *MARKET):
             await self._log.cut(self._tps[topic])
         await self._note_beginnings()
         await self._read_shared()
 
     async def _read_shared(self) -> None:
-        take_letter = letters_into(self._letters, self._found)
+        take_letter = letters_into(self._letters, self._venue_letters, self._found)
         await self._log.read(dict.fromkeys(self._tps[DEAD_LETTERS], take_letter))
         for letter in self._letters:
             origin = letter.origin
             self._wanted.setdefault(TP(origin.topic, origin.partition), set()).add(origin.offset)
-        takes = shared_takes(self._shared, self._ticks)
-        await self._take({tp: takes[topic] for topic in SHARED for tp in self._tps[topic]})
+        self._ticks.buried = {letter.origin for letter in self._letters}
+        counts = {topic: len(tps) for topic, tps in self._tps.items()}
+        takes = reference_takes(self._shared, counts)
+        await self._take({tp: takes[topic] for topic in REFERENCE for tp in self._tps[topic]})
+        self._shared.reference.settle()
+        takes = market_takes(self._shared, self._ticks, counts)
+        await self._take({tp: takes[topic] for topic in MARKET for tp in self._tps[topic]})
 
     async def _note_beginnings(self) -> None:
         """Note what retention has taken; asked for all at once."""
         beginnings = await self._log.beginnings(tp for tps in self._tps.values() for tp in tps)
         self._shared.market_is_whole = not any(beginnings[tp] for tp in self._tps[MARKET_DATA])
+        answers = self._tps[COMMAND_ANSWERS]
+        self._shared.reference.answers_are_whole = not any(beginnings[tp] for tp in answers)
         for tp in (tp for topic in WAY for tp in self._tps[topic] if beginnings[tp]):
             self._clipped.add(tp.partition)
             self._found.skip("I1", "the log's first records are gone", f"{tp.topic}/{tp.partition}")
@@ -190,28 +243,38 @@ class _Run:
     async def check_partition(self, number: int) -> None:
         """Read one partition of everything and judge it; nothing of it is kept but the findings."""
         history = await self._read_slice(number)
-        session = self._ledger.session(number) if self._ledger else None
         traces = trace(history)
         intake = sort_intake(history, traces)
+        shared, reference = self._shared, self._shared.reference
         self._found.add(
             (
-                check_lives(history, traces),
-                check_positions(history, traces),
+                check_lives(history, traces, reference),
+                check_positions(history, traces, reference),
                 check_standing(history, traces, self._commanded(number)),
-                check_exposure(history, self._shared.limits),
+                check_exposure(history, shared.limits, reference),
                 check_intake(history, traces, intake),
                 check_key_order(history, traces),
-                check_market_conditions(history, traces, self._shared),
+                check_conditions(history, traces, shared),
+                check_last_look(history, traces, shared),
                 check_conduct(history, traces),
-                check_venue(history, traces, session) if session else Findings(),
+                self._check_venue(history, traces),
             )
         )
+        self._strays.add(history, traces)
         self._counts.add(history, traces, intake)
         self._latencies_ms += latencies_ms(traces)
 
+    def _check_venue(self, history: Slice, traces: Traces) -> Findings:
+        if self._ledger is None:
+            return Findings()
+        return check_venue(history, traces, self._ledger.part(history.partition, history.partitions))
+
     async def _read_slice(self, number: int) -> Slice:
-        history = Slice(number, ended=bool(self._quiet), whole=number not in self._clipped)
+        count = len(self.numbers)
+        history = Slice(number, count, ended=bool(self._quiet), whole=number not in self._clipped)
+        history.looks_last = bool(self._tps[CONTROLS_CHANGELOG] and self._tps[SENT_CHANGELOG])
         history.dead_letters = [each for each in self._letters if each.origin.partition == number]
+        history.venue_letters = [each for each in self._venue_letters if each.shard % count == number]
         takes = slice_takes(history)
         await self._take(
             {
@@ -234,19 +297,27 @@ class _Run:
                 if records and records[-1].offset >= position:
                     return False
         number = history.partition
-        limits_position = self._committed["risk"].get(TP(RISK_LIMITS, number), 0)
-        return self._commanded(number).last_offset < limits_position
+        last_limits = self._commanded(number).last_offset
+        return all(
+            last_limits < self._committed[group].get(TP(RISK_LIMITS, number), 0) for group in self._limited()
+        )
+
+    def _limited(self) -> tuple[str, ...]:
+        """The groups that go by limits."""
+        return ("risk", "exchange") if self._tps[CONTROLS_CHANGELOG] else ("risk",)
 
     def _commanded(self, number: int) -> Commanded:
         return self._shared.commanded.get(number, Commanded())
 
     async def check_rest(self, live_state: Sequence[LiveTable], *, whole: bool) -> None:
-        """What no single partition shows: dead letters' origins, sessions without one, live tables."""
+        """What no single partition shows: dead letters' origins, commands, the market, live tables."""
         if whole:
             await self._check_origins()
+            self._found.add([self._strays.check()])
+            self._found.add([check_commands(self._shared, self._letters, quiet=bool(self._quiet))])
             if self._quiet:
                 prices = self._shared.last_prices if self._shared.market_is_whole else None
-                self._found.add([check_ticks(self._ticks, self._letters, prices)])
+                self._found.add([check_ticks(self._ticks, self._letters, prices, self._shared.market)])
             self._check_sessions()
         if not live_state:
             self._found.skip("I6", "no live table was given to compare with", "workers")
@@ -255,23 +326,22 @@ class _Run:
         self._found.add([check_tables(rebuilt, quiet=bool(self._quiet))])
         self._counts.dead_letters_elsewhere = sum(
             letter.behind is None and letter.origin.topic != ORDERS for letter in self._letters
-        )
+        ) + len(self._venue_letters)
 
     async def _check_origins(self) -> None:
         known: set[TP] = set()
         for topic in {tp.topic for tp in self._wanted}:
             known |= set(self._log.partitions(topic))
         await self._take({tp: None for tp in self._wanted if tp in known - self._read})
-        self._found.add([check_origins(self._letters, self._originals, COMPACTED.__contains__)])
+        counts = {topic: len(self._log.partitions(topic)) for topic in {tp.topic for tp in self._wanted}}
+        found = check_origins(self._letters, self._originals, COMPACTED.__contains__, counts)
+        self._found.add([found])
 
     def _check_sessions(self) -> None:
         if self._ledger is None:
             self._found.skip("I2", "there is no ledger to compare with", "venue")
             return
-        for number in sorted(self._ledger.sessions() - set(self.numbers)):
-            session: SessionLedger = self._ledger.session(number)
-            empty = Slice(number, quiet=bool(self._quiet), ended=bool(self._quiet))
-            self._found.add([check_venue(empty, trace(empty), session)])
+        self._found.add([check_sessions(sorted(self._ledger.sessions()))])
 
     async def _rebuild(self, live: LiveTable) -> Rebuilt:
         tp = TP(live.changelog_topic, live.partition)

@@ -1,11 +1,15 @@
 """One partition of the log as a whole, and the life of each order in it.
 
-Everything about an account stands on one partition number, in every topic and in the venue's session of
-that number; so a checker may take one partition after the other.
+Everything about an account stands on one partition number, in every topic, and in one session of the venue,
+its key shard, which belongs to that partition; so a checker may take one partition after the other.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import msgspec
 
 from checker.records import (
     COMPLIANCE_DECISIONS,
@@ -15,6 +19,7 @@ from checker.records import (
     ComplianceDecision,
     DeadLetter,
     Event,
+    Execution,
     Limits,
     Logged,
     Order,
@@ -24,17 +29,20 @@ from checker.records import (
     OrderExpired,
     OrderRiskApproved,
     OrderRiskRejected,
+    OrderWithheld,
     Origin,
     PriceUpdated,
     Report,
     RiskDecision,
     TradeExecuted,
+    VenueLetter,
     VenueRejected,
 )
+from checker.reference import Reference
 
 RISK, COMPLIANCE, EXCHANGE = "risk", "compliance", "exchange"
 
-ENDINGS = (OrderCancelled, OrderExpired, VenueRejected)
+ENDINGS = (OrderCancelled, OrderExpired, VenueRejected, OrderWithheld)
 
 
 @dataclass
@@ -45,20 +53,33 @@ class Slice:
     has its first records. `quiet` says that the services have taken in every record of the log, `ended` that
     the venue has nothing left either: every order has ended. When not quiet, effects are read before their
     causes, and approvals at offsets from `risk_cut` on may know of executions that are not here.
+
+    `strays` are, by topic and offset, the orders (or keys) of records whose key belongs to another partition;
+    `repeats` counts exact repeats, by somebody else, of what a service has written: they are in none of the
+    topics here. `intended_at_ms` is when the exchange intended to send an order, by account/order;
+    `looks_last` says that it has tables for a last look before it sends.
     """
 
     partition: int = 0
+    partitions: int = 1
     orders: list[Logged[Order]] = field(default_factory=list)
     risk: list[Logged[RiskDecision]] = field(default_factory=list)
     compliance: list[Logged[ComplianceDecision]] = field(default_factory=list)
-    executions: list[Logged[Report]] = field(default_factory=list)
+    executions: list[Logged[Execution]] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    venue_letters: list[VenueLetter] = field(default_factory=list)
+    strays: dict[str, dict[int, str]] = field(default_factory=dict)
+    repeats: int = 0
     positions: dict[bytes, bytes] = field(default_factory=dict)
     reservations: dict[bytes, bytes] = field(default_factory=dict)
     risk_limits: dict[bytes, bytes] = field(default_factory=dict)
     recent_orders: dict[bytes, bytes] = field(default_factory=dict)
     intents: dict[bytes, bytes] = field(default_factory=dict)
     sessions: dict[bytes, bytes] = field(default_factory=dict)
+    controls: dict[bytes, bytes] = field(default_factory=dict)
+    sent: dict[bytes, bytes] = field(default_factory=dict)
+    intended_at_ms: dict[bytes, int] = field(default_factory=dict)
+    looks_last: bool = False
     risk_cut: int | None = None
     whole: bool = True
     quiet: bool = True
@@ -82,11 +103,13 @@ class Slice:
 
 
 class Trace:
-    """The life of one order id: its first sound record, and everything that was said of it, in log order.
+    """The life of one order id: the record that became the order, and what was said of it, in log order.
 
-    `refusals` are risk's of that first record, `repeat_refusals` those of the later records with the id
-    (`repeats`), `stray_refusals` name a source that is no record of this order. `stuck` orders have a
-    decision that is a dead letter or waits behind one; `ended` ones have reached a terminal state.
+    `received` is the record that was approved, the first one where none was. `refusals` are risk's of it,
+    `repeat_refusals` those of the other records with the id (`repeats`), `stray_refusals` name a source that
+    is no record of this order. `reports` are the venue's, `withheld` ours instead of them. `stuck` orders
+    have a decision that is a dead letter or waits behind one, or a report of the venue that is one; `ended`
+    ones have reached a terminal state.
     """
 
     __slots__ = (
@@ -104,6 +127,7 @@ class Trace:
         "reports",
         "stray_refusals",
         "stuck",
+        "withheld",
     )
 
     def __init__(self, order_id: str) -> None:
@@ -116,6 +140,7 @@ class Trace:
         self.stray_refusals: tuple[Logged[RiskDecision], ...] = ()
         self.compliance: tuple[Logged[ComplianceDecision], ...] = ()
         self.reports: list[Logged[Report]] = []
+        self.withheld: tuple[Logged[OrderWithheld], ...] = ()
         self.stuck = False
         self.compliance_approved = False
         self.compliance_rejected = False
@@ -134,16 +159,26 @@ class Trace:
         else:
             self.compliance_rejected = self.ended = True
 
-    def reported(self, record: Logged[Report], report: Report) -> None:
-        """Add a report of the venue."""
-        self.reports.append(record)
-        if isinstance(report, TradeExecuted):
-            self.filled_lots += report.quantity_lots
-        self.ended = self.ended or ends(report)
+    @property
+    def executions(self) -> list[Logged[Execution]]:
+        """What stands on `executions` of it, in the order of the log."""
+        if not self.withheld:
+            return list(self.reports)
+        return sorted((*self.reports, *self.withheld), key=lambda each: each.offset)
+
+    def executed(self, record: Logged[Execution]) -> None:
+        """Add a report of the venue, or that the order was withheld."""
+        if isinstance(record.event, OrderWithheld):
+            self.withheld += (cast(Logged[OrderWithheld], record),)
+        else:
+            self.reports.append(cast(Logged[Report], record))
+        if isinstance(record.event, TradeExecuted):
+            self.filled_lots += record.event.quantity_lots
+        self.ended = self.ended or ends(record.event)
 
 
-def ends(report: Report | None) -> bool:
-    """Whether a report of the venue is terminal."""
+def ends(report: Execution | None) -> bool:
+    """Whether an execution is terminal."""
     if isinstance(report, TradeExecuted):
         return report.leaves_lots == 0
     return isinstance(report, ENDINGS)
@@ -178,6 +213,7 @@ def trace(history: Slice) -> Traces:
     buried = frozenset(letter.origin.offset for letter in history.letters(RISK, ORDERS))
     traces = Traces({}, buried)
     _trace_orders(history, traces)
+    _find_approved(history, traces)
     for decision in history.risk:
         if decision.event is not None:
             _trace_risk(_at(traces, decision.event.order.order_id), decision, history.partition)
@@ -186,7 +222,7 @@ def trace(history: Slice) -> Traces:
             _at(traces, judged.event.order.order_id).judged(judged)
     for report in history.executions:
         if report.event is not None:
-            _at(traces, report.event.order_id).reported(report, report.event)
+            _at(traces, report.event.order_id).executed(report)
     for order_id in stuck_ids(history):
         _at(traces, order_id).stuck = True
     return traces
@@ -208,6 +244,25 @@ def _trace_orders(history: Slice, traces: Traces) -> None:
             found.received = record
         else:
             found.repeats += (record,)
+
+
+def _find_approved(history: Slice, traces: Traces) -> None:
+    """Let an approved order be the record that the approval names by its time of receipt.
+
+    A record that was refused may come again and be approved: where its account was unknown, or an operator
+    has set the account's sequence back.
+    """
+    for decision in history.risk:
+        if not isinstance(decision.event, OrderRiskApproved) or not decision.event.received_at_ms:
+            continue
+        found = traces.get(decision.event.order.order_id)
+        if found is None or not found.repeats or found.received is None:
+            continue
+        received_at_ms = decision.event.received_at_ms
+        records = (found.received, *found.repeats)
+        meant = next((each for each in records if each.timestamp_ms == received_at_ms), found.received)
+        found.received = meant
+        found.repeats = tuple(each for each in records if each is not meant)
 
 
 def _trace_risk(found: Trace, decision: Logged[RiskDecision], partition: int) -> None:
@@ -238,8 +293,8 @@ def source_offset(source: str, partition: int | None = None) -> int | None:
 
 
 def stuck_ids(history: Slice) -> set[str]:
-    """Orders that cannot go on: the decision that the next service needs is a dead letter or held."""
-    ids = set()
+    """Orders that cannot go on: what the next service needs to know of them is a dead letter or held."""
+    ids = {name for letter in history.venue_letters if (name := reported_id(letter))}
     for service, topic in ((COMPLIANCE, RISK_DECISIONS), (EXCHANGE, COMPLIANCE_DECISIONS)):
         offsets = {letter.origin.offset for letter in history.letters(service, topic)}
         if offsets:
@@ -247,9 +302,24 @@ def stuck_ids(history: Slice) -> set[str]:
     return ids
 
 
+class _Reported(msgspec.Struct):
+    order_id: str
+
+
+_read_reported = msgspec.json.Decoder(_Reported).decode
+
+
+def reported_id(letter: VenueLetter) -> str | None:
+    """The order of a report that is a dead letter; None when it does not even tell that."""
+    try:
+        return _read_reported(letter.value).order_id
+    except ValueError:
+        return None
+
+
 def order_id_of(event: Event | None) -> str:
     match event:
-        case Order(order_id=order_id) | Report(order_id=order_id):
+        case Order(order_id=order_id) | Report(order_id=order_id) | OrderWithheld(order_id=order_id):
             return order_id
         case OrderRiskApproved(order=order) | OrderRiskRejected(order=order):
             return order.order_id
@@ -259,24 +329,34 @@ def order_id_of(event: Event | None) -> str:
 
 
 class Market:
-    """Ticks by symbol and sequence, from `prices` and `market-data`: (price_ticks, observed_at_ms).
+    """Ticks by symbol, feed session and sequence: (price_ticks, observed_at_ms).
 
     A sequence may have come twice with different contents: any of them may have been used.
     """
 
     def __init__(self) -> None:
-        self._ticks: dict[str, dict[int, tuple[int, int]]] = {}
-        self._others: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        self._ticks: dict[tuple[str, int], dict[int, tuple[int, int]]] = {}
+        self._others: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+        self._observed: dict[str, list[int]] = {}
 
-    def add(self, symbol: str, sequence: int, price_ticks: int, observed_at_ms: int) -> None:
+    def add(self, symbol: str, epoch: int, sequence: int, price_ticks: int, observed_at_ms: int) -> None:
         tick = (price_ticks, observed_at_ms)
-        known = self._ticks.setdefault(symbol, {}).setdefault(sequence, tick)
+        known = self._ticks.setdefault((symbol, epoch), {}).setdefault(sequence, tick)
         if known != tick:
-            self._others.setdefault((symbol, sequence), []).append(tick)
+            self._others.setdefault((symbol, epoch, sequence), []).append(tick)
 
-    def find(self, symbol: str, sequence: int) -> list[tuple[int, int]]:
-        tick = self._ticks.get(symbol, {}).get(sequence)
-        return [] if tick is None else [tick, *self._others.get((symbol, sequence), ())]
+    def find(self, symbol: str, epoch: int, sequence: int) -> list[tuple[int, int]]:
+        tick = self._ticks.get((symbol, epoch), {}).get(sequence)
+        return [] if tick is None else [tick, *self._others.get((symbol, epoch, sequence), ())]
+
+    def was_seen(self, symbol: str, since_ms: int, until_ms: int) -> bool:
+        """Whether any tick of the symbol was observed in that time, bounds included."""
+        observed = self._observed.get(symbol)
+        if observed is None:
+            ticks = [of for (name, _), of in self._ticks.items() if name == symbol]
+            observed = sorted(at for of in ticks for _, at in of.values())
+            self._observed[symbol] = observed
+        return bisect_left(observed, since_ms) < bisect_right(observed, until_ms)
 
 
 class LimitsBook:
@@ -286,13 +366,18 @@ class LimitsBook:
         self._by_version: dict[tuple[str, int], Limits] = {}
         self._ambiguous: set[tuple[str, int]] = set()
         self._latest: dict[str, int] = {}
+        self._of: dict[str, list[Limits]] = {}
+        self.removed: set[str] = set()
+        """Accounts whose limits a tombstone has removed: their versions may begin anew."""
         for command in commands:
             self.add(command)
 
     def add(self, limits: Limits) -> None:
         identity = (limits.account_id, limits.version)
-        if self._by_version.setdefault(identity, limits) != limits:
+        is_other = self._by_version.setdefault(identity, limits) != limits
+        if is_other and not limits.kill_switch:  # of such a command only the switch takes
             self._ambiguous.add(identity)
+        self._of.setdefault(limits.account_id, []).append(limits)
         latest = self._latest.get(limits.account_id, limits.version)
         self._latest[limits.account_id] = max(latest, limits.version)
 
@@ -304,27 +389,53 @@ class LimitsBook:
     def latest(self, account_id: str) -> int | None:
         return self._latest.get(account_id)
 
+    def all_of(self, account_id: str) -> Iterator[Limits]:
+        """Every one of an account."""
+        return iter(self._of.get(account_id, ()))
+
+
+class Wanted(msgspec.Struct):
+    """What the commands make of one account's limits: the version, and whether its kill switch is on."""
+
+    version: int
+    kill_switch: bool = False
+
 
 @dataclass
 class Commanded:
-    """What one partition of `risk-limits` asks for: the highest version of each account.
+    """What one partition of `risk-limits` asks for, by account; None where a tombstone removed the limits.
 
     `last_offset` is that of its last record, -1 without one.
     """
 
-    versions: dict[str, int] = field(default_factory=dict)
+    wanted: dict[str, Wanted | None] = field(default_factory=dict)
     last_offset: int = -1
 
     def add(self, limits: Limits) -> None:
-        version = self.versions.get(limits.account_id, limits.version)
-        self.versions[limits.account_id] = max(version, limits.version)
+        """A version takes that is above the one in force; a kill switch that is on takes by itself."""
+        before = self.wanted.get(limits.account_id)
+        if before is None or limits.version > before.version:
+            self.wanted[limits.account_id] = Wanted(limits.version, limits.kill_switch)
+        elif limits.kill_switch:
+            before.kill_switch = True
+
+    def remove(self, account_id: str) -> None:
+        self.wanted[account_id] = None
+
+
+class Unusable(NamedTuple):
+    """A command that has to be a dead letter, and why."""
+
+    origin: Origin
+    is_stray: bool
 
 
 @dataclass
 class Shared:
     """What all partitions have in common; `market_is_whole`: no tick of the log is gone.
 
-    `commanded` is what `limits` come to by partition, `last_prices` are those of `prices`, by symbol.
+    `commanded` is what `limits` come to by partition, `last_prices` are those of `prices`, by symbol,
+    `unusable` the records of the topics of commands that no service can follow.
     """
 
     limits: LimitsBook = field(default_factory=LimitsBook)
@@ -332,3 +443,5 @@ class Shared:
     market: Market = field(default_factory=Market)
     market_is_whole: bool = True
     last_prices: dict[str, PriceUpdated] = field(default_factory=dict)
+    unusable: list[Unusable] = field(default_factory=list)
+    reference: Reference = field(default_factory=Reference)

@@ -1,4 +1,4 @@
-"""The venue's SQLite ledger, read only; its layout is told in `venue/ledger.py`.
+"""The venue's SQLite ledger, read only; its layout is told in `venue/ledger.py`. A session is a key shard.
 
 Orders are read up to the bound taken when the ledger was opened, before the log is read; reports and trades
 as they are now: so an order always has its cause in the log, and an execution its report in the ledger.
@@ -25,7 +25,10 @@ from checker.records import (
 
 
 class LedgerOrder(NamedTuple):
-    """A row of `orders`. `status` is 'open', 'filled', 'cancelled', 'expired' or 'rejected'."""
+    """A row of `orders`. `status` is 'open', 'filled', 'cancelled', 'expired' or 'rejected'.
+
+    `session` is the key shard that it was sent for.
+    """
 
     client_order_id: str
     account_id: str
@@ -37,6 +40,7 @@ class LedgerOrder(NamedTuple):
     filled_lots: int
     status: str
     receipts: int
+    session: int
 
     @property
     def terms(self) -> tuple[str, str, str, int, int, str]:
@@ -46,6 +50,7 @@ class LedgerOrder(NamedTuple):
 class LedgerReport(NamedTuple):
     """A row of `reports`; `event` is None when its body can't be read."""
 
+    session: int
     venue_sequence: int
     event: Report | None
 
@@ -55,12 +60,13 @@ class LedgerTrade(NamedTuple):
     client_order_id: str
     quantity_lots: int
     price_ticks: int
+    session: int
     venue_sequence: int
 
 
 @dataclass
-class SessionLedger:
-    """One session of the ledger; each part is gone through once, reports in the order of their sequence."""
+class PartLedger:
+    """The sessions of one partition; each part is gone through once, reports by session and sequence."""
 
     orders: Iterable[LedgerOrder] = ()
     reports: Iterable[LedgerReport] = ()
@@ -74,12 +80,16 @@ _DECODERS = {
 
 _ORDERS = """
 SELECT client_order_id, account_id, symbol, side, quantity_lots, price_ticks, time_in_force, filled_lots,
-       status, receipts
-FROM orders WHERE session = ? AND arrival <= ?
+       status, receipts, session
+FROM orders WHERE session % ? = ? AND arrival <= ?
 """
-_REPORTS = "SELECT venue_sequence, type, body FROM reports WHERE session = ? ORDER BY venue_sequence"
+_REPORTS = """
+SELECT session, venue_sequence, type, body FROM reports WHERE session % ? = ?
+ORDER BY session, venue_sequence
+"""
 _TRADES = """
-SELECT trade_id, client_order_id, quantity_lots, price_ticks, venue_sequence FROM trades WHERE session = ?
+SELECT trade_id, client_order_id, quantity_lots, price_ticks, session, venue_sequence
+FROM trades WHERE session % ? = ?
 """
 
 
@@ -103,11 +113,13 @@ class LedgerFile:
     ) -> None:
         self._db.close()
 
-    def session(self, number: int) -> SessionLedger:
-        return SessionLedger(
-            orders=map(LedgerOrder._make, self._db.execute(_ORDERS, (number, self._arrival_max))),
-            reports=self._reports(number),
-            trades=map(LedgerTrade._make, self._db.execute(_TRADES, (number,))),
+    def part(self, partition: int, partitions: int) -> PartLedger:
+        """What belongs to one of so many partitions: the sessions whose number leaves it as the rest."""
+        of = (partitions, partition)
+        return PartLedger(
+            orders=map(LedgerOrder._make, self._db.execute(_ORDERS, (*of, self._arrival_max))),
+            reports=self._reports(of),
+            trades=map(LedgerTrade._make, self._db.execute(_TRADES, of)),
         )
 
     def sessions(self) -> set[int]:
@@ -115,13 +127,13 @@ class LedgerFile:
         rows = self._db.execute("SELECT session FROM orders UNION SELECT session FROM reports")
         return {number for (number,) in rows}
 
-    def _reports(self, session: int) -> Iterator[LedgerReport]:
-        for sequence, type_name, body in self._db.execute(_REPORTS, (session,)):
-            yield LedgerReport(sequence, read_body(type_name, body))
+    def _reports(self, of: tuple[int, int]) -> Iterator[LedgerReport]:
+        for session, sequence, type_name, body in self._db.execute(_REPORTS, of):
+            yield LedgerReport(session, sequence, read_body(type_name, body))
 
 
 def read_body(type_name: str, body: str) -> Report | None:
-    """Read `{"type": ..., ...event fields}`; None when it is not that."""
+    """Read `{"type": ..., ...event fields}`, whatever else it has; None when it is not that."""
     decoder = _DECODERS.get(type_name)
     if decoder is None:
         return None

@@ -1,12 +1,14 @@
-"""Record sets whose headers may have any bytes as names.
+"""Record sets whose headers may have any names, and records that tell whether they came in a transaction.
 
 Kafka lets a producer name headers by any bytes; aiokafka refuses those that are not UTF-8, and with them all
-of the log behind them.
+of the log behind them. It also keeps to itself what the batch of a record says of its producer.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchPy as PythonBatch
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -20,6 +22,8 @@ class LenientRecords:
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
         self._at = 0
+        self.in_transaction = False
+        """Whether the batch that was taken last was written in a transaction."""
         self._batches: Any = MemoryRecords(data)
 
     def size_in_bytes(self) -> int:
@@ -32,7 +36,38 @@ class LenientRecords:
         start, length_at = self._at, self._at + LENGTH_AT
         body_at = start + HEAD_BYTES
         self._at = body_at + int.from_bytes(self._data[length_at:body_at], "big")
-        return _Batch(self._batches.next_batch(), self._data[start : self._at])
+        batch = self._batches.next_batch()
+        self.in_transaction = bool(batch.is_transactional)
+        return _Batch(batch, self._data[start : self._at])
+
+
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
+    """A record of the log, and whether its producer wrote it in a transaction; `timestamp` is in ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    in_transaction: bool
+
+
+class MarkedRecords(PartitionRecords):  # type: ignore[misc]
+    """aiokafka's PartitionRecords over LenientRecords, whose records are LogRecords."""
+
+    def _consumer_record(self, tp: Any, record: Any) -> LogRecord:
+        return LogRecord(
+            tp.topic,
+            tp.partition,
+            record.offset,
+            record.timestamp,
+            record.key,
+            record.value,
+            tuple(record.headers),
+            self._records.in_transaction,
+        )
 
 
 class _Batch:

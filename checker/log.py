@@ -12,7 +12,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError
 
 from checker.errors import CheckerError
-from checker.lenient import LenientRecords
+from checker.lenient import LenientRecords, MarkedRecords
 from checker.records import Raw
 
 FETCH_BYTES_MAX = 16 * 1024 * 1024
@@ -33,8 +33,9 @@ else:
 
 Take = Callable[[Sequence[Raw]], None]
 
-# A consumer has no option for this: here its fetcher finds what it unpacks records with.
+# A consumer has no option for this: here its fetcher finds what it unpacks and makes records with.
 fetcher.MemoryRecords = LenientRecords
+fetcher.PartitionRecords = MarkedRecords
 
 
 class Log:

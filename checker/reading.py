@@ -1,17 +1,24 @@
 """Turns raw records into the typed history: one `take` for each topic, which appends what it reads."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
 from checker.findings import Findings
-from checker.history import Commanded, Shared, Slice
-from checker.invariants.ticks import Ticks
+from checker.history import Commanded, Shared, Slice, Unusable, order_id_of
+from checker.invariants.ticks import Priced, Ticks
 from checker.records import (
+    ACCOUNTS,
+    COMMAND_ANSWERS,
+    COMMANDING,
     COMPLIANCE_DECISIONS,
+    CONTROLS_CHANGELOG,
     EXECUTIONS,
+    HALTS,
+    INSTRUMENTS,
     INTENTS_CHANGELOG,
     MARKET_DATA,
     ORDERS,
@@ -19,13 +26,21 @@ from checker.records import (
     PRICES,
     RECENT_ORDERS_CHANGELOG,
     RESERVATIONS_CHANGELOG,
+    RESTRICTED_LIST,
     RISK_DECISIONS,
     RISK_LIMITS,
     RISK_LIMITS_CHANGELOG,
+    SENT_CHANGELOG,
     SESSIONS_CHANGELOG,
+    AccountRegistered,
+    CommandAnswered,
     ComplianceDecision,
     DeadLetter,
     Event,
+    Execution,
+    HaltInForce,
+    InstrumentListed,
+    Limits,
     Logged,
     OrderAcknowledged,
     OrderCancelled,
@@ -34,94 +49,255 @@ from checker.records import (
     OrderExpired,
     OrderRiskApproved,
     OrderRiskRejected,
+    OrderWithheld,
     Origin,
     PriceUpdated,
     Raw,
-    Report,
+    RestrictionInForce,
     RiskDecision,
     TradeExecuted,
+    VenueLetter,
     VenueRejected,
     Wire,
-    read_limits,
+    read_command,
     read_order,
+    table_value,
 )
+from checker.reference import Answered, Timeline, Unreadable
+from checker.reference import Commanded as Given
+from checker.shards import is_elsewhere
 
 E = TypeVar("E", bound=Event)
 Take = Callable[[Sequence[Raw]], None]
 
 PREFIX = "dead-letter-"
 FIRST_OF_OWN = "dead-letter-service"
+VENUE_SOURCE: Final = re.compile(r"venue/(\d{1,9})/(\d{1,18})")
 I5 = "I5"
 
 RISK_WIRE: Wire[RiskDecision] = Wire(OrderRiskApproved, OrderRiskRejected)
 COMPLIANCE_WIRE: Wire[ComplianceDecision] = Wire(OrderComplianceApproved, OrderComplianceRejected)
-REPORTS_WIRE: Wire[Report] = Wire(
-    OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected
+EXECUTIONS_WIRE: Wire[Execution] = Wire(
+    OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld
 )
 PRICES_WIRE: Wire[PriceUpdated] = Wire(PriceUpdated)
+ANSWERS_WIRE: Wire[CommandAnswered] = Wire(CommandAnswered)
 
 
 def slice_takes(history: Slice) -> dict[str, Take]:
     """How to take in the topics of one partition, by topic."""
     return {
-        ORDERS: _orders_into(history.orders),
-        RISK_DECISIONS: _events_into(history.risk, RISK_WIRE),
-        COMPLIANCE_DECISIONS: _events_into(history.compliance, COMPLIANCE_WIRE),
-        EXECUTIONS: _events_into(history.executions, REPORTS_WIRE),
-        POSITIONS_CHANGELOG: changelog_into(history.positions),
-        RESERVATIONS_CHANGELOG: changelog_into(history.reservations),
-        RISK_LIMITS_CHANGELOG: changelog_into(history.risk_limits),
-        RECENT_ORDERS_CHANGELOG: changelog_into(history.recent_orders),
-        INTENTS_CHANGELOG: changelog_into(history.intents),
-        SESSIONS_CHANGELOG: changelog_into(history.sessions),
+        ORDERS: _orders_into(history),
+        RISK_DECISIONS: _events_into(history, RISK_DECISIONS, history.risk, RISK_WIRE),
+        COMPLIANCE_DECISIONS: _events_into(
+            history, COMPLIANCE_DECISIONS, history.compliance, COMPLIANCE_WIRE
+        ),
+        EXECUTIONS: _events_into(history, EXECUTIONS, history.executions, EXECUTIONS_WIRE),
+        POSITIONS_CHANGELOG: _table_into(history.positions, "risk.positions"),
+        RESERVATIONS_CHANGELOG: _table_into(history.reservations, "risk.reservations"),
+        RISK_LIMITS_CHANGELOG: _table_into(history.risk_limits, "risk.risk_limits"),
+        RECENT_ORDERS_CHANGELOG: _table_into(history.recent_orders, "compliance.recent_orders"),
+        INTENTS_CHANGELOG: _intents_into(history),
+        SESSIONS_CHANGELOG: _table_into(history.sessions, "exchange.sessions"),
+        CONTROLS_CHANGELOG: _table_into(history.controls, "exchange.controls"),
+        SENT_CHANGELOG: _table_into(history.sent, "exchange.sent"),
     }
 
 
-def shared_takes(shared: Shared, market_data: Ticks) -> dict[str, Take]:
-    """How to take in what all partitions have in common, by topic."""
+def reference_takes(shared: Shared, partitions: Mapping[str, int]) -> dict[str, Take]:
+    """How to take in what is beside an order's way, by topic; `partitions` is how many each topic has.
 
-    def limits(records: Sequence[Raw]) -> None:
+    It has to be read before the market's data.
+    """
+    reference = shared.reference
+
+    def answers(records: Sequence[Raw]) -> None:
         for record in records:
-            commanded = shared.commanded.setdefault(record.partition, Commanded())
-            commanded.last_offset = record.offset
-            command, _ = read_limits(record.key, record.value, record.headers)
-            if command is not None:
-                shared.limits.add(command)
-                commanded.add(command)
+            answer = ANSWERS_WIRE.read(record.value, record.headers)
+            if answer is not None:
+                subject = (answer.command, answer.subject)
+                reference.answers.setdefault(subject, []).append(Answered(record.timestamp, answer))
 
-    def ticks(records: Sequence[Raw]) -> None:
-        for tick in market_data.look(records):
-            shared.market.add(tick.symbol, tick.sequence, tick.price_ticks, tick.observed_at_ms)
+    def of(topic: str, timeline: Timeline[E], struct: type[E], name_of: Callable[[E], str]) -> Take:
+        return _timeline_into(timeline, Wire(struct), name_of, partitions[topic])
+
+    return {
+        COMMAND_ANSWERS: answers,
+        INSTRUMENTS: of(
+            INSTRUMENTS, reference.instruments, InstrumentListed, lambda it: it.instrument.symbol
+        ),
+        ACCOUNTS: of(ACCOUNTS, reference.accounts, AccountRegistered, lambda it: it.account_id),
+        HALTS: of(HALTS, reference.halts, HaltInForce, lambda it: it.scope),
+        RESTRICTED_LIST: of(RESTRICTED_LIST, reference.restricted, RestrictionInForce, lambda it: it.symbol),
+        **{topic: _commands_into(shared, topic, partitions[topic]) for topic in COMMANDING},
+    }
+
+
+def market_takes(shared: Shared, ticks: Ticks, partitions: Mapping[str, int]) -> dict[str, Take]:
+    """How to take in the market, by topic."""
+
+    def market_data(records: Sequence[Raw]) -> None:
+        for tick in ticks.look(records, partitions[MARKET_DATA]):
+            shared.market.add(tick.symbol, tick.epoch, tick.sequence, tick.price_ticks, tick.observed_at_ms)
 
     def prices(records: Sequence[Raw]) -> None:
         """Prices stand in for ticks that are gone; while all are there, only ticks count."""
         for record in records:
             price = PRICES_WIRE.read(record.value, record.headers)
-            if price is None:
+            if price is None or is_elsewhere(record.key, record.partition, partitions[PRICES]):
                 continue
             shared.last_prices[price.symbol] = price
+            shared.reference.prices.add(price.symbol, record.timestamp, price.price_ticks)
+            ticks.priced.append(Priced(Origin(record.topic, record.partition, record.offset), price))
             if not shared.market_is_whole:
-                shared.market.add(price.symbol, price.tick_sequence, price.price_ticks, price.observed_at_ms)
+                shared.market.add(
+                    price.symbol, price.epoch, price.tick_sequence, price.price_ticks, price.observed_at_ms
+                )
 
-    return {RISK_LIMITS: limits, MARKET_DATA: ticks, PRICES: prices}
+    return {MARKET_DATA: market_data, PRICES: prices}
 
 
-def _orders_into(orders: list[Logged[Event]] | list[Logged[E]]) -> Take:
+def _commands_into(shared: Shared, topic: str, partitions: int) -> Take:
     def take(records: Sequence[Raw]) -> None:
         for record in records:
-            order, strict = read_order(record.key, record.value, record.headers)
-            orders.append(Logged(record.offset, record.timestamp, record.key, order, strict))  # type: ignore[arg-type]
+            if topic == RISK_LIMITS:
+                shared.commanded.setdefault(record.partition, Commanded()).last_offset = record.offset
+            origin = Origin(topic, record.partition, record.offset)
+            if is_elsewhere(record.key, record.partition, partitions):
+                shared.unusable.append(Unusable(origin, is_stray=True))
+            elif record.value is None:
+                _remove(shared, topic, record)
+            else:
+                _give(shared, topic, record, origin)
 
     return take
 
 
-def _events_into(events: list[Logged[E]], wire: Wire[E]) -> Take:
+def _remove(shared: Shared, topic: str, record: Raw) -> None:
+    """A tombstone removes an account's limits; elsewhere it says nothing."""
+    if topic == RISK_LIMITS and record.key is not None:
+        account_id = record.key.decode(errors="replace")
+        shared.commanded[record.partition].remove(account_id)
+        shared.limits.removed.add(account_id)
+
+
+def _give(shared: Shared, topic: str, record: Raw, origin: Origin) -> None:
+    commanding = read_command(topic, record.key, record.value, record.headers)
+    if commanding is None:
+        shared.unusable.append(Unusable(origin, is_stray=False))
+        return
+    command = commanding.command
+    given = Given(topic, record.partition, record.offset, record.timestamp, command)
+    subject = (commanding.name, commanding.subject)
+    shared.reference.commands.setdefault(subject, []).append(given)
+    if isinstance(command, Limits):
+        shared.limits.add(command)
+        shared.commanded[record.partition].add(command)
+
+
+def _timeline_into(
+    timeline: Timeline[E], wire: Wire[E], name_of: Callable[[E], str], partitions: int
+) -> Take:
+    """Note what a compacted topic says of each key; what cannot be read or believed makes it unreadable."""
+
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            key, at_ms = (record.key or b"").decode(errors="replace"), record.timestamp
+            value = wire.read(record.value, record.headers)
+            if is_elsewhere(record.key, record.partition, partitions):
+                timeline.add(key, at_ms, Unreadable())
+            elif record.value is None:
+                timeline.add(key, at_ms, None)
+            elif value is None or name_of(value) == key:
+                timeline.add(key, at_ms, value or Unreadable())
+            else:
+                timeline.add(key, at_ms, Unreadable())
+                timeline.add(name_of(value), at_ms, Unreadable())
+
+    return take
+
+
+def _orders_into(history: Slice) -> Take:
+    orders, strays = history.orders, history.strays
+    partition, partitions = history.partition, history.partitions
+
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            order, strict, unknown = read_order(record.key, record.value, record.headers)
+            if is_elsewhere(record.key, partition, partitions):
+                name = order.order_id if order is not None else repr(record.key)
+                strays.setdefault(ORDERS, {})[record.offset] = name
+                order = None
+            orders.append(Logged(record.offset, record.timestamp, record.key, order, strict, False, unknown))
+
+    return take
+
+
+def _events_into(history: Slice, topic: str, events: list[Logged[E]], wire: Wire[E]) -> Take:
+    repeats = _Repeats(events)
+
     def take(records: Sequence[Raw]) -> None:
         read, append = wire.read, events.append
+        partition, partitions = history.partition, history.partitions
         for record in records:
             event = read(record.value, record.headers)
-            ours = event is not None or any(name == "event-id" for name, _ in record.headers)
-            append(Logged(record.offset, record.timestamp, record.key, event, ours))
+            sound = event is not None or any(name == "event-id" for name, _ in record.headers)
+            if is_elsewhere(record.key, partition, partitions):
+                name = repr(record.key) if event is None else order_id_of(event)
+                history.strays.setdefault(topic, {})[record.offset] = name
+                event, sound = None, False
+            ours = record.in_transaction
+            if event is not None and not ours and repeats.has(record.key, event):
+                history.repeats += 1
+                continue
+            append(Logged(record.offset, record.timestamp, record.key, event, sound, ours))
+
+    return take
+
+
+class _Repeats(Generic[E]):
+    """Finds what stands in a topic already, word for word.
+
+    Our services write in transactions, and nobody else on these topics: a repeat that was not written in one
+    is somebody else's, and has to change nothing. One that was is a service's own double, and stays in the
+    history.
+    """
+
+    def __init__(self, events: list[Logged[E]]) -> None:
+        self._events = events
+        self._known = 0
+        self._by_id: dict[str, list[Logged[E]]] = {}
+
+    def has(self, key: bytes | None, event: E) -> bool:
+        for record in self._events[self._known :]:
+            self._by_id.setdefault(order_id_of(record.event), []).append(record)
+        self._known = len(self._events)
+        before = self._by_id.get(order_id_of(event), ())
+        return any(each.event == event and each.key == key for each in before)
+
+
+class _Intended(msgspec.Struct):
+    state: str
+
+
+_read_intended = msgspec.json.Decoder(_Intended).decode
+
+
+def _intents_into(history: Slice) -> Take:
+    """Keep the last value of each key, and when an order was first intended: it cannot have left before."""
+    keep = _table_into(history.intents, "exchange.intents")
+
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            if record.key is None or record.value is None or record.key in history.intended_at_ms:
+                continue
+            try:
+                is_new = _read_intended(record.value).state == "pending"
+            except ValueError:
+                continue
+            if is_new:
+                history.intended_at_ms[record.key] = record.timestamp
+        keep(records)
 
     return take
 
@@ -141,17 +317,32 @@ def changelog_into(values: dict[bytes, bytes]) -> Take:
     return take
 
 
-def letters_into(letters: list[DeadLetter], found: Findings) -> Take:
+def _table_into(values: dict[bytes, bytes], table: str) -> Take:
+    """The same, with values in today's version."""
+
+    def take(records: Sequence[Raw]) -> None:
+        for record in records:
+            if record.key is not None and record.value is not None:
+                values[record.key] = table_value(table, record.value)
+            elif record.key is not None:
+                values.pop(record.key, None)
+
+    return take
+
+
+def letters_into(letters: list[DeadLetter], venue_letters: list[VenueLetter], found: Findings) -> Take:
     """Take in dead letters; one that does not tell its origin is a violation at once."""
 
     def take(records: Sequence[Raw]) -> None:
         for record in records:
-            letter = read_letter(record)
-            if letter is None:
-                place = Origin(record.topic, record.partition, record.offset)
-                found.violate(I5, "a dead letter does not tell where it comes from", place)
-            else:
-                letters.append(letter)
+            match read_letter(record):
+                case DeadLetter() as letter:
+                    letters.append(letter)
+                case VenueLetter() as letter:
+                    venue_letters.append(letter)
+                case None:
+                    place = Origin(record.topic, record.partition, record.offset)
+                    found.violate(I5, "a dead letter does not tell where it comes from", place)
 
     return take
 
@@ -170,13 +361,15 @@ def originals_into(originals: dict[Origin, bytes], wanted: set[int], take: Take 
     return noting
 
 
-def read_letter(record: Raw) -> DeadLetter | None:
+def read_letter(record: Raw) -> DeadLetter | VenueLetter | None:
     """Read a dead letter; None when its headers do not tell its origin.
 
     The service's own headers stand last: whatever is called like one of them before is the original's.
     """
     own = _own_headers(record.headers)
     why = {name.removeprefix(PREFIX): text for name, text in record.headers[own:] if text is not None}
+    if "source" in why and "topic" not in why:
+        return _venue_letter(record, why["source"])
     try:
         origin = Origin(why["topic"].decode(), int(why["partition"]), int(why["offset"]))
         behind = Origin.parse(why["held-behind"].decode()) if "held-behind" in why else None
@@ -184,7 +377,15 @@ def read_letter(record: Raw) -> DeadLetter | None:
     except (KeyError, ValueError):
         return None
     digest = _digest(record, record.headers[:own])
-    return DeadLetter(record.offset, service, origin, behind, record.key, digest)
+    error = why.get("error", b"").partition(b":")[0].decode(errors="replace")
+    return DeadLetter(record.offset, service, origin, behind, record.key, digest, error)
+
+
+def _venue_letter(record: Raw, source: bytes) -> VenueLetter | None:
+    named = VENUE_SOURCE.fullmatch(source.decode(errors="replace"))
+    if named is None:
+        return None
+    return VenueLetter(record.offset, int(named[1]), int(named[2]), record.value or b"")
 
 
 def _own_headers(headers: Sequence[tuple[str, bytes]]) -> int:

@@ -1,16 +1,22 @@
-"""Records of the log as the checker sees them: only the fields that it needs, strictly decoded.
+"""Records of the log as the checker sees them: as lenient as the services are, and no more.
 
-The structs of events have the events' names. Their fields are a second writing of `models.events`; the tests
-keep them equal.
+The structs of events have the events' names. Their fields are a second writing of `models`; the tests keep
+them equal. Between the services an unknown field is ignored. At the edge it may be an instruction: there it
+is found and named. Versions are those of `models.registry`: what a newer release has written is refused,
+since only a checker of that release can judge it.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, Generic, NamedTuple, Protocol, TypeVar
+from decimal import Decimal
+from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from models import commands, events
-from models.values import Frozen, Side, TimeInForce
+from checker.errors import CheckerError
+from models import commands, events, registry
+from models.registry import CONTRACTS, TABLES
+from models.values import Frozen, InstrumentStatus, PartyStatus, Side, TimeInForce
 
 ORDERS: Final = "orders"
 RISK_DECISIONS: Final = "risk-decisions"
@@ -21,15 +27,36 @@ RISK_LIMITS: Final = "risk-limits"
 PRICES: Final = "prices"
 MARKET_DATA: Final = "market-data"
 RESTRICTIONS: Final = "restrictions"
+ACCOUNT_COMMANDS: Final = "account-commands"
+OPERATOR_COMMANDS: Final = "operator-commands"
+COMMAND_ANSWERS: Final = "command-answers"
+INSTRUMENTS: Final = "instruments"
+ACCOUNTS: Final = "accounts"
+COUNTERPARTIES: Final = "counterparties"
+RESTRICTED_LIST: Final = "restricted-list"
+HALTS: Final = "halts"
 POSITIONS_CHANGELOG: Final = "risk-positions-changelog"
 RESERVATIONS_CHANGELOG: Final = "risk-reservations-changelog"
 RISK_LIMITS_CHANGELOG: Final = "risk-risk_limits-changelog"
 RECENT_ORDERS_CHANGELOG: Final = "compliance-recent_orders-changelog"
 INTENTS_CHANGELOG: Final = "exchange-intents-changelog"
 SESSIONS_CHANGELOG: Final = "exchange-sessions-changelog"
+CONTROLS_CHANGELOG: Final = "exchange-controls-changelog"
+SENT_CHANGELOG: Final = "exchange-sent-changelog"
 
-COMPACTED: Final = frozenset({RISK_LIMITS, PRICES, RESTRICTIONS})
+COMPACTED: Final = frozenset(
+    {RISK_LIMITS, PRICES, RESTRICTIONS, INSTRUMENTS, ACCOUNTS, COUNTERPARTIES, RESTRICTED_LIST, HALTS}
+)
 """Topics in which an old record may be gone."""
+PROTECTING: Final = frozenset({RISK_LIMITS, ACCOUNT_COMMANDS, RESTRICTIONS, OPERATOR_COMMANDS})
+"""Topics whose records never wait behind a dead letter."""
+COMMANDING: Final = {
+    RISK_LIMITS: "risk",
+    ACCOUNT_COMMANDS: "risk",
+    RESTRICTIONS: "refdata",
+    OPERATOR_COMMANDS: "refdata",
+}
+"""The topics of commands, and the service that answers each."""
 
 
 class Origin(NamedTuple):
@@ -66,15 +93,28 @@ class Raw(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    @property
+    def in_transaction(self) -> bool:
+        """Whether its producer wrote it in a transaction, as our services do and nobody else does."""
+
+
+TABLE_MARK: Final = re.compile(rb'\{"\$v":(\d{1,9})[,}]')
+
+
+class NewerVersion(CheckerError):
+    """A record of a release after this checker's: whatever was judged without it might be wrong."""
 
 
 AccountId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63 - 1), le=2**63 - 1)]
 Lots = Annotated[int, msgspec.Meta(le=10**15)]
+Symbol = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Note = Annotated[str, msgspec.Meta(max_length=1_024)]
 
 
-class Event(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Base of what is decoded."""
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Base of what is decoded; fields that it does not have are ignored."""
 
 
 class Order(Event, frozen=True, gc=False):
@@ -97,12 +137,16 @@ class OrderRiskApproved(Event, frozen=True, gc=False):
     reference_tick_sequence: int
     price_age_ms: int
     limits_version: int
+    reference_tick_epoch: int = 0
+    received_at_ms: int = 0
+    decided_at_ms: int = 0
 
 
 class OrderRiskRejected(Event, frozen=True, gc=False):
     order: Order
     reason: str
     source: str
+    detail: str = ""
 
 
 class OrderComplianceApproved(Event, frozen=True, gc=False):
@@ -149,6 +193,18 @@ class VenueRejected(Report, frozen=True, gc=False):
     rejected_lots: int
 
 
+class OrderWithheld(Event, frozen=True, gc=False):
+    """Ours, not the venue's: an order that was never sent."""
+
+    order_id: str
+    account_id: str
+    symbol: str
+    side: Side
+    reason: str
+    withheld_lots: int
+    looked_at_ms: int
+
+
 class Limits(Event, frozen=True, gc=False):
     """SetRiskLimits."""
 
@@ -162,6 +218,114 @@ class Limits(Event, frozen=True, gc=False):
     price_age_ms_max: int
     open_orders_max: int
     kill_switch: bool = False
+    order_age_ms_max: int = 30_000
+    who: Note = ""
+    why: Note = ""
+
+
+class SetAccountSequence(Event, frozen=True, gc=False):
+    account_id: AccountId
+    last_sequence: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    who: Note
+    why: Note
+
+
+class SetRestriction(Event, frozen=True, gc=False):
+    symbol: Symbol
+    restricted: bool
+    version: Version | None = None
+    who: Note = ""
+    why: Note = ""
+
+
+class Instrument(Event, frozen=True, gc=False):
+    """An instrument's terms. A pydantic model has them as a decimal's text."""
+
+    symbol: Symbol
+    base: str
+    currency: str
+    tick: Decimal
+    lot: Decimal
+    multiplier: int = 1
+    status: InstrumentStatus = InstrumentStatus.ACTIVE
+    valid_from_ms: int | None = None
+    valid_until_ms: int | None = None
+
+
+class SetInstrument(Event, frozen=True, gc=False):
+    instrument: Instrument
+    version: Version
+    who: Note
+    why: Note
+
+
+class SetAccount(Event, frozen=True, gc=False):
+    account_id: AccountId
+    owner: Note
+    firm: Note
+    base_currency: str
+    version: Version
+    who: Note
+    why: Note
+    status: PartyStatus = PartyStatus.ACTIVE
+
+
+class SetCounterparty(Event, frozen=True, gc=False):
+    counterparty_id: AccountId
+    name: Note
+    version: Version
+    who: Note
+    why: Note
+    status: PartyStatus = PartyStatus.ACTIVE
+
+
+class SetHalt(Event, frozen=True, gc=False):
+    scope: AccountId
+    halted: bool
+    version: Version
+    who: Note
+    why: Note
+
+
+class CommandAnswered(Event, frozen=True, gc=False):
+    command: str
+    subject: str
+    version: int | None
+    accepted: bool
+    reason: str = ""
+    who: str = ""
+    why: str = ""
+
+
+class InstrumentListed(Event, frozen=True, gc=False):
+    instrument: Instrument
+    version: int
+    scale: int = 1
+
+
+class AccountRegistered(Event, frozen=True, gc=False):
+    account_id: str
+    owner: str
+    firm: str
+    base_currency: str
+    status: PartyStatus
+    version: int
+
+
+class RestrictionInForce(Event, frozen=True, gc=False):
+    symbol: str
+    restricted: bool
+    version: int | None
+    who: str = ""
+    why: str = ""
+
+
+class HaltInForce(Event, frozen=True, gc=False):
+    scope: str
+    halted: bool
+    version: int
+    who: str = ""
+    why: str = ""
 
 
 class TickReceived(Event, frozen=True, gc=False):
@@ -171,6 +335,7 @@ class TickReceived(Event, frozen=True, gc=False):
     quantity_lots: int
     exchange_at_ms: int
     observed_at_ms: int
+    epoch: Int64 = 0
 
 
 class PriceUpdated(Event, frozen=True, gc=False):
@@ -179,8 +344,10 @@ class PriceUpdated(Event, frozen=True, gc=False):
     tick_sequence: int
     observed_at_ms: int
     gaps: int = 0
+    epoch: int = 0
 
 
+Execution = Report | OrderWithheld
 RiskDecision = OrderRiskApproved | OrderRiskRejected
 ComplianceDecision = OrderComplianceApproved | OrderComplianceRejected
 
@@ -193,6 +360,8 @@ class Logged(msgspec.Struct, Generic[E_co], frozen=True, gc=False):
 
     `timestamp_ms` is the broker's. `sound` is False for an order that only a lenient reader understands: it
     may be decided or be a dead letter; and for a record between services that none of them has written.
+    `ours` is False for what was not written in a transaction. `unknown` are fields of an order that nobody
+    knows.
     """
 
     offset: int
@@ -200,12 +369,14 @@ class Logged(msgspec.Struct, Generic[E_co], frozen=True, gc=False):
     key: bytes | None
     event: E_co | None
     sound: bool = True
+    ours: bool = True
+    unknown: tuple[str, ...] = ()
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     """A record of `dead-letters`: whose it is, where it came from, what it waits behind (or None).
 
-    `digest` is of the original's bytes.
+    `digest` is of the original's bytes, `error` the name of what was wrong.
     """
 
     offset: int
@@ -214,21 +385,47 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     behind: Origin | None
     key: bytes | None
     digest: bytes
+    error: str = ""
+
+    @property
+    def is_wrong_partition(self) -> bool:
+        """Whether it blames the partition that the record stands on: such a letter holds nothing up."""
+        return self.error == "WrongPartition"
+
+
+class VenueLetter(msgspec.Struct, frozen=True, gc=False):
+    """A report of the venue that the exchange could not use: a dead letter that did not come from Kafka.
+
+    `shard` and `sequence` are its session and number; `value` is the report as it came.
+    """
+
+    offset: int
+    shard: int
+    sequence: int
+    value: bytes
 
 
 class Wire(Generic[E]):
-    """Reads the values of one topic by their `event-type`, the last one given; anything amiss gives None."""
+    """Reads the values of one topic by their `event-type`, the last one given; anything amiss gives None.
+
+    Raises NewerVersion for an event of a later release.
+    """
 
     def __init__(self, *structs: type[E]) -> None:
         self._decoders = {struct.__name__.encode(): msgspec.json.Decoder(struct) for struct in structs}
 
     def read(self, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> E | None:
-        event_type = b""
+        event_type, version = b"", b""
         for name, text in headers:
             if name == "event-type":
                 event_type = text
+            elif name == "schema-version":
+                version = text
         decoder = self._decoders.get(event_type)
         if decoder is None or value is None:
+            return None
+        value = _upcast(event_type.decode(), version, value)
+        if value is None:
             return None
         try:
             return decoder.decode(value)
@@ -236,45 +433,120 @@ class Wire(Generic[E]):
             return None
 
 
-class _Edge(Generic[E]):
-    """Reads one topic where anything may come, as the services do: they take "5" for 5.
+def _upcast(name: str, version: bytes, value: bytes) -> bytes | None:
+    """A value of today's version; None when there never was such a version."""
+    contract = CONTRACTS[name]
+    if version == b"%d" % contract.version:
+        return value
+    try:
+        return contract.upcast(int(version), value)
+    except registry.NewerVersion as error:
+        raise NewerVersion(f"{error}: check with that release") from error
+    except (ValueError, RecursionError):
+        return None
 
-    `is_named` says whether a key is the one of a value.
+
+def table_value(table: str, data: bytes) -> bytes:
+    """A value of `<service>.<table>` in today's version, without its mark; unreadable ones as they are."""
+    marked = TABLE_MARK.match(data)
+    upcasts = TABLES[table]
+    version, newest = int(marked[1]) if marked else 1, len(upcasts) + 1
+    if version > newest:
+        raise NewerVersion(
+            f"a value of {table} in version {version} was written by a newer release; this checker knows up "
+            f"to {newest}: check with that release"
+        )
+    if version == newest:
+        return data
+    try:
+        value = msgspec.json.decode(data, type=dict[str, Any])
+    except ValueError:
+        return data
+    value.pop("$v", None)
+    for upcast in upcasts[max(version, 1) - 1 :]:
+        value = upcast(value)
+    return msgspec.json.encode(value)
+
+
+class Reading(NamedTuple, Generic[E]):
+    """What a record of the edge says: None when nobody understands it.
+
+    `strict` says whether a strict reader has read it; `unknown` are top-level fields that nobody knows.
+    """
+
+    event: E | None
+    strict: bool = False
+    unknown: tuple[str, ...] = ()
+
+
+class Edge(Generic[E]):
+    """Reads one type of a topic where anything may come, as the services do: they take "5" for 5.
+
+    `is_named` says whether a key is the one of a value. With `names_unknown` a record with unknown fields is
+    understood without them, and they are named; else nobody understands it.
     """
 
     def __init__(
-        self, struct: type[E], model: type[Frozen], is_named: Callable[[E, bytes | None], bool]
+        self,
+        struct: type[E],
+        model: type[Frozen],
+        is_named: Callable[[E, bytes | None], bool],
+        *,
+        names_unknown: bool = False,
     ) -> None:
         self._struct = struct
         self._model = model
         self._is_named = is_named
+        self._names_unknown = names_unknown
         self._decode = msgspec.json.Decoder(struct).decode
-        self._event_type = model.__name__.encode()
+        self._fields = frozenset(struct.__struct_fields__)
+        self.event_type = model.__name__
 
     def read(
         self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
-    ) -> tuple[E | None, bool]:
-        """What a record says, None when nobody understands it, and whether a strict reader has read it."""
-        found, strict = self._read(value)
-        understood = found is not None and self._is_named(found, key) and self._is_meant(headers)
-        return (found if understood else None), strict
+    ) -> Reading[E]:
+        """Read a record, by its headers too."""
+        if value is None or not self._is_meant(headers):
+            return Reading(None)
+        unknown = self._unknown(value)
+        if unknown and not self._names_unknown:
+            return Reading(None)
+        found, strict = self._read(value, unknown)
+        if found is None or not self._is_named(found, key):
+            return Reading(None, strict)
+        return Reading(found, strict, unknown)
 
     def _is_meant(self, headers: Sequence[tuple[str, bytes]]) -> bool:
         """Whether the headers promise what is read here."""
         given = dict(headers)
-        return given.get("event-type") == self._event_type and given.get("schema-version") == b"1"
+        if given.get("event-type") != self.event_type.encode():
+            return False
+        version = given.get("schema-version") or b""
+        return version.isdigit() and 1 <= int(version) <= CONTRACTS[self.event_type].version
 
-    def _read(self, value: bytes | None) -> tuple[E | None, bool]:
-        if value is None:
-            return None, False
+    def _unknown(self, value: bytes) -> tuple[str, ...]:
+        try:
+            named = _fields_of(value)
+        except (ValueError, RecursionError):
+            return ()  # then it has no fields at all
+        return tuple(name for name in named if name not in self._fields)
+
+    def _read(self, value: bytes, unknown: tuple[str, ...]) -> tuple[E | None, bool]:
         try:
             return self._decode(value), True
         except (ValueError, RecursionError):
             pass
         try:
-            return self._struct(**dict(self._model.model_validate_json(value))), False
+            fields = msgspec.json.decode(value) if unknown else None
+            if fields is not None:
+                value = msgspec.json.encode({name: fields[name] for name in fields.keys() - set(unknown)})
+            model = self._model.model_validate_json(value)
+            return msgspec.convert(dict(model), self._struct, from_attributes=True), False
         except (ValueError, RecursionError):
             return None, False
+
+
+_fields_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _is_named_well(order: Order, key: bytes | None) -> bool:
@@ -287,8 +559,41 @@ def _is_key(name: str, key: bytes | None) -> bool:
     return name.encode("utf-8", "replace") == key
 
 
-read_order: Final = _Edge(Order, events.OrderReceived, _is_named_well).read
-read_tick: Final = _Edge(TickReceived, events.TickReceived, lambda tick, key: _is_key(tick.symbol, key)).read
-read_limits: Final = _Edge(
-    Limits, commands.SetRiskLimits, lambda limits, key: _is_key(limits.account_id, key)
-).read
+read_order: Final = Edge(Order, events.OrderReceived, _is_named_well, names_unknown=True).read
+read_tick: Final = Edge(TickReceived, events.TickReceived, lambda tick, key: _is_key(tick.symbol, key)).read
+Command = (
+    Limits | SetAccountSequence | SetRestriction | SetInstrument | SetAccount | SetCounterparty | SetHalt
+)
+
+_COMMANDS: Final[dict[str, tuple[Edge[Any], ...]]] = {
+    RISK_LIMITS: (Edge(Limits, commands.SetRiskLimits, lambda it, key: _is_key(it.account_id, key)),),
+    ACCOUNT_COMMANDS: (
+        Edge(SetAccountSequence, commands.SetAccountSequence, lambda it, key: _is_key(it.account_id, key)),
+    ),
+    RESTRICTIONS: (Edge(SetRestriction, commands.SetRestriction, lambda it, key: _is_key(it.symbol, key)),),
+    OPERATOR_COMMANDS: (
+        Edge(SetInstrument, commands.SetInstrument, lambda it, key: _is_key(it.instrument.symbol, key)),
+        Edge(SetAccount, commands.SetAccount, lambda it, key: _is_key(it.account_id, key)),
+        Edge(SetCounterparty, commands.SetCounterparty, lambda it, key: _is_key(it.counterparty_id, key)),
+        Edge(SetHalt, commands.SetHalt, lambda it, key: _is_key(it.scope, key)),
+    ),
+}
+
+
+class Commanding(NamedTuple):
+    """A command that can be read: its type, whom or what it is about, and what it says."""
+
+    name: str
+    subject: str
+    command: Command
+
+
+def read_command(
+    topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+) -> Commanding | None:
+    """Read a record of a topic of commands; None when nobody understands it, or when it has no value."""
+    for edge in _COMMANDS[topic]:
+        found = edge.read(key, value, headers).event
+        if found is not None:
+            return Commanding(edge.event_type, (key or b"").decode(errors="replace"), found)
+    return None

@@ -11,6 +11,7 @@ from checker.invariants.intake import Intake
 from checker.records import (
     OrderComplianceRejected,
     OrderRiskRejected,
+    OrderWithheld,
     TradeExecuted,
     VenueRejected,
 )
@@ -23,7 +24,7 @@ IDS_JSON_MAX = 1_000
 class Counts:
     """Counts over all partitions. `orders` are the records of `orders`: each is one of `terminal`,
     `dead_letters`, `held` and `in_flight`. `dead_letters_elsewhere` are those of other topics;
-    `live_tables` were compared."""
+    `live_tables` were compared; `repeats` are records that somebody else has written a second time."""
 
     orders: int = 0
     approved: int = 0
@@ -36,9 +37,11 @@ class Counts:
     terminal: int = 0
     in_flight: int = 0
     live_tables: int = 0
+    repeats: int = 0
 
     def add(self, history: Slice, traces: Traces, intake: Intake) -> None:
         self.orders += len(history.orders)
+        self.repeats += history.repeats
         self.dead_letters += len(intake.dead)
         self.held += len(intake.held)
         self.terminal += len(intake.terminal)
@@ -52,12 +55,13 @@ class Counts:
 
 
 def _reasons(trace: Trace) -> Iterator[str]:
-    for record in (*trace.refusals, *trace.repeat_refusals, *trace.compliance, *trace.reports):
+    for record in (*trace.refusals, *trace.repeat_refusals, *trace.compliance, *trace.executions):
         match record.event:
             case (
                 OrderRiskRejected(reason=reason)
                 | OrderComplianceRejected(reason=reason)
                 | VenueRejected(reason=reason)
+                | OrderWithheld(reason=reason)
             ):
                 yield reason
 
@@ -68,7 +72,7 @@ def latencies_ms(traces: Traces) -> Iterator[int]:
         outcomes = [each.timestamp_ms for each in trace.refusals]
         if trace.compliance_rejected:
             outcomes += [each.timestamp_ms for each in trace.compliance]
-        outcomes += [each.timestamp_ms for each in trace.reports[:1]]
+        outcomes += [each.timestamp_ms for each in trace.executions[:1]]
         if trace.received is not None and outcomes:
             yield min(outcomes) - trace.received.timestamp_ms
 

@@ -59,6 +59,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
         orders_per_tick=given.orders_per_tick,
         outstanding_max=given.max_outstanding,
         resume=given.resume,
+        new_session=given.new_session,
     )
 
 
@@ -81,7 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="M",
         help="orders risk has not decided yet",
     )
-    add("--resume", action="store_true", help="go on after the last tick in Kafka")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on after the last tick in Kafka")
+    start.add_argument(
+        "--new-session",
+        action="store_true",
+        help="go on after the last tick in Kafka, and count ticks from 1 again, in a higher epoch",
+    )
     return parser
 
 

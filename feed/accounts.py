@@ -28,6 +28,8 @@ _BLOCK_TICKS = 512
 _STRETCH_TICKS = 8_192
 _ABSURD = 10**30
 _FAR_FUTURE_MS = (60_000, 3_600_000, 10**15)
+_LONG_AGO_MS = (-120_000, -86_400_000, -1_600_000_000_000)
+"""A queue that was forgotten, another one since yesterday, and a time in seconds taken for milliseconds."""
 
 
 class Market(Protocol):
@@ -197,6 +199,10 @@ def _future(moment: Moment) -> Wish:
     return _small(moment)._replace(submitted_in_ms=moment.dice.pick(_FAR_FUTURE_MS))
 
 
+def _old(moment: Moment) -> Wish:
+    return _small(moment)._replace(submitted_in_ms=moment.dice.pick(_LONG_AGO_MS))
+
+
 def _one_sided(moment: Moment) -> Wish:
     """Buy and only buy, at a price that is met."""
     price_ticks = off(moment.last_ticks, 20)
@@ -232,8 +238,11 @@ BREAKERS: Mapping[str, Strategy] = {
     "breaker-quantity": _quantity,
     "breaker-price": _price,
     "breaker-future": _future,
+    "breaker-old": _old,
     "breaker-stranger": _small,
     "breaker-killed": _small,
+    "breaker-suspended": _small,
+    "breaker-currency": _small,
     "breaker-stale": _small,
     "breaker-position": _one_sided,
     "breaker-exposure": _one_sided,

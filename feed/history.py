@@ -1,52 +1,105 @@
-"""What the topics already hold when the feed starts: the last tick, and who has limits."""
+"""What the topics already hold when the feed starts: the last ticks, who is known, and what was answered."""
 
 import asyncio
 import json
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
-from app.engine.cluster import EARLIEST, LATEST, TP, Cluster, retry
+from app.engine.cluster import LATEST, TP, Cluster
+from app.engine.errors import NewerRelease
+from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 from app.errors import UserError
+from app.log_reader import bounds, read_up_to
+from feed.wire import TICK_NUMBER
+from models.events import CommandAnswered, TickReceived
 
 TOPIC_S_MAX = 10.0
-FETCH_WAIT_MS = 20
-FETCH_BYTES = 1024 * 1024
-LAST_RECORDS = 100
+LAST_RECORDS = 1_000
 
 
-async def last_tick_sequence(bootstrap: str, topic: str, symbol: str) -> int:
-    """The highest tick of the symbol near the end of the topic, 0 when there is none."""
-    records = await _read(bootstrap, topic, LAST_RECORDS)
-    return max((_sequence(record.value) for record in records if record.key == symbol.encode()), default=0)
+class Told(NamedTuple):
+    """A tick in the topic, and the number that its feed says it has in the market."""
+
+    tick: TickReceived
+    number: int
 
 
-async def keys(bootstrap: str, topic: str) -> set[bytes]:
-    """Every key of a topic that is not deleted."""
-    records = await _read(bootstrap, topic, None)
-    last = {record.key: record.value for record in records if record.key is not None}
-    return {key for key, value in last.items() if value is not None}
+async def last_ticks(bootstrap: str, topic: str, symbol: str, is_own: Callable[[Told], bool]) -> list[Told]:
+    """The readable ticks of the symbol near the end of the topic; of all of it if none there `is_own`."""
+    for last in (LAST_RECORDS, None):
+        records = await _read(bootstrap, topic, last)
+        ticks = [told for record in records if record.key == symbol.encode() and (told := _told(record))]
+        if any(is_own(each) for each in ticks):
+            break
+    return ticks
 
 
-def _sequence(value: bytes | None) -> int:
-    """The sequence of a tick; 0 for what is none, as anybody may write to the topic."""
+async def ends(bootstrap: str, topic: str) -> dict[TP, int]:
+    """Where each partition ends now."""
+    async with _cluster(bootstrap) as cluster:
+        return await cluster.offsets(await _partitions(cluster, bootstrap, topic), LATEST)
+
+
+async def answers(bootstrap: str, topic: TopicSpec, since: Mapping[TP, int]) -> list[CommandAnswered]:
+    """What the services have answered since then; what can't be read is none of ours."""
+    async with _cluster(bootstrap) as cluster:
+        until = await cluster.offsets(await _partitions(cluster, bootstrap, topic.name), LATEST)
+        found = [each async for some in read_up_to(cluster, since, until) for each in some]
+    return [answer for record in found if (answer := _value(topic, record)) is not None]
+
+
+async def keys(bootstrap: str, *topics: str) -> dict[str, set[bytes]]:
+    """Every key of each topic that is not deleted."""
+    async with _cluster(bootstrap) as cluster:
+        return {topic: await _keys(cluster, await _partitions(cluster, bootstrap, topic)) for topic in topics}
+
+
+async def _keys(cluster: Cluster, tps: list[TP]) -> set[bytes]:
+    starts, until = await bounds(cluster, tps, None)
+    has_value: dict[bytes, bool] = {}
+    async for some in read_up_to(cluster, starts, until):
+        has_value.update((each.key, each.value is not None) for each in some if each.key is not None)
+    return {key for key, known in has_value.items() if known}
+
+
+def _told(record: Any) -> Told | None:
+    """A tick by those of its fields that this release knows; None for what is none, as anybody may write."""
     try:
-        found = json.loads(value or b"")["sequence"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return 0
-    return found if isinstance(found, int) else 0
+        fields = json.loads(record.value or b"")
+        tick = TickReceived.model_validate(
+            {name: fields[name] for name in TickReceived.model_fields if name in fields}
+        )
+    except (ValueError, TypeError, RecursionError):
+        return None
+    number = dict(record.headers).get(TICK_NUMBER, b"")
+    return Told(tick, int(number) if number.isdigit() and len(number) < 19 else tick.epoch + tick.sequence)
+
+
+def _value(topic: TopicSpec, record: Any) -> Any:
+    """The value of a record; None for what can't be read, as anybody may write to the topic."""
+    headers = dict(record.headers)
+    try:
+        return topic.codec.decode(
+            headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value or b""
+        )
+    except (ValueError, RecursionError, NewerRelease):
+        return None
 
 
 async def _read(bootstrap: str, topic: str, last: int | None) -> list[Any]:
     """The committed records of each partition up to its present end: of the `last` offsets, or all."""
+    async with _cluster(bootstrap) as cluster:
+        starts, until = await bounds(cluster, await _partitions(cluster, bootstrap, topic), last)
+        return [each async for some in read_up_to(cluster, starts, until) for each in some]
+
+
+@asynccontextmanager
+async def _cluster(bootstrap: str) -> AsyncIterator[Cluster]:
     cluster = Cluster(bootstrap, "feed")
     try:
         await cluster.start()
-        tps = await _partitions(cluster, bootstrap, topic)
-        starts, ends = await cluster.offsets(tps, EARLIEST), await cluster.offsets(tps, LATEST)
-        if last is not None:
-            starts = {tp: max(start, ends[tp] - last) for tp, start in starts.items()}
-        return await _read_up_to(cluster, starts, ends)
+        yield cluster
     finally:
         await cluster.stop()
 
@@ -59,19 +112,3 @@ async def _partitions(cluster: Cluster, bootstrap: str, topic: str) -> list[TP]:
             f"Kafka at {bootstrap} has no topic {topic!r}: 'python -m app run' makes it"
         ) from None
     return [TP(topic, number) for number in range(count)]
-
-
-async def _read_up_to(cluster: Cluster, positions: dict[TP, int], ends: Mapping[TP, int]) -> list[Any]:
-    found: list[Any] = []
-    while behind := {tp: at for tp, at in positions.items() if at < ends[tp]}:
-        read = partial(
-            cluster.fetch_from_one,
-            behind,
-            wait_ms=FETCH_WAIT_MS,
-            partition_bytes_max=FETCH_BYTES,
-            lane="history",
-        )
-        for fetched in await retry(read):
-            found += fetched.records
-            positions[fetched.tp] = fetched.next_position
-    return found

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -15,19 +16,19 @@ from app.errors import UserError
 from feed import history
 from feed.accounts import REPEAT, Accounts, Placed, roster
 from feed.garbage import RawRecord
-from feed.limits import initial_limits, initial_restrictions
+from feed.introduction import Introduction
 from feed.outlet import Outlet, patiently
 from feed.readers import Readers
-from feed.replay import Pace, Replay
+from feed.replay import FIRST_SESSION, Pace, Replay, Session
 from feed.venue_market import VenueMarket
-from feed.wire import Record, limits_record, order_record, restriction_record, tick_record
+from feed.wire import Record, order_record, tick_record, to_json
+from models.values import INT64_MAX
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 MARKET_DATA = topics.MARKET_DATA.name
 ORDERS = topics.ORDERS.name
-RISK_LIMITS = topics.RISK_LIMITS.name
-RESTRICTIONS = topics.RESTRICTIONS.name
 RISK_GROUP = "risk"
 MARKETDATA_GROUP = "marketdata"
 
@@ -55,6 +56,7 @@ class Options:
     orders_per_tick: float = 4.0
     outstanding_max: int = 5_000
     resume: bool = False
+    new_session: bool = False
 
 
 @dataclass
@@ -88,6 +90,22 @@ def next_chunk(accounts: Accounts, ticks: range, orders_left: int | None) -> Chu
     return Chunk(ticks, reactions)
 
 
+def next_session(own: history.Told | None, found: list[history.Told], *, new: bool) -> Session:
+    """The session that goes on after `own`, our last tick, or a new one above every epoch that is there.
+
+    A new one it also has to be where the topic has ticks but none of ours, or some of a higher epoch: ours
+    would be taken for late.
+    """
+    epoch = max(told.tick.epoch for told in found)
+    if own is None or new or own.tick.epoch < epoch:
+        if epoch >= INT64_MAX:
+            raise UserError(f"topic {MARKET_DATA!r} has ticks of epoch {epoch}: there is none above it")
+        if not new:
+            log.warning("others have written ticks of epoch %d: ours are a new session, %d", epoch, epoch + 1)
+        return Session(epoch + 1, own.number if own else 0)
+    return Session(epoch, own.number - own.tick.sequence)
+
+
 class Feed:
     """One run of the feed, from `start` to its last order or to `stop`."""
 
@@ -101,6 +119,7 @@ class Feed:
         self._readers = Readers(options.bootstrap)
         self._venue = VenueMarket(options.venue_url, options.venue_token) if options.venue_url else None
         self._stopping = asyncio.Event()
+        self._session = FIRST_SESSION
         self._ticked_at = float("-inf")
         self._started_at = time.monotonic()
         self.summary = Summary()
@@ -146,29 +165,32 @@ class Feed:
         await self._outlet.start()
         await self._readers.start()
         tick = await self._first_tick()
-        await self._introduce_accounts()
+        introduction = Introduction(self._options.bootstrap, self._who)
+        if await introduction.send(self._send) and self._options.outstanding_max:
+            await introduction.confirm(self._known_to)
         await self._replay(tick)
         if self._venue is not None:
             await self._venue.drained(PATIENCE_SECONDS)
 
     async def _first_tick(self) -> int:
-        """The tick after the last one in the topic."""
-        symbol, options = self._market.symbol, self._options
-        last = await _ask(lambda: history.last_tick_sequence(options.bootstrap, MARKET_DATA, symbol))
-        if last and not options.resume:
-            raise UserError(f"topic {MARKET_DATA!r} has ticks up to {last}: --resume goes on after them")
-        return last + 1
+        """The number of the tick after the last one of ours in the topic; fixes how ticks are called."""
+        market, options = self._market, self._options
 
-    async def _introduce_accounts(self) -> None:
-        """Set limits and restrictions for whom there are none; what an operator has changed since stays."""
-        bootstrap = self._options.bootstrap
-        limited = await _ask(lambda: history.keys(bootstrap, RISK_LIMITS))
-        restricted = await _ask(lambda: history.keys(bootstrap, RESTRICTIONS))
-        limits = (limits_record(each) for each in initial_limits(self._who))
-        restrictions = (restriction_record(each) for each in initial_restrictions())
-        await self._send(RESTRICTIONS, [each for each in restrictions if each.key not in restricted])
-        await self._send(RISK_LIMITS, [each for each in limits if each.key not in limited])
-        await self._known_to(RISK_GROUP, RISK_LIMITS)
+        def is_own(told: history.Told) -> bool:
+            return market.is_own(told.tick, told.number)
+
+        found = await _ask(lambda: history.last_ticks(options.bootstrap, MARKET_DATA, market.symbol, is_own))
+        if not found:
+            return 1
+        if not options.resume and not options.new_session:
+            last = max(told.tick.sequence for told in found)
+            raise UserError(
+                f"topic {MARKET_DATA!r} has ticks up to {last}: --resume goes on after them, --new-session "
+                "counts its ticks from 1 again"
+            )
+        own = max((each for each in found if is_own(each)), key=lambda each: each.number, default=None)
+        self._session = next_session(own, found, new=options.new_session)
+        return own.number + 1 if own else 1
 
     async def _replay(self, tick: int) -> None:
         while (left := self._orders_left()) != 0 and await self._due(tick):
@@ -199,10 +221,11 @@ class Feed:
     async def _send_ticks(self, ticks: range) -> None:
         """Send a chunk of prices; after a pause wait until they are known: no order meets a stale one."""
         observed_at_ms = _now_ms()
-        records = [tick_record(self._market.tick(each, observed_at_ms)) for each in ticks]
+        market, session = self._market, self._session
+        records = [tick_record(market.tick(each, observed_at_ms, session), each) for each in ticks]
         await self._send(MARKET_DATA, records)
-        if self._venue is not None:
-            self._venue.offer([each.value for each in records if each.value is not None])
+        if self._venue is not None:  # which counts the market's ticks, whatever session they come in
+            self._venue.offer([to_json(market.tick(each, observed_at_ms)) for each in ticks])
         self.summary.ticks_sent += len(ticks)
         self.summary.last_tick = ticks[-1]
         paused_s = time.monotonic() - self._ticked_at
@@ -212,8 +235,12 @@ class Feed:
 
     async def _known_to(self, group: str, topic: str) -> None:
         """Wait, not for ever, until a service has what we sent; not at all when nothing is to hold us up."""
-        if self._options.outstanding_max:
-            await self._readers.caught_up(group, topic, PATIENCE_SECONDS)
+        if not self._options.outstanding_max:
+            return
+        if not await self._readers.caught_up(group, topic, PATIENCE_SECONDS):
+            log.warning(
+                "%s has not read what we sent to %s after %.0f s: going on", group, topic, PATIENCE_SECONDS
+            )
 
     async def _send_orders(self, reactions: list[Placed | RawRecord]) -> None:
         now_ms = _now_ms()

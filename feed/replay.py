@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.errors import UserError
+from feed.demo import instruments
 from models.events import TickReceived
-from models.values import INSTRUMENTS, Instrument
+from models.values import Instrument
 
 WRAP_GAP_MS = 1_000
 """The market time between the last trade of the data and the first one of the next round."""
@@ -54,6 +55,16 @@ def parse_trades(lines: Iterable[str], instrument: Instrument) -> list[Trade]:
     return trades
 
 
+class Session(NamedTuple):
+    """A feed session: its `epoch`, and the number of the last tick `before` it, from which it counts on."""
+
+    epoch: int
+    before: int
+
+
+FIRST_SESSION = Session(epoch=0, before=0)
+
+
 class Replay:
     """Tick n (from 1) of the market, for ever: after the last trade the first one follows.
 
@@ -71,38 +82,50 @@ class Replay:
     @classmethod
     def load(cls, path: Path, symbol: str = "BTC-USD") -> "Replay":
         with path.open(newline="", encoding="utf-8") as lines:
-            return cls(parse_trades(lines, INSTRUMENTS[symbol]), symbol)
+            return cls(parse_trades(lines, instruments()[symbol]), symbol)
 
     def __len__(self) -> int:
         """How many trades the data has before it begins anew."""
         return self._count
 
-    def price_ticks(self, sequence: int) -> int:
-        return self._price_ticks[(sequence - 1) % self._count]
+    def price_ticks(self, number: int) -> int:
+        return self._price_ticks[(number - 1) % self._count]
 
-    def mean_price_ticks(self, sequence: int, window: int) -> int:
+    def mean_price_ticks(self, number: int, window: int) -> int:
         """The mean price of up to `window` ticks that end with this one."""
-        last = (sequence - 1) % self._count + 1
+        last = (number - 1) % self._count + 1
         prices = self._price_ticks[max(0, last - window) : last]
         return sum(prices) // len(prices)
 
-    def exchange_at_ms(self, sequence: int) -> int:
+    def exchange_at_ms(self, number: int) -> int:
         """The market's own time; each round of the data is put behind the one before."""
-        rounds, index = divmod(sequence - 1, self._count)
+        rounds, index = divmod(number - 1, self._count)
         return self._at_ms[index] + rounds * self._round_ms
 
-    def gap_ms(self, sequence: int) -> int:
+    def gap_ms(self, number: int) -> int:
         """The market time between the tick before and this one."""
-        return 0 if sequence == 1 else self.exchange_at_ms(sequence) - self.exchange_at_ms(sequence - 1)
+        return 0 if number == 1 else self.exchange_at_ms(number) - self.exchange_at_ms(number - 1)
 
-    def tick(self, sequence: int, observed_at_ms: int) -> TickReceived:
+    def tick(self, number: int, observed_at_ms: int, session: "Session | None" = None) -> TickReceived:
+        """Tick `number` of the market, as it is called in a feed session; without one, by its number."""
+        epoch, before = session or FIRST_SESSION
         return TickReceived(
             symbol=self.symbol,
-            sequence=sequence,
-            price_ticks=self.price_ticks(sequence),
-            quantity_lots=self._quantity_lots[(sequence - 1) % self._count],
-            exchange_at_ms=self.exchange_at_ms(sequence),
+            sequence=number - before,
+            price_ticks=self.price_ticks(number),
+            quantity_lots=self._quantity_lots[(number - 1) % self._count],
+            exchange_at_ms=self.exchange_at_ms(number),
             observed_at_ms=observed_at_ms,
+            epoch=epoch,
+        )
+
+    def is_own(self, tick: TickReceived, number: int) -> bool:
+        """Whether this is the market's tick of this number, in whatever session: anybody may write ticks."""
+        return number >= 1 and (tick.symbol, tick.price_ticks, tick.quantity_lots, tick.exchange_at_ms) == (
+            self.symbol,
+            self.price_ticks(number),
+            self._quantity_lots[(number - 1) % self._count],
+            self.exchange_at_ms(number),
         )
 
 

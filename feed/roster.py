@@ -3,10 +3,16 @@
 from typing import NamedTuple
 
 STRANGER = "breaker-stranger"
-"""Has no limits: nobody knows this account."""
+"""Has no limits and is not registered: nobody knows this account."""
 
 KILLED = "breaker-killed"
 """Its kill switch is on."""
+
+SUSPENDED = "breaker-suspended"
+"""Is registered, and suspended."""
+
+CURRENCY = "breaker-currency"
+"""Has its cash in another currency than the instruments'."""
 
 GARBAGE = tuple(f"garbage-{number:02d}" for number in range(4))
 """The keys under which broken records arrive; these accounts have no limits either."""

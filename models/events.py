@@ -1,10 +1,28 @@
 """Events: what has happened, in the past tense. The wire name of an event is the name of its class.
 
-`SCHEMA_VERSIONS` pins the version written; ids are pure functions of the input (`event_id`).
+`models/registry.py` has its version; ids are pure functions of the input (`event_id`).
 """
 
-from models.reasons import ComplianceReason, RiskReason, VenueReason
-from models.values import AccountId, Frozen, Int64, Side, TimeInForce
+from typing import NamedTuple
+
+from models.reasons import (
+    ComplianceReasonText,
+    MarketDataFaultText,
+    RiskReasonText,
+    VenueReasonText,
+    WithheldReasonText,
+)
+from models.values import (
+    AccountId,
+    Currency,
+    Frozen,
+    Instrument,
+    Int64,
+    PartyStatus,
+    Side,
+    Symbol,
+    TimeInForce,
+)
 
 
 class OrderReceived(Frozen):
@@ -26,11 +44,23 @@ class OrderReceived(Frozen):
     time_in_force: TimeInForce = TimeInForce.GTC
 
 
+class OrderNotUnderstood(NamedTuple):
+    """An order that names fields which this build does not know, and that may be instructions.
+
+    It has no wire form of its own: it is what an OrderReceived with such fields is read as.
+    """
+
+    order: OrderReceived
+    unknown_fields: tuple[str, ...]
+
+
 class OrderRiskApproved(Frozen):
     """Within every limit; its worst-case exposure is reserved until the order ends.
 
-    `reference_price_ticks` is the last price used, from tick `reference_tick_sequence`, `price_age_ms` old
-    when the order was logged; `limits_version` names the limits in force.
+    `received_at_ms` is the broker's time of the order, `decided_at_ms` the worker's at the decision, never
+    below it (0 in records of the release that did not tell them). `reference_price_ticks` is the last price
+    used, from tick `reference_tick_sequence` of feed session `reference_tick_epoch`, `price_age_ms` old at
+    the decision; `limits_version` names the limits in force.
     """
 
     order: OrderReceived
@@ -38,14 +68,21 @@ class OrderRiskApproved(Frozen):
     reference_tick_sequence: int
     price_age_ms: int
     limits_version: int
+    reference_tick_epoch: int = 0
+    received_at_ms: int = 0
+    decided_at_ms: int = 0
 
 
 class OrderRiskRejected(Frozen):
-    """Refused by risk: terminal. `source` is where the order stands: topic/partition/offset."""
+    """Refused by risk: terminal. `source` is where the order stands: topic/partition/offset.
+
+    `detail` says more for people, such as the names of unknown fields.
+    """
 
     order: OrderReceived
-    reason: RiskReason
+    reason: RiskReasonText
     source: str
+    detail: str = ""
 
 
 class RiskLimitBreached(Frozen):
@@ -53,7 +90,7 @@ class RiskLimitBreached(Frozen):
 
     account_id: str
     order_id: str
-    reason: RiskReason
+    reason: RiskReasonText
 
 
 class OrderComplianceApproved(Frozen):
@@ -66,13 +103,13 @@ class OrderComplianceRejected(Frozen):
     """Refused by compliance: terminal; risk releases the reservation."""
 
     order: OrderReceived
-    reason: ComplianceReason
+    reason: ComplianceReasonText
 
 
 class VenueReport(Frozen):
     """What every report of the venue carries. Topic `executions`, key account.
 
-    `venue_sequence` numbers the reports of one session (one session a partition) from 1 without a gap.
+    `venue_sequence` numbers the reports of one session (one session a key shard) from 1 without a gap.
     """
 
     order_id: str
@@ -111,12 +148,30 @@ class OrderExpired(VenueReport):
 class VenueRejected(VenueReport):
     """The venue refused the order: terminal, nothing was filled."""
 
-    reason: VenueReason
+    reason: VenueReasonText
     rejected_lots: int
 
 
+class OrderWithheld(Frozen):
+    """Ours, not the venue's: an approved order that was never sent, by a last look. Terminal.
+
+    Topic `executions`, key account. `withheld_lots` is all of it; `looked_at_ms` is the worker's time.
+    """
+
+    order_id: str
+    account_id: str
+    symbol: str
+    side: Side
+    reason: WithheldReasonText
+    withheld_lots: int
+    looked_at_ms: int
+
+
 class TickReceived(Frozen):
-    """One trade of the market. Topic `market-data`, key symbol. `sequence` counts per symbol from 1.
+    """One trade of the market. Topic `market-data`, key symbol.
+
+    `sequence` counts per symbol from 1 within the feed session `epoch`; a feed that begins to count anew
+    takes a higher epoch.
 
     `exchange_at_ms` is the market's own time, `observed_at_ms` when our feed saw it.
     """
@@ -127,12 +182,13 @@ class TickReceived(Frozen):
     quantity_lots: int
     exchange_at_ms: int
     observed_at_ms: int
+    epoch: Int64 = 0
 
 
 class PriceUpdated(Frozen):
     """The last price of a symbol, conflated. Topic `prices`, key symbol, compacted.
 
-    `gaps` counts tick sequences that never came.
+    `gaps` counts tick sequences that never came. `epoch` is the feed session of the tick.
     """
 
     symbol: str
@@ -140,7 +196,94 @@ class PriceUpdated(Frozen):
     tick_sequence: int
     observed_at_ms: int
     gaps: int = 0
+    epoch: int = 0
 
+
+class MarketDataAlert(Frozen):
+    """Ticks that market data did not take at their word. Topic `market-alerts`, key symbol.
+
+    `epoch` and `sequence` are those of the tick that showed it; `detail` says what is done about it.
+    """
+
+    symbol: str
+    fault: MarketDataFaultText
+    epoch: int
+    sequence: int
+    detail: str
+
+
+class CommandAnswered(Frozen):
+    """What came of a command. Topic `command-answers`, key `subject`: the account, symbol or scope.
+
+    `command` is the command's type; `reason` is empty for one that was accepted; `who` and `why` are its own.
+    """
+
+    command: str
+    subject: str
+    version: int | None
+    accepted: bool
+    reason: str = ""
+    who: str = ""
+    why: str = ""
+
+
+class InstrumentListed(Frozen):
+    """An instrument as it is in force. Topic `instruments`, key symbol, compacted.
+
+    `scale` grows whenever tick, lot, multiplier or currency change: lots and ticks of one scale are not
+    those of another.
+    """
+
+    instrument: Instrument
+    version: int
+    scale: int = 1
+
+
+class AccountRegistered(Frozen):
+    """An account as it is in force. Topic `accounts`, key account, compacted."""
+
+    account_id: AccountId
+    owner: str
+    firm: str
+    base_currency: Currency
+    status: PartyStatus
+    version: int
+
+
+class CounterpartyRegistered(Frozen):
+    """A counterparty as it is in force. Topic `counterparties`, key counterparty, compacted."""
+
+    counterparty_id: AccountId
+    name: str
+    status: PartyStatus
+    version: int
+
+
+class RestrictionInForce(Frozen):
+    """Whether an instrument is restricted. Topic `restricted-list`, key symbol, compacted.
+
+    `why` also says when it is restricted because a command could not be read.
+    """
+
+    symbol: Symbol
+    restricted: bool
+    version: int | None
+    who: str = ""
+    why: str = ""
+
+
+class HaltInForce(Frozen):
+    """Whether trading is halted. Topic `halts`, key `scope` (an account, or `*` for all), compacted."""
+
+    scope: AccountId
+    halted: bool
+    version: int
+    who: str = ""
+    why: str = ""
+
+
+Execution = VenueReport | OrderWithheld
+"""What stands on `executions`."""
 
 TERMINAL_REPORTS = (OrderCancelled, OrderExpired, VenueRejected)
 """Reports that always end an order; `TradeExecuted` ends it when nothing is left."""

@@ -1,18 +1,33 @@
-"""Why an order was refused. A refusal is a value; the order of the members is their precedence."""
+"""Why an order was refused. A refusal is a value; the order of the members is their precedence.
+
+Reasons grow. What is written has one of the members; what is read may have a reason that only a newer release
+knows, and is then its text (`RiskReasonText` and its like): nobody but people acts on a reason.
+"""
 
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
 
 
 class RiskReason(StrEnum):
     """Refusals of the risk service, first match wins."""
 
-    DUPLICATE_ORDER_ID = "duplicate_order_id"
     UNKNOWN_ACCOUNT = "unknown_account"
+    DUPLICATE_ORDER_ID = "duplicate_order_id"
+    SEQUENCE_LEAP = "sequence_leap"
+    UNKNOWN_FIELD = "unknown_field"
+    ACCOUNT_SUSPENDED = "account_suspended"
+    HALTED = "halted"
     KILL_SWITCH_ON = "kill_switch_on"
     UNKNOWN_INSTRUMENT = "unknown_instrument"
+    INSTRUMENT_NOT_TRADABLE = "instrument_not_tradable"
+    INSTRUMENT_CHANGED = "instrument_changed"
+    CURRENCY_MISMATCH = "currency_mismatch"
     QUANTITY_NOT_POSITIVE = "quantity_not_positive"
     PRICE_NOT_POSITIVE = "price_not_positive"
     TIMESTAMP_IN_FUTURE = "timestamp_in_future"
+    ORDER_TOO_OLD = "order_too_old"
     NO_PRICE = "no_price"
     STALE_PRICE = "stale_price"
     PRICE_OUTSIDE_COLLAR = "price_outside_collar"
@@ -38,3 +53,31 @@ class VenueReason(StrEnum):
     PRICE_OUT_OF_BAND = "price_out_of_band"
     MARKET_CLOSED = "market_closed"
     REJECTED_ON_DEMAND = "rejected_on_demand"
+
+
+class WithheldReason(StrEnum):
+    """Why an approved order does not leave for the venue, first match wins."""
+
+    HALTED = "halted"
+    KILL_SWITCH_ON = "kill_switch_on"
+    ORDER_TOO_OLD = "order_too_old"
+    NO_PRICE = "no_price"
+    STALE_PRICE = "stale_price"
+    PRICE_OUTSIDE_COLLAR = "price_outside_collar"
+
+
+class MarketDataFault(StrEnum):
+    """What can be wrong with ticks that are sound one by one."""
+
+    SEQUENCE_JUMP = "sequence_jump"
+    SEQUENCE_RESET = "sequence_reset"
+    PRICE_FAR_OFF = "price_far_off"
+
+
+_KNOWN_FIRST = Field(union_mode="left_to_right")
+
+RiskReasonText = Annotated[RiskReason | str, _KNOWN_FIRST]
+ComplianceReasonText = Annotated[ComplianceReason | str, _KNOWN_FIRST]
+VenueReasonText = Annotated[VenueReason | str, _KNOWN_FIRST]
+WithheldReasonText = Annotated[WithheldReason | str, _KNOWN_FIRST]
+MarketDataFaultText = Annotated[MarketDataFault | str, _KNOWN_FIRST]

@@ -1,13 +1,12 @@
 """Values that events are made of: sides, instruments and the integer units they scale."""
 
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 INT64_MAX = 2**63 - 1
 
@@ -18,6 +17,12 @@ LOTS_MAX = 10**15
 """More than that the venue does not take in one order, and no limit allows."""
 
 AccountId = Annotated[str, Field(min_length=1, max_length=256)]
+Symbol = Annotated[str, Field(min_length=1, max_length=64)]
+Currency = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,12}$")]
+
+MICROS = 1_000_000
+EVERYBODY = "*"
+"""The scope of a halt that holds for all accounts."""
 
 
 class Frozen(BaseModel):
@@ -46,33 +51,67 @@ class TimeInForce(StrEnum):
     IOC = "ioc"
 
 
-@dataclass(frozen=True)
-class Instrument:
+class InstrumentStatus(StrEnum):
+    """ACTIVE takes new orders, HALTED none for now, DELISTED none any more; what is open may end."""
+
+    ACTIVE = "active"
+    HALTED = "halted"
+    DELISTED = "delisted"
+
+
+class PartyStatus(StrEnum):
+    """Of an account or a counterparty: SUSPENDED takes no new orders."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+class Instrument(Frozen):
     """A tradable symbol and the size of its integer units.
 
-    `price_ticks` is a price in `tick`s of the quote currency; `quantity_lots` is an amount in `lot`s of the
-    base currency; `notional_micros` is cash in millionths of the quote currency, exact: tick x lot is a whole
-    number of micros.
+    `price_ticks` is a price in `tick`s of `currency`; `quantity_lots` is an amount in `lot`s of `base`, each
+    worth `multiplier` units; `notional_micros` is cash in millionths of `currency`, exact: tick x lot x
+    multiplier is a whole number of micros. Orders are taken from `valid_from_ms` on and until, not at,
+    `valid_until_ms`, by the broker's clock; None: no bound.
     """
 
-    symbol: str
+    symbol: Symbol
     base: str
-    quote: str
-    tick: Decimal
-    lot: Decimal
+    currency: Currency
+    tick: Annotated[Decimal, Field(gt=0)]
+    lot: Annotated[Decimal, Field(gt=0)]
+    multiplier: Annotated[int, Field(ge=1, le=10**9)] = 1
+    status: InstrumentStatus = InstrumentStatus.ACTIVE
+    valid_from_ms: int | None = None
+    valid_until_ms: int | None = None
+
+    @model_validator(mode="after")
+    def _is_exact(self) -> "Instrument":
+        micros = self.tick * self.lot * self.multiplier * MICROS
+        if not micros.is_finite() or micros != micros.to_integral_value():
+            raise ValueError(f"tick x lot x multiplier is {micros} micros of {self.currency}: not whole")
+        return self
 
     def notional_micros(self, price_ticks: int, quantity_lots: int) -> int:
         return price_ticks * quantity_lots * self.micros_per_tick_lot
 
     @cached_property
     def micros_per_tick_lot(self) -> int:
-        return int(self.tick * self.lot * 1_000_000)
+        return int(self.tick * self.lot * self.multiplier * MICROS)
+
+    def is_same_scale(self, other: "Instrument") -> bool:
+        """Whether lots and ticks mean the same in both: positions can be carried over."""
+        return self._scale == other._scale
+
+    @property
+    def _scale(self) -> tuple[str, Decimal, Decimal, int]:
+        return self.currency, self.tick, self.lot, self.multiplier
 
 
 INSTRUMENTS = {
     instrument.symbol: instrument
     for instrument in (
-        Instrument("BTC-USD", "BTC", "USD", tick=Decimal("0.01"), lot=Decimal("0.0001")),
-        Instrument("ETH-USD", "ETH", "USD", tick=Decimal("0.01"), lot=Decimal("0.001")),
+        Instrument(symbol="BTC-USD", base="BTC", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.0001")),
+        Instrument(symbol="ETH-USD", base="ETH", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.001")),
     )
 }

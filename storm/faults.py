@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,14 @@ from aiokafka import AIOKafkaProducer
 from app.config import settings
 from app.kafka_node import SESSION_MS
 from app.options import SERVICES
-from storm.field import Field, StormWorker, until
+from app.topics import EXECUTIONS, RISK_DECISIONS
+from storm.field import Field, StormVenue, StormWorker, until
 from storm.observer import Observer
 from storm.options import Kind
 from storm.plan import Fault
 from storm.poison import poison
 from storm.steps import Step
+from storm.worker import send
 
 OUTAGE_S_MAX: Final = 90.0
 BIRTH_S_MAX: Final = 30.0
@@ -30,6 +33,14 @@ OWNED_TRIES: Final = 3
 WAITING_MS_MAX: Final = 250
 CAUGHT_UP_S_MAX: Final = 20.0
 AFTERMATH_S: Final = 2.0
+END_S_MAX: Final = 20.0
+MIXED_S: Final = 1.0
+"""How long orders pass while two releases are at work."""
+
+ROLLING: Final = ("risk", "compliance", "exchange", "marketdata", "refdata")
+NEWS: Final = (RISK_DECISIONS.name, EXECUTIONS.name)
+"""Topics on which the next release says more."""
+
 HEARSAY_S: Final = 0.5
 """How much later than it happened all that happened has been read."""
 
@@ -63,6 +74,8 @@ class Done:
     reached: bool | None = None
     broker_start_ms: float | None = None
     gaps_elsewhere_ms: dict[str, list[int]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    """What must not come of it."""
 
 
 class Injector:
@@ -90,6 +103,7 @@ class Injector:
             Kind.VENUE_DROP_ACK: self._spoil_venue,
             Kind.VENUE_TWICE: self._spoil_venue,
             Kind.VENUE_KILL: self._kill_venue,
+            Kind.ROLLING: self._roll,
         }
 
     async def do(self, fault: Fault) -> Done:
@@ -316,6 +330,42 @@ class Injector:
             self._field.venue_deaths.meant = True
             os.kill(venue.pid, signal.SIGKILL)
         await asyncio.sleep(0.3)
+
+    # -- releases
+
+    async def _roll(self, fault: Fault, done: Done) -> None:
+        """Move everything to the next release under flow, then back; writers before those that read them."""
+        release = await asyncio.to_thread(self._field.next_release)
+        written, lost = Counter(self._observer.of_next), len(self._observer.lost)
+        for target in (release, None):
+            await self._move_venue(target)
+            for worker in (each for service in ROLLING for each in self._field.workers_of(service)):
+                await self._move(worker, target, done)
+        await asyncio.sleep(HEARSAY_S)
+        new = self._observer.of_next - written
+        done.wrong += [f"nothing of the next release came on {name}" for name in NEWS if not new[name]]
+        done.wrong += [f"a dead letter of {each}" for each in list(self._observer.lost)[lost:]]
+
+    async def _move(self, worker: StormWorker, release: Path | None, done: Done) -> None:
+        """End a worker as an operator does, let it start on that release, and some orders pass."""
+        await until(lambda: worker.pid is not None, BIRTH_S_MAX)
+        worker.release = release
+        since_ms = time.time() * 1000 - 50
+        worker.deaths.meant |= worker.signal(signal.SIGTERM)
+        if not await worker.until_dead(since_ms, END_S_MAX):
+            done.wrong.append(f"{worker.name} did not end")
+        if not await self._field.until_well(OUTAGE_S_MAX):
+            done.wrong.append(f"{worker.name} did not come to work on the other release")
+        await asyncio.sleep(MIXED_S)
+
+    async def _move_venue(self, release: Path | None) -> None:
+        venue = self._field.venue
+        assert isinstance(venue, StormVenue)
+        await until(lambda: venue.pid is not None, BIRTH_S_MAX)
+        venue.release = release
+        if venue.pid is not None:
+            self._field.venue_deaths.meant = send(venue.pid, signal.SIGTERM)
+        await asyncio.sleep(MIXED_S)
 
 
 def damage(path: Path, dice: random.Random) -> None:

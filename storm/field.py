@@ -18,6 +18,7 @@ from app.processes import Feed, Venue, Worker
 from app.supervisor import Restarts
 from storm.kafka import KafkaNodes
 from storm.mutants.mutant import Mutant
+from storm.release import environment, make_release
 from storm.steps import Step
 from storm.worker import ActionName, arm, disarm, send
 
@@ -74,6 +75,8 @@ class StormWorker(Worker):
         self.unseen = False
         self.damaged = False
         """Whether its files were: RocksDB may hang on them, and the watchdog end it, once."""
+        self.release: Path | None = None
+        """Where the packages of its next start are; None: where ours are."""
         self._mutant = mutant if mutant is not None and self.service in mutant.services else None
         self._note = note
 
@@ -92,7 +95,8 @@ class StormWorker(Worker):
 
     def environment(self) -> dict[str, str]:
         planted = {"STORM_MUTANT": self._mutant.name} if self._mutant is not None else {}
-        return super().environment() | {"STORM_ARM": str(self.armed_at)} | planted
+        armed = {"STORM_ARM": str(self.armed_at)}
+        return super().environment() | armed | planted | environment(self.release)
 
     async def after_death(self) -> None:
         self.died_at_ms = time.time() * 1000
@@ -134,6 +138,15 @@ class StormWorker(Worker):
             return None
 
 
+class StormVenue(Venue):
+    """A venue of this release or, from its next start, of another one."""
+
+    release: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | environment(self.release)
+
+
 class EndlessFeed(Feed):
     """Orders until it is stopped."""
 
@@ -154,6 +167,7 @@ class Field(Pipeline):
         self.feed: EndlessFeed | None = None
         self._mutant = mutant
         self._proxied = proxied
+        self._release: Path | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def start_kafka(self) -> None:
@@ -180,7 +194,13 @@ class Field(Pipeline):
         await self.kafka.stop()
 
     def make_venue(self) -> Venue:
-        return Venue(self.plan.data_dir, restarts=self.venue_deaths)
+        return StormVenue(self.plan.data_dir, restarts=self.venue_deaths)
+
+    def next_release(self) -> Path:
+        """Where the packages of the next release are; they are made when they are first asked for."""
+        if self._release is None:
+            self._release = make_release(self.plan.data_dir / "release")
+        return self._release
 
     def worker(self, groups: Groups, service: str, number: int, *, has_peers: bool) -> Worker:
         return StormWorker(

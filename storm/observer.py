@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +10,17 @@ from app.engine.cluster import TP
 from app.engine.dead_letter import PREFIX
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE
 from app.monitor import FOLLOWED, Monitor
-from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, PRICES, RISK_DECISIONS
+from app.topics import (
+    COMPLIANCE_DECISIONS,
+    DEAD_LETTERS,
+    EXECUTIONS,
+    ORDERS,
+    PRICES,
+    RISK_DECISIONS,
+    TOPICS,
+)
+from storm.poison import NAME_PREFIX
+from storm.release import RELEASE
 
 OUTPUT: Final = {
     "marketdata": PRICES.name,
@@ -27,6 +37,8 @@ ANSWERED: Final = {
 }
 """What the next service answers, where that is not everything."""
 
+NEXT: Final = f'"release":"{RELEASE}"'.encode()
+INSIDE: Final = {spec.name for spec in TOPICS if not spec.edge}
 SERVICE: Final = {topic: service for service, topic in OUTPUT.items()}
 KEPT: Final = 4_096
 INPUTS_KEPT: Final = 50_000
@@ -66,7 +78,11 @@ class Gap(NamedTuple):
 
 
 class Observer(Monitor):
-    """A monitor that also keeps the last output of every partition of every service, with its times."""
+    """A monitor that also keeps the last output of every partition of every service, with its times.
+
+    `of_next` counts, by topic, what the next release has written; `lost` are the dead letters that nobody's
+    poison explains: records between our services, and orders that could be read and then cost their account.
+    """
 
     followed = (*FOLLOWED, PRICES.name)
     pause_s = 0.0
@@ -76,6 +92,8 @@ class Observer(Monitor):
         self._seen: dict[TP, deque[Seen]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._inputs: dict[str, dict[str, Asked]] = defaultdict(dict)
         self._gaps: deque[Gap] = deque(maxlen=10 * KEPT)
+        self.of_next: Counter[str] = Counter()
+        self.lost: deque[str] = deque(maxlen=KEPT)
 
     def take(self, tp: TP, records: list[Any]) -> None:
         seen_ms = time.time() * 1000
@@ -84,8 +102,9 @@ class Observer(Monitor):
             if tp.topic in SERVICE:
                 asked_ms = self._match(tp, record, headers)
                 self._seen[tp].append(Seen(record.timestamp, seen_ms, asked_ms))
+                self.of_next[tp.topic] += NEXT in (record.value or b"")
             elif tp.topic == DEAD_LETTERS.name:
-                self._bury(headers)
+                self._bury(record.key, headers)
             if tp.topic in INPUT.values():
                 self._await_answer(tp, record, headers)
         if tp.topic != PRICES.name:
@@ -115,12 +134,17 @@ class Observer(Monitor):
         if len(waiting) > INPUTS_KEPT:
             del waiting[next(iter(waiting))]
 
-    def _bury(self, headers: dict[str, bytes]) -> None:
+    def _bury(self, key: bytes | None, headers: dict[str, bytes]) -> None:
         """A dead letter answers its record."""
         topic, partition, offset = (
             _text(headers, f"{PREFIX}{part}") for part in ("topic", "partition", "offset")
         )
-        self._inputs[topic].pop(f"{topic}/{partition}/{offset}", None)
+        source = f"{topic}/{partition}/{offset}"
+        self._inputs[topic].pop(source, None)
+        held = f"{PREFIX}held-behind" in headers
+        costly = topic == ORDERS.name and (held or _text(headers, f"{PREFIX}attempts") != "1")
+        if (costly or topic in INSIDE) and not (key or b"").startswith(NAME_PREFIX.encode()):
+            self.lost.append(f"{source} by {_text(headers, f'{PREFIX}service')}")
 
     def live(self, service: str, partitions: Iterable[int]) -> list[int]:
         """Those of the partitions that had output lately."""

@@ -45,6 +45,8 @@ class Kind(StrEnum):
     """The venue sends reports twice."""
     VENUE_KILL = "venue-kill"
     """SIGKILL of the venue."""
+    ROLLING = "rolling"
+    """Venue and workers move to the next release, one after the other, and back."""
 
 
 KILLS = (Kind.KILL, Kind.KILL_AT, Kind.KILL_UNSEEN)

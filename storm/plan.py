@@ -25,6 +25,7 @@ KIND_WEIGHTS: Mapping[Kind, int] = {
     Kind.VENUE_DROP_ACK: 4,
     Kind.VENUE_TWICE: 4,
     Kind.VENUE_KILL: 3,
+    Kind.ROLLING: 1,
 }
 ALONE_PERCENT = 5
 """How many faults wait until everybody is well again; the others come on top of what is under way."""

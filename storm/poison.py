@@ -13,6 +13,7 @@ from feed.wire import headers_of
 from models.events import TickReceived
 from models.values import INSTRUMENTS
 
+NAME_PREFIX = "poison-"
 UNREADABLE = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
 
 
@@ -26,7 +27,10 @@ class Poison(NamedTuple):
 
 
 def poison(name: str) -> Iterator[Poison]:
-    """A dose of everything; `name` is unique to it and is the key of all but one tick of each real symbol."""
+    """A dose of everything; `name` is unique to it and is the key of all but one tick of each real symbol.
+
+    It begins with NAME_PREFIX, which tells these records from the pipeline's own.
+    """
     key = name.encode()
     for value in UNREADABLE:
         for topic in (ORDERS, MARKET_DATA):

@@ -208,6 +208,11 @@ class _Storm:
         late = [str(each.fault) for each in self._report.done if each.too_long]
         if late:
             self._report.violations.append(Violation("engine", "no output came back", tuple(late)))
+        self._report.violations += [
+            Violation("engine", str(each.fault), tuple(each.wrong))
+            for each in self._report.done
+            if each.wrong
+        ]
         self._console.print(
             f"round {number} of {rounds}: {found.counts.orders:,} orders checked in {found.seconds:.1f} s, "
             f"{len(found.violations)} violations",

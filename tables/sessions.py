@@ -1,8 +1,12 @@
 """How far each task has read the venue's reports, by partition number. Single writer: exchange."""
 
+from app.codecs import TableCodec
 from app.domain.exchange import Session
 from app.exchange import app
 
 SESSIONS = app.Table(
-    "sessions", value_type=Session, by_partition=True, help="the venue's reports read so far by partition"
+    "sessions",
+    value_type=TableCodec("exchange.sessions", Session),
+    by_shard=True,
+    help="the venue's reports read so far by key shard",
 )

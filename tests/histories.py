@@ -1,28 +1,44 @@
 """Builds legal histories for the checker, step by step; a test plants what it wants to be caught."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from checker.findings import Findings, Violation
-from checker.history import Commanded, Shared, Slice, trace
+from checker.history import Commanded, Shared, Slice, reported_id, trace
 from checker.invariants import (
+    Strays,
+    check_commands,
+    check_conditions,
     check_conduct,
     check_exposure,
     check_intake,
     check_key_order,
+    check_last_look,
     check_lives,
-    check_market_conditions,
     check_origins,
     check_positions,
     check_standing,
     check_venue,
 )
 from checker.invariants.intake import sort_intake
-from checker.ledger import LedgerOrder, LedgerReport, LedgerTrade, SessionLedger
+from checker.ledger import LedgerOrder, LedgerReport, LedgerTrade, PartLedger
 from checker.records import (
+    ACCOUNT_COMMANDS,
+    OPERATOR_COMMANDS,
+    ORDERS,
+    RESTRICTIONS,
+    RISK_LIMITS,
+    AccountRegistered,
+    Command,
+    CommandAnswered,
     DeadLetter,
+    HaltInForce,
+    Instrument,
+    InstrumentListed,
     Limits,
     Logged,
     Order,
@@ -33,31 +49,57 @@ from checker.records import (
     OrderExpired,
     OrderRiskApproved,
     OrderRiskRejected,
+    OrderWithheld,
     Origin,
     Report,
+    RestrictionInForce,
+    SetAccountSequence,
+    SetHalt,
+    SetRestriction,
     TradeExecuted,
+    VenueLetter,
     VenueRejected,
 )
-from models.values import Side, TimeInForce
+from checker.reference import Answered
+from checker.reference import Commanded as Given
+from checker.shards import shard_of
+from models.values import PartyStatus, Side, TimeInForce
 
-SYMBOL = "BTC-USD"
+SYMBOL, OTHER_SYMBOL = "BTC-USD", "ETH-USD"
 PRICE_TICKS = 90_000
 START_MS = 1_700_000_000_000
+ORDER_EVERY_MS = 2_000
+PARTITIONS = {"orders": 8, "risk-decisions": 8}
+"""So that a dead letter may blame the partition; in all else the world has but one."""
+
+
+def an_instrument(symbol: str = SYMBOL, **changed: Any) -> Instrument:
+    """An instrument of which a lot at a tick is worth one micro of the currency."""
+    terms: dict[str, Any] = {
+        "base": "BTC",
+        "currency": "USD",
+        "tick": Decimal("0.01"),
+        "lot": Decimal("0.0001"),
+    }
+    return Instrument(symbol, **(terms | changed))
 
 
 @dataclass
 class _Books:
-    """What risk would have written of one account."""
+    """What risk would have written of one account; `last_sequence` is None for one it does not know."""
 
-    last_sequence: int = 0
+    last_sequence: int | None = None
     lots: dict[str, list[int]] = field(default_factory=dict)
 
 
 class World:
-    """One partition of a pipeline that makes no mistakes; each step is logged at once, one ms apart."""
+    """One partition of a pipeline that makes no mistakes; each step is logged at once, one ms apart.
 
-    def __init__(self, partition: int = 0) -> None:
-        self.log = Slice(partition)
+    Orders come two seconds apart, by the clocks of all.
+    """
+
+    def __init__(self) -> None:
+        self.log = Slice(looks_last=True)
         self.shared = Shared()
         self.originals: dict[Origin, bytes] = {}
         self.ledger_orders: dict[str, LedgerOrder] = {}
@@ -66,26 +108,58 @@ class World:
         self.open_lots: dict[str, int] = {}
         self.books: dict[str, _Books] = {}
         self.now_ms = START_MS
-        self.tick_sequence = 0
+        self.tick_sequence: dict[str, int] = defaultdict(int)
+        self.epoch = 0
+        self.price_ticks = PRICE_TICKS
+        self._prices: dict[str, tuple[int, int]] = {}
+        self._sequences: dict[int, int] = defaultdict(int)
+        self._sent: dict[str, int] = {}
         self._limits: dict[str, Limits] = {}
+        for symbol in (SYMBOL, OTHER_SYMBOL):
+            self.list_instrument(an_instrument(symbol))
+            self.tick(symbol=symbol)
+        self.now_ms += 60_000
         self.tick()
 
     @property
     def commanded(self) -> Commanded:
         return self.shared.commanded.setdefault(self.log.partition, Commanded())
 
-    # inputs
+    # the market and reference data
 
-    def tick(self, price_ticks: int = PRICE_TICKS) -> None:
-        self.tick_sequence += 1
-        self.price_ticks = price_ticks
-        self.observed_at_ms = self.now_ms
-        self.shared.market.add(SYMBOL, self.tick_sequence, price_ticks, self.now_ms)
+    def tick(self, price_ticks: int = PRICE_TICKS, symbol: str = SYMBOL) -> None:
+        """A tick is seen now, and its price goes out."""
+        self.tick_sequence[symbol] += 1
+        if symbol == SYMBOL:
+            self.price_ticks = price_ticks
+        self._prices[symbol] = (price_ticks, self.now_ms)
+        sequence = self.tick_sequence[symbol]
+        self.shared.market.add(symbol, self.epoch, sequence, price_ticks, self.now_ms)
+        self.shared.reference.prices.add(symbol, self._next_ms(), price_ticks)
+
+    def seen_at_ms(self, symbol: str = SYMBOL) -> int:
+        """When the last tick was observed."""
+        return self._prices[symbol][1]
+
+    def list_instrument(self, instrument: Instrument, version: int = 1) -> None:
+        listed = InstrumentListed(instrument, version)
+        self.shared.reference.instruments.add(instrument.symbol, self._next_ms(), listed)
+
+    def register(
+        self, account_id: str, currency: str = "USD", status: PartyStatus = PartyStatus.ACTIVE
+    ) -> None:
+        account = AccountRegistered(account_id, "owner", "firm", currency, status, 1)
+        self.shared.reference.accounts.add(account_id, self._next_ms(), account)
+
+    # operators
 
     def limit(self, account_id: str = "acc", **changed: Any) -> Limits:
         """Set the next version of an account's limits; generous unless told otherwise."""
         before = self._limits.get(account_id)
+        if account_id not in self.shared.reference.accounts:
+            self.register(account_id)
         fields = {
+            "version": before.version + 1 if before else 1,
             "order_quantity_lots_max": 1_000,
             "order_notional_micros_max": 10**12,
             "position_lots_max": 5_000,
@@ -94,16 +168,59 @@ class World:
             "price_age_ms_max": 10**9,
             "open_orders_max": 100,
         }
-        version = before.version + 1 if before else 1
-        self._limits[account_id] = Limits(account_id=account_id, version=version, **(fields | changed))
-        self.shared.limits.add(self._limits[account_id])
-        self.commanded.add(self._limits[account_id])
-        return self._limits[account_id]
+        limits = Limits(account_id=account_id, **(fields | changed))
+        takes = before is None or limits.version > before.version
+        if before is None or takes:
+            self._limits[account_id] = limits
+        elif limits.kill_switch:
+            self._limits[account_id] = msgspec.structs.replace(before, kill_switch=True)
+        self.shared.limits.add(limits)
+        self.commanded.add(limits)
+        self.command(RISK_LIMITS, account_id, limits, accepted=takes or limits.kill_switch)
+        return limits
+
+    def remove_limits(self, account_id: str) -> None:
+        """A tombstone."""
+        del self._limits[account_id]
+        self.commanded.remove(account_id)
+        self.shared.limits.removed.add(account_id)
+
+    def set_sequence(self, account_id: str, last_sequence: int) -> None:
+        self.command(
+            ACCOUNT_COMMANDS, account_id, SetAccountSequence(account_id, last_sequence, "ops", "why")
+        )
+        self.books.setdefault(account_id, _Books()).last_sequence = last_sequence
+
+    def halt(self, scope: str = "*", halted: bool = True, version: int = 1) -> None:
+        """An operator halts trading, and a moment later everybody knows."""
+        self.command(OPERATOR_COMMANDS, scope, SetHalt(scope, halted, version, "ops", "why"))
+        self.shared.reference.halts.add(scope, self._next_ms(), HaltInForce(scope, halted, version))
+        self.now_ms += 1_500
+
+    def restrict(self, symbol: str = SYMBOL, restricted: bool = True) -> None:
+        """An operator restricts an instrument, and a moment later everybody knows."""
+        self.command(RESTRICTIONS, symbol, SetRestriction(symbol, restricted, None, "ops", "why"))
+        self.shared.reference.restricted.add(
+            symbol, self._next_ms(), RestrictionInForce(symbol, restricted, None)
+        )
+        self.now_ms += 1_500
+
+    def command(self, topic: str, subject: str, command: Command, *, accepted: bool = True) -> None:
+        """Log a command and its answer."""
+        name = "SetRiskLimits" if isinstance(command, Limits) else type(command).__name__
+        reference, version = self.shared.reference, getattr(command, "version", None)
+        given = reference.commands.setdefault((name, subject), [])
+        given.append(Given(topic, self.log.partition, len(given), self._next_ms(), command))
+        answer = CommandAnswered(name, subject, version, accepted, "", command.who, command.why)
+        reference.answers.setdefault((name, subject), []).append(Answered(self._next_ms(), answer))
+
+    # inputs
 
     def receive(self, account_id: str = "acc", **changed: Any) -> Order:
         """Log a new order: to buy 10 lots at the market's price, two seconds after the one before."""
         if account_id not in self._limits:
             self.limit(account_id)
+        self.now_ms += ORDER_EVERY_MS
         sequence = len(self.log.orders) + 1
         fields: dict[str, Any] = {
             "order_id": f"{account_id}-{sequence}",
@@ -112,22 +229,29 @@ class World:
             "symbol": SYMBOL,
             "side": Side.BUY,
             "quantity_lots": 10,
-            "price_ticks": self.price_ticks,
-            "submitted_at_ms": START_MS + 2_000 * sequence,
+            "price_ticks": self._prices.get(changed.get("symbol", SYMBOL), (PRICE_TICKS, 0))[0],
+            "submitted_at_ms": self.now_ms,
         }
         order = Order(**(fields | changed))
         self.log_order(order)
         return order
 
-    def log_order(self, order: Order) -> str:
+    def log_order(self, order: Order, **changed: Any) -> str:
         """Log an order, known or not; gives its source."""
-        _append(self.log.orders, self._logged(order.account_id, order))
+        record = msgspec.structs.replace(self._logged(order.account_id, order), **changed)
+        _append(self.log.orders, record)
         return str(Origin("orders", self.log.partition, self.log.orders[-1].offset))
 
     def log_garbage(self, key: bytes | None = b"acc") -> Origin:
         """Log a record that nobody can understand."""
         _append(self.log.orders, Logged(0, self._next_ms(), key, None, False))
         return Origin("orders", self.log.partition, self.log.orders[-1].offset)
+
+    def log_stray(self, order_id: str = "far-1", key: bytes = b"far") -> Origin:
+        """Log an order whose account belongs to another partition."""
+        origin = self.log_garbage(key)
+        self.log.strays.setdefault(ORDERS, {})[origin.offset] = order_id
+        return origin
 
     def log_stranger(self, key: bytes = b"stranger") -> Origin:
         """Log a record among risk's decisions that risk has not written."""
@@ -136,15 +260,20 @@ class World:
 
     # decisions
 
-    def approve(self, order: Order) -> None:
+    def approve(self, order: Order, **changed: Any) -> None:
         received = self._record_of(order)
-        approval = OrderRiskApproved(
-            order,
-            reference_price_ticks=self.price_ticks,
-            reference_tick_sequence=self.tick_sequence,
-            price_age_ms=max(0, received.timestamp_ms - self.observed_at_ms),
-            limits_version=self._limits[order.account_id].version,
-        )
+        price_ticks, observed_at_ms = self._prices.get(order.symbol, (PRICE_TICKS, START_MS))
+        decided_at_ms = max(self.now_ms, received.timestamp_ms)
+        fields = {
+            "reference_price_ticks": price_ticks,
+            "reference_tick_sequence": self.tick_sequence[order.symbol],
+            "price_age_ms": max(0, decided_at_ms - observed_at_ms),
+            "limits_version": self._limits[order.account_id].version,
+            "reference_tick_epoch": self.epoch,
+            "received_at_ms": received.timestamp_ms,
+            "decided_at_ms": decided_at_ms,
+        }
+        approval = OrderRiskApproved(order, **(fields | changed))
         _append(self.log.risk, self._logged(order.account_id, approval))
         self._decided(order)
         self._lots(order)[1 if order.side is Side.BUY else 2] += order.quantity_lots
@@ -154,12 +283,17 @@ class World:
         source = source or str(Origin("orders", self.log.partition, self._record_of(order).offset))
         rejection = OrderRiskRejected(order, reason, source)
         _append(self.log.risk, self._logged(order.account_id, rejection))
-        if reason != "duplicate_order_id":
+        if reason not in ("duplicate_order_id", "sequence_leap", "unknown_account"):
             self._decided(order)
 
     def clear(self, order: Order) -> None:
-        """Compliance approves, and the exchange sends the order to the venue."""
+        """Compliance approves, and the exchange intends to send the order to the venue."""
         _append(self.log.compliance, self._logged(order.account_id, OrderComplianceApproved(order)))
+        self.log.intended_at_ms.setdefault(f"{order.account_id}/{order.order_id}".encode(), self.now_ms)
+        self._sent[order.account_id] = order.sequence
+
+    def send(self, order: Order) -> None:
+        """The venue takes the order."""
         self.ledger_orders[order.order_id] = LedgerOrder(
             order.order_id,
             order.account_id,
@@ -171,7 +305,22 @@ class World:
             0,
             "open",
             1,
+            shard_of(order.account_id.encode()),
         )
+
+    def withhold(self, order: Order, reason: str = "halted") -> None:
+        """The exchange does not send it after all."""
+        withheld = OrderWithheld(
+            order.order_id,
+            order.account_id,
+            order.symbol,
+            order.side,
+            reason,
+            order.quantity_lots,
+            self.now_ms,
+        )
+        _append(self.log.executions, self._logged(order.account_id, withheld))
+        self._end(order, "withheld")
 
     def bar(self, order: Order, reason: str = "self_match") -> None:
         """Compliance refuses."""
@@ -192,9 +341,11 @@ class World:
             "price_ticks": order.price_ticks,
         }
         report = self._report(order, TradeExecuted, **trade, leaves_lots=leaves_lots)
-        sequence = report.venue_sequence
+        session = shard_of(order.account_id.encode())
         self.ledger_trades.append(
-            LedgerTrade(trade["trade_id"], order.order_id, lots, order.price_ticks, sequence)
+            LedgerTrade(
+                trade["trade_id"], order.order_id, lots, order.price_ticks, session, report.venue_sequence
+            )
         )
         row = self.ledger_orders[order.order_id]
         status = "open" if leaves_lots else "filled"
@@ -219,13 +370,27 @@ class World:
     # dead letters
 
     def bury(
-        self, origin: Origin, behind: Origin | None = None, key: bytes | None = b"acc", service: str = "risk"
+        self,
+        origin: Origin,
+        behind: Origin | None = None,
+        key: bytes | None = b"acc",
+        service: str = "risk",
+        error: str = "ValueError",
     ) -> DeadLetter:
         digest = str(origin).encode()
         self.originals[origin] = digest
-        letter = DeadLetter(len(self.log.dead_letters), service, origin, behind, key, digest)
+        letter = DeadLetter(len(self.log.dead_letters), service, origin, behind, key, digest, error)
         self.log.dead_letters.append(letter)
         return letter
+
+    def dispute(self, order: Order, kind: type[Report] = OrderAcknowledged, **fields: Any) -> VenueLetter:
+        """The venue reports something that the exchange cannot book: a dead letter."""
+        report = self._report(order, kind, **fields)
+        del self.log.executions[-1]
+        shard = shard_of(order.account_id.encode())
+        letters = self.log.venue_letters
+        letters.append(VenueLetter(len(letters), shard, report.venue_sequence, msgspec.json.encode(report)))
+        return letters[-1]
 
     # whole lives
 
@@ -243,11 +408,14 @@ class World:
         order = self.receive(account_id, **changed)
         self.approve(order)
         self.clear(order)
+        self.send(order)
         return order
 
     def write_books(self) -> None:
         """Write the changelogs of all tables as of now."""
         for account_id, books in self.books.items():
+            if books.last_sequence is None:
+                continue
             open_orders = [self._order(order_id) for order_id in self.open_lots]
             value = {
                 "last_sequence": books.last_sequence,
@@ -272,26 +440,39 @@ class World:
             )
         self._write_limits()
         self._write_open_orders()
-        self._write_session()
+        self._write_sessions()
+        for account_id, last_sequence in self._sent.items():
+            self.log.sent[account_id.encode()] = msgspec.json.encode({"order_sequence_last": last_sequence})
 
     # judgement
 
     def findings(self) -> Findings:
         """Everything that the checker finds in this history."""
         traces = trace(self.log)
-        ledger = SessionLedger(self.ledger_orders.values(), self.ledger_reports, self.ledger_trades)
+        ledger = PartLedger(
+            self.ledger_orders.values(),
+            sorted(self.ledger_reports, key=lambda each: (each.session, each.venue_sequence)),
+            self.ledger_trades,
+        )
+        reference = self.shared.reference
+        reference.settle()
+        strays = Strays()
+        strays.add(self.log, traces)
         return Findings().add(
             (
-                check_lives(self.log, traces),
+                check_lives(self.log, traces, reference),
                 check_venue(self.log, traces, ledger),
-                check_positions(self.log, traces),
+                check_positions(self.log, traces, reference),
                 check_standing(self.log, traces, self.commanded),
-                check_exposure(self.log, self.shared.limits),
+                check_exposure(self.log, self.shared.limits, reference),
                 check_intake(self.log, traces, sort_intake(self.log, traces)),
-                check_origins(self.log.dead_letters, self.originals),
+                check_origins(self.log.dead_letters, self.originals, partitions=PARTITIONS),
                 check_key_order(self.log, traces),
-                check_market_conditions(self.log, traces, self.shared),
+                check_conditions(self.log, traces, self.shared),
+                check_last_look(self.log, traces, self.shared),
                 check_conduct(self.log, traces),
+                check_commands(self.shared, self.log.dead_letters, quiet=self.log.quiet),
+                strays.check(),
             )
         )
 
@@ -303,12 +484,19 @@ class World:
     def _write_limits(self) -> None:
         for account_id, limits in self._limits.items():
             self.log.risk_limits[account_id.encode()] = msgspec.json.encode(limits)
+            controls = {"version": limits.version, "kill_switch": limits.kill_switch}
+            self.log.controls[account_id.encode()] = msgspec.json.encode(controls)
 
     def _write_open_orders(self) -> None:
         """What compliance has open, and what of it the exchange has at the venue."""
         open_orders: dict[str, dict[str, Any]] = {account_id: {} for account_id in self.books}
         self.log.intents.clear()
-        for order_id in self.open_lots.keys() & self.ledger_orders.keys():
+        cleared = {
+            each.event.order.order_id
+            for each in self.log.compliance
+            if isinstance(each.event, OrderComplianceApproved)
+        }
+        for order_id in self.open_lots.keys() & cleared:
             order = self._order(order_id)
             open_orders[order.account_id][order_id] = {
                 "symbol": order.symbol,
@@ -319,7 +507,7 @@ class World:
             reported = any(each.event and each.event.order_id == order_id for each in self.log.executions)
             intent = {
                 "order": order,
-                "state": "acknowledged" if reported else "pending",
+                "state": self._state_of(order_id, reported=reported),
                 "open_lots": self.open_lots[order_id],
             }
             self.log.intents[f"{order.account_id}/{order_id}".encode()] = msgspec.json.encode(intent)
@@ -327,10 +515,15 @@ class World:
             value = {"recent": {}, "open_orders": its_orders}
             self.log.recent_orders[account_id.encode()] = msgspec.json.encode(value)
 
-    def _write_session(self) -> None:
-        if self.ledger_reports:
-            session = {"venue_sequence_last": len(self.ledger_reports)}
-            self.log.sessions[str(self.log.partition).encode()] = msgspec.json.encode(session)
+    def _state_of(self, order_id: str, *, reported: bool) -> str:
+        if any(reported_id(letter) == order_id for letter in self.log.venue_letters):
+            return "disputed"
+        return "acknowledged" if reported else "pending"
+
+    def _write_sessions(self) -> None:
+        for session, sequence in self._sequences.items():
+            value = {"venue_sequence_last": sequence}
+            self.log.sessions[str(session).encode()] = msgspec.json.encode(value)
 
     def _next_ms(self) -> int:
         self.now_ms += 1
@@ -363,7 +556,8 @@ class World:
             self.ledger_orders[order.order_id] = row._replace(status=status)
 
     def _report(self, order: Order, kind: type[Report], **fields: Any) -> Report:
-        sequence = len(self.ledger_reports) + 1
+        session = shard_of(order.account_id.encode())
+        sequence = self._sequences[session] = self._sequences[session] + 1
         report = kind(
             order.order_id,
             order.account_id,
@@ -373,7 +567,7 @@ class World:
             sequence,
             **fields,
         )
-        self.ledger_reports.append(LedgerReport(sequence, report))
+        self.ledger_reports.append(LedgerReport(session, sequence, report))
         _append(self.log.executions, self._logged(order.account_id, report))
         return report
 

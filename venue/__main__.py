@@ -1,4 +1,7 @@
-"""Runs the venue: `python -m venue --port P --data-dir D` with VENUE_TOKEN set, until SIGTERM or SIGINT."""
+"""Runs the venue: `python -m venue --port P --data-dir D --instruments FILE`, until SIGTERM or SIGINT.
+
+VENUE_TOKEN holds its secret.
+"""
 
 import asyncio
 import logging
@@ -11,6 +14,8 @@ from aiohttp import web
 
 from venue.config import Config, read_config
 from venue.errors import StartError
+from venue.exchange import Exchange
+from venue.instruments import read_listing
 from venue.ledger import Ledger
 from venue.lock import lock_directory
 from venue.parent import signal_at_parent_death, wait_until_orphaned
@@ -26,9 +31,10 @@ def main() -> int:
         config = read_config(sys.argv[1:])
         if config.parent_pid is not None:
             signal_at_parent_death()
+        listed = read_listing(config.instruments)
         config.data_dir.mkdir(parents=True, exist_ok=True)
         with lock_directory(config.data_dir), closing(Ledger(config.data_dir / "ledger.sqlite")) as ledger:
-            asyncio.run(_serve(config, ledger))
+            asyncio.run(_serve(config, Exchange(ledger, listed)))
     except StartError as error:
         print(f"venue: {error}", file=sys.stderr)
         return 2
@@ -38,12 +44,12 @@ def main() -> int:
     return 0
 
 
-async def _serve(config: Config, ledger: Ledger) -> None:
+async def _serve(config: Config, exchange: Exchange) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner = web.AppRunner(
-        Server(ledger, config.token).application(),
+        Server(exchange, config.token).application(),
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,
     )

@@ -9,19 +9,27 @@ call changes the books and returns the facts that came of it, in the order in wh
 - A market trade at price P fills resting orders at P or through it (buys at P or above, sells at P or
   below), the furthest through first, then the earliest, each at its own limit, up to the trade's quantity.
 - A symbol's market is open from a market trade until `close`, which expires every resting order.
+- A symbol that is not listed any more takes no new order and no market trade; what rests in it stays.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from models.reasons import VenueReason
-from models.values import INSTRUMENTS, Side, TimeInForce
+from models.values import Side, TimeInForce
 
 PRICE_BAND_PERCENT = 50
 """How far from the last price a limit may be, both ways, the bound itself allowed."""
+
+
+class Tick(NamedTuple):
+    """Names a market trade of a symbol; a higher epoch (feed session) begins to count anew."""
+
+    epoch: int
+    sequence: int
 
 
 class OrderStatus(StrEnum):
@@ -192,7 +200,7 @@ class OrderBook:
         self._numbers = numbers
         self._sides = {side: BookSide(side) for side in Side}
         self.price_ticks = 0
-        self.tick_sequence = 0
+        self.tick = Tick(0, 0)
         self.liquidity_lots = 0
         self.is_open = False
 
@@ -228,10 +236,10 @@ class OrderBook:
             self._sides[order.side].add(order)
         return facts
 
-    def trade(self, tick_sequence: int, price_ticks: int, quantity_lots: int) -> list[Fact]:
+    def trade(self, tick: Tick, price_ticks: int, quantity_lots: int) -> list[Fact]:
         """The market traded: fill what rests at this price or through it, keep the rest as liquidity."""
         self.is_open = True
-        self.tick_sequence = tick_sequence
+        self.tick = tick
         self.price_ticks = price_ticks
         self.liquidity_lots = quantity_lots
         facts: list[Fact] = []
@@ -304,11 +312,16 @@ def _fill(order: Order, trade: int, quantity_lots: int, price_ticks: int) -> Fil
 class Market:
     """Every symbol's book behind the venue's guards."""
 
+    listed: Collection[str]
     numbers: Numbers = field(default_factory=Numbers)
     books: dict[str, OrderBook] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.books = {symbol: OrderBook(self.numbers) for symbol in INSTRUMENTS}
+        self.books = {symbol: OrderBook(self.numbers) for symbol in sorted(self.listed)}
+
+    def book(self, symbol: str) -> OrderBook:
+        """The symbol's book, made anew for one that was listed before and may have orders at rest."""
+        return self.books.setdefault(symbol, OrderBook(self.numbers))
 
     def place(self, order: Order, *, reject_on_demand: bool = False) -> list[Fact]:
         """Take an order: number it, then refuse it or match it."""
@@ -320,22 +333,22 @@ class Market:
             return [Rejected(order, reason)]
         return self.books[order.symbol].place(order)
 
-    def has_seen(self, symbol: str, tick_sequence: int) -> bool:
-        return tick_sequence <= self.books[symbol].tick_sequence
+    def has_seen(self, symbol: str, tick: Tick) -> bool:
+        return tick <= self.books[symbol].tick
 
-    def trade(self, symbol: str, tick_sequence: int, price_ticks: int, quantity_lots: int) -> list[Fact]:
-        """Apply a market trade of a known symbol; a sequence not above the symbol's last one does nothing."""
-        if self.has_seen(symbol, tick_sequence):
+    def trade(self, symbol: str, tick: Tick, price_ticks: int, quantity_lots: int) -> list[Fact]:
+        """Apply a market trade of a listed symbol; a tick not above the symbol's last one does nothing."""
+        if self.has_seen(symbol, tick):
             return []
-        return self.books[symbol].trade(tick_sequence, price_ticks, quantity_lots)
+        return self.books[symbol].trade(tick, price_ticks, quantity_lots)
 
     def close(self) -> list[Fact]:
         return [fact for book in self.books.values() for fact in book.close()]
 
     def _refusal(self, order: Order, reject_on_demand: bool) -> VenueReason | None:
-        book = self.books.get(order.symbol)
-        if book is None:
+        if order.symbol not in self.listed:
             return VenueReason.UNKNOWN_SYMBOL
+        book = self.books[order.symbol]
         if book.is_out_of_band(order.price_ticks):
             return VenueReason.PRICE_OUT_OF_BAND
         if not book.is_open:

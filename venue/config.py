@@ -16,6 +16,8 @@ class Config:
     port: int
     """0 takes any free port."""
     data_dir: Path
+    instruments: Path
+    """The file that lists them."""
     parent_pid: int | None
     """The process that this one must not outlive, if any."""
     token: str = field(repr=False)
@@ -34,6 +36,7 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str] = os.en
         host=parsed.host,
         port=parsed.port,
         data_dir=parsed.data_dir,
+        instruments=parsed.instruments,
         parent_pid=parsed.die_with_parent,
         token=token,
     )
@@ -45,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=_port, required=True, help="0 takes any free port")
     parser.add_argument("--data-dir", type=Path, required=True, help="holds ledger.sqlite")
+    parser.add_argument(
+        "--instruments",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help='JSON: {"instruments": [...]}, such as feed/demo.json',
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
         "--die-with-parent",

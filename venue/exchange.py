@@ -1,14 +1,14 @@
 """The exchange without its network: takes commands, changes the book, commits to the ledger, then tells."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from venue.book import Fact, Filled, Market, Order
+from venue.book import Fact, Filled, Market, Order, Tick
 from venue.ledger import Ledger
 from venue.reports import report_of
-from venue.requests import Tick
+from venue.requests import MarketTick
 
 
 class Submission(NamedTuple):
@@ -16,6 +16,14 @@ class Submission(NamedTuple):
 
     accepted: list[str]
     duplicates: list[str]
+
+
+class Moves(NamedTuple):
+    """How many market trades were new, had been applied before, or are of a symbol that is not listed."""
+
+    applied: int
+    repeated: int
+    not_listed: int
 
 
 @dataclass(slots=True)
@@ -38,9 +46,15 @@ class Exchange:
     state from it again. sqlite3.Error passes through.
     """
 
-    def __init__(self, ledger: Ledger, on_reports: Callable[[int], None] = lambda session: None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        listed: Collection[str],
+        on_reports: Callable[[int], None] = lambda session: None,
+    ) -> None:
         self._ledger = ledger
-        self._on_reports = on_reports
+        self._listed = listed
+        self.on_reports = on_reports
         self._state: _State | None = self._load()
 
     def submit(self, orders: Sequence[Order], rejects_next: Callable[[], bool] = _never) -> Submission:
@@ -65,33 +79,46 @@ class Exchange:
         self._tell(sessions)
         return Submission(accepted, duplicates)
 
-    def claim(self, session: int, epoch: int) -> int:
-        """Make `epoch` the session's owner unless a later one is; returns the owner's epoch."""
-        owner = self._current().epochs.get(session, 0)
-        if epoch > owner:
+    def claim(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        """Make each epoch its session's owner; all of them, or none when a session has a later one.
+
+        Returns the later ones by session: empty when the caller is the owner of all.
+        """
+        owners = self._current().epochs
+        later = {
+            session: owners[session] for session, epoch in epochs.items() if owners.get(session, 0) > epoch
+        }
+        raised = {session: epoch for session, epoch in epochs.items() if epoch > owners.get(session, 0)}
+        if raised and not later:
             with self._changing() as state:
-                state.epochs[session] = owner = epoch
-                self._ledger.save_epoch(session, epoch)
-        return owner
+                state.epochs.update(raised)
+                self._ledger.save_epochs(raised.items())
+        return later
 
     def known(self, client_order_ids: Sequence[str]) -> list[str]:
         """Those the ledger has, in the order asked."""
         known = self._ledger.known(client_order_ids)
         return [client_order_id for client_order_id in client_order_ids if client_order_id in known]
 
-    def move_market(self, ticks: Sequence[Tick]) -> int:
-        """Apply market trades of known symbols; returns how many were new."""
-        applied = 0
+    def knows(self, symbol: str) -> bool:
+        """Whether the symbol is listed, or has been."""
+        return symbol in self._current().market.books
+
+    def move_market(self, ticks: Sequence[MarketTick]) -> Moves:
+        """Apply the market trades that are new; those of a symbol that is not listed any more do nothing."""
+        applied = not_listed = 0
         facts: list[Fact] = []
         with self._changing() as state:
-            for tick in ticks:
-                if state.market.has_seen(tick.symbol, tick.sequence):
-                    continue
-                applied += 1
-                facts += state.market.trade(tick.symbol, tick.sequence, tick.price_ticks, tick.quantity_lots)
+            for each in ticks:
+                tick = Tick(each.epoch, each.sequence)
+                if each.symbol not in self._listed:
+                    not_listed += 1
+                elif not state.market.has_seen(each.symbol, tick):
+                    applied += 1
+                    facts += state.market.trade(each.symbol, tick, each.price_ticks, each.quantity_lots)
             sessions = self._record(state, facts)
         self._tell(sessions)
-        return applied
+        return Moves(applied, len(ticks) - applied - not_listed, not_listed)
 
     def close_market(self) -> int:
         """Expire every open order; returns how many."""
@@ -123,7 +150,8 @@ class Exchange:
         return self._state
 
     def _load(self) -> _State:
-        return _State(self._ledger.load_market(), self._ledger.load_sequences(), self._ledger.load_epochs())
+        market = self._ledger.load_market(self._listed)
+        return _State(market, self._ledger.load_sequences(), self._ledger.load_epochs())
 
     def _record(self, state: _State, facts: Iterable[Fact]) -> dict[int, int]:
         """Write what happened; returns the sessions that got reports, with their last sequence."""
@@ -148,4 +176,4 @@ class Exchange:
 
     def _tell(self, sessions: Iterable[int]) -> None:
         for session in sessions:
-            self._on_reports(session)
+            self.on_reports(session)

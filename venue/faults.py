@@ -4,6 +4,7 @@
                                      `for_ms`, come `hang_ms` late; the call itself is done at once
     drop_acks             the next n POST /orders are done, but the connection closes without an answer
     duplicate_reports     the next n frames of reports are sent twice
+    added_fields          the next n answers about orders and frames of reports have a field that nobody knows
     reject_next           the next n new orders are refused with REJECTED_ON_DEMAND
     unavailable_ms        for n ms every call is answered 503, and open report streams are cut
     error_rate_per_mille  n of 1,000 calls, evenly spread by a counter, are answered 500 and not done
@@ -12,11 +13,12 @@
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from venue.requests import FaultsRequest
 
-Countdown = Literal["drop_acks", "duplicate_reports", "reject_next"]
+Countdown = Literal["drop_acks", "duplicate_reports", "added_fields", "reject_next"]
+COUNTDOWNS: tuple[Countdown, ...] = get_args(Countdown)
 
 
 class Faults:
@@ -24,7 +26,7 @@ class Faults:
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         self._clock_ms = clock_ms
-        self._left: dict[Countdown, int] = {"drop_acks": 0, "duplicate_reports": 0, "reject_next": 0}
+        self._left: dict[Countdown, int] = dict.fromkeys(COUNTDOWNS, 0)
         self._hang_ms = 0
         self._hang_requests = 0
         self._hang_until_ms = 0

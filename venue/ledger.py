@@ -3,7 +3,7 @@
     orders         one row for every order ever taken, refused ones included
       client_order_id  TEXT, primary key; `order_id` in the reports
       account_id, symbol  TEXT
-      session          INTEGER: the session it was sent on, which gets its reports
+      session          INTEGER: the session it was sent on (a client's key shard), which gets its reports
       side             'buy' or 'sell'
       quantity_lots, price_ticks  INTEGER: as ordered
       time_in_force    'gtc' or 'ioc'
@@ -16,7 +16,7 @@
       session, venue_sequence  INTEGER: from 1 without a gap in each session
       type             TEXT: 'OrderAcknowledged', 'TradeExecuted', ...
       order_id         TEXT: the client_order_id
-      body             TEXT: the JSON object as sent, `{"type": ..., ...event fields}`
+      body             TEXT: the JSON object as sent, `{"type": ..., ...event fields}`, but for its session
     trades         one row for every fill of an order; both sides of a match have one each
       trade_id         TEXT, primary key: 'T', the number of the match, 'B' or 'S'
       client_order_id  TEXT
@@ -24,7 +24,8 @@
       session, venue_sequence  INTEGER: its TradeExecuted in `reports`
     sessions       session, last_sequence (INTEGER): of its last report
     epochs         session, epoch: the highest that any owner of the session has named
-    markets        symbol, price_ticks, tick_sequence, liquidity_lots (left of the last market trade), is_open
+    markets        symbol, price_ticks, tick_epoch, tick_sequence, liquidity_lots (left of the last market
+                   trade), is_open; a symbol that is not listed any more stays
     counters       name, value: 'orders_taken' and 'trades_matched'
 
 One transaction a request holds the change and its reports, and is committed before anything is answered or
@@ -33,16 +34,18 @@ commits, never half of one. Readers may open the file at any time, also while th
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from models.values import Side, TimeInForce
-from venue.book import Filled, Market, Numbers, Order, OrderStatus
+from venue.book import Filled, Market, Numbers, Order, OrderStatus, Tick
 from venue.errors import StartError
 from venue.reports import Report
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+BY_PARTITION = 1
+"""The version whose sessions were the partition numbers of a client's topics."""
 
 _IDS_PER_QUERY = 500  # older SQLite takes 999 variables
 _CACHE_KIB = 32 * 1024
@@ -86,6 +89,7 @@ CREATE TABLE epochs (session INTEGER PRIMARY KEY, epoch INTEGER NOT NULL);
 CREATE TABLE markets (
     symbol TEXT NOT NULL PRIMARY KEY,
     price_ticks INTEGER NOT NULL,
+    tick_epoch INTEGER NOT NULL,
     tick_sequence INTEGER NOT NULL,
     liquidity_lots INTEGER NOT NULL,
     is_open INTEGER NOT NULL
@@ -144,25 +148,28 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             raise
 
-    def load_market(self) -> Market:
+    def load_market(self, listed: Collection[str]) -> Market:
         """Books, last prices and counters as they were at the last commit."""
         counters = dict(self._db.execute("SELECT name, value FROM counters"))
-        market = Market(Numbers(**counters))
-        columns = "symbol, price_ticks, tick_sequence, liquidity_lots, is_open"
+        market = Market(listed, Numbers(**counters))
+        columns = "symbol, price_ticks, tick_epoch, tick_sequence, liquidity_lots, is_open"
         for symbol, *state in self._db.execute(f"SELECT {columns} FROM markets"):
-            book = market.books[symbol]
-            book.price_ticks, book.tick_sequence, book.liquidity_lots = state[:3]
-            book.is_open = bool(state[3])
-        orders = [_order_from(row) for row in self._db.execute(_OPEN_ORDERS)]
-        for symbol, book in market.books.items():
-            book.restore(order for order in orders if order.symbol == symbol)
+            book = market.book(symbol)
+            book.price_ticks, book.tick, book.liquidity_lots = state[0], Tick(*state[1:3]), state[3]
+            book.is_open = bool(state[4])
+        resting: dict[str, list[Order]] = {}
+        for row in self._db.execute(_OPEN_ORDERS):
+            order = _order_from(row)
+            resting.setdefault(order.symbol, []).append(order)
+        for symbol, orders in resting.items():
+            market.book(symbol).restore(orders)
         return market
 
     def load_epochs(self) -> dict[int, int]:
         return dict(self._db.execute("SELECT session, epoch FROM epochs"))
 
-    def save_epoch(self, session: int, epoch: int) -> None:
-        self._db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?)", (session, epoch))
+    def save_epochs(self, epochs: Iterable[tuple[int, int]]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO epochs VALUES (?, ?)", epochs)
 
     def load_sequences(self) -> dict[int, int]:
         """The last `venue_sequence` of each session."""
@@ -209,9 +216,9 @@ class Ledger:
     def save_prices(self, market: Market) -> None:
         """Save the last prices, what is left of the last trades, and the counters."""
         self._db.executemany(
-            "INSERT OR REPLACE INTO markets VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO markets VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (symbol, book.price_ticks, book.tick_sequence, book.liquidity_lots, book.is_open)
+                (symbol, book.price_ticks, *book.tick, book.liquidity_lots, book.is_open)
                 for symbol, book in market.books.items()
             ],
         )
@@ -235,6 +242,12 @@ class Ledger:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._db.executescript(_SCHEMA)
+        elif version == BY_PARTITION:
+            raise LedgerError(
+                f"{self._path} is a ledger of the release before, whose sessions were partition numbers, "
+                "not key shards: let that release finish its orders, then begin with an empty data directory "
+                "(the pipeline's: --data-dir, or make clean)"
+            )
         elif version != SCHEMA_VERSION:
             raise LedgerError(
                 f"{self._path} is a ledger of version {version}, this venue reads {SCHEMA_VERSION}: "

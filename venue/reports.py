@@ -4,6 +4,7 @@ The fields are written down here and not taken from the models, which costs 3 ti
 reads every kind of report back with the models.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ from venue.book import Acknowledged, Cancelled, Expired, Fact, Filled, Rejected
 
 
 class Report(NamedTuple):
-    """`body` is the JSON object as sent: `{"type": ..., ...event fields}`."""
+    """`body` is the JSON object as sent, but for its session: `{"type": ..., ...event fields}`."""
 
     session: int
     venue_sequence: int
@@ -40,9 +41,12 @@ def report_of(fact: Fact, venue_sequence: int) -> Report:
     return Report(order.session, venue_sequence, type_name, order.order_id, _encode(body).decode())
 
 
-def frame_of(bodies: list[str]) -> str:
-    """One WebSocket frame: the reports as a JSON array."""
-    return f"[{','.join(bodies)}]"
+def frame_of(reports: Iterable[tuple[int, str]], added: str = "") -> str:
+    """One WebSocket frame: the reports, given as (session, body), as a JSON array.
+
+    `added` is a member more for each, such as `"name":1,`.
+    """
+    return "[" + ",".join(f'{{"session":{session},{added}{body[1:]}' for session, body in reports) + "]"
 
 
 def _specifics(fact: Fact) -> tuple[str, dict[str, Any]]:

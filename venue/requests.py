@@ -1,11 +1,12 @@
 """What the venue takes over HTTP: the shape and the bounds of every request body."""
 
+from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 from msgspec import DecodeError, Meta, Struct, ValidationError
 from msgspec.json import Decoder
 
-from models.values import INSTRUMENTS, LOTS_MAX, Side, TimeInForce
+from models.values import LOTS_MAX, Side, TimeInForce
 from venue.book import Order
 from venue.errors import BadRequestError
 
@@ -23,6 +24,7 @@ Sequence = Annotated[int, Meta(ge=1, le=SEQUENCE_MAX)]
 AnyInt64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Session = Annotated[int, Meta(ge=0, le=SESSION_MAX)]
 Epoch = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
+Epochs = Annotated[dict[Session, Epoch], Meta(max_length=ITEMS_MAX)]
 _Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 _Duration = Annotated[int, Meta(ge=0, le=HANG_MS_MAX)]
 
@@ -30,6 +32,7 @@ _Duration = Annotated[int, Meta(ge=0, le=HANG_MS_MAX)]
 class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
     """A limit order as sent. An absurd price is not bad input: the venue refuses it by a report."""
 
+    session: Session
     client_order_id: Text
     account_id: Text
     symbol: Text
@@ -38,11 +41,11 @@ class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
     price_ticks: AnyInt64
     time_in_force: TimeInForce
 
-    def on(self, session: int) -> Order:
+    def taken(self) -> Order:
         return Order(
             self.client_order_id,
             self.account_id,
-            session,
+            self.session,
             self.symbol,
             self.side,
             self.quantity_lots,
@@ -52,23 +55,26 @@ class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OrdersRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """`epoch` tells the owners of a session apart: one below the highest seen is refused."""
+    """Orders of any number of sessions. `sessions` has the epoch of each, which tells its owners apart: one
+    below the highest seen is refused.
+    """
 
-    session: Session
+    sessions: Epochs
     orders: Annotated[list[NewOrder], Meta(max_length=ITEMS_MAX)]
-    epoch: Epoch = 0
 
 
 class OrdersQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Asked with a session and an epoch, it fences the session's earlier owners."""
+    """Asked with sessions and their epochs, it fences the earlier owners of these."""
 
     client_order_ids: Annotated[list[Text], Meta(max_length=ITEMS_MAX)]
-    session: Session = 0
-    epoch: Epoch = 0
+    sessions: Epochs = {}
 
 
-class Tick(Struct, frozen=True, forbid_unknown_fields=True):
-    """The fields of `TickReceived`. A quantity of 0 (less than a lot) moves the price and fills nothing."""
+class MarketTick(Struct, frozen=True):
+    """The fields of `TickReceived`; others are no business of the venue's.
+
+    A quantity of 0 (less than a lot) moves the price and fills nothing. A higher epoch counts anew.
+    """
 
     symbol: Text
     sequence: Sequence
@@ -76,10 +82,11 @@ class Tick(Struct, frozen=True, forbid_unknown_fields=True):
     quantity_lots: Annotated[int, Meta(ge=0, le=LOTS_MAX)]
     exchange_at_ms: AnyInt64
     observed_at_ms: AnyInt64
+    epoch: AnyInt64 = 0
 
 
 class MarketRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    ticks: Annotated[list[Tick], Meta(max_length=ITEMS_MAX)]
+    ticks: Annotated[list[MarketTick], Meta(max_length=ITEMS_MAX)]
 
 
 class FaultsRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +97,7 @@ class FaultsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     for_ms: _Duration | None = None
     drop_acks: _Count | None = None
     duplicate_reports: _Count | None = None
+    added_fields: _Count | None = None
     reject_next: _Count | None = None
     unavailable_ms: _Duration | None = None
     error_rate_per_mille: Annotated[int, Meta(ge=0, le=1_000)] | None = None
@@ -106,21 +114,28 @@ _faults = Decoder(FaultsRequest)
 def read_orders(body: bytes) -> tuple[OrdersRequest, list[Order]]:
     """Raises BadRequestError, as all the readers here do."""
     request = _decode(_orders, body)
-    return request, [order.on(request.session) for order in request.orders]
+    for index, order in enumerate(request.orders):
+        if order.session not in request.sessions:
+            raise BadRequestError(
+                f"session {order.session} is not among the request's sessions",
+                where=f"orders[{index}].session",
+                what_to_do="name it in `sessions`, with its epoch",
+            )
+    return request, [order.taken() for order in request.orders]
 
 
 def read_query(body: bytes) -> OrdersQuery:
     return _decode(_query, body)
 
 
-def read_market(body: bytes) -> list[Tick]:
+def read_market(body: bytes, knows: Callable[[str], bool]) -> list[MarketTick]:
     ticks = _decode(_market, body).ticks
     for index, tick in enumerate(ticks):
-        if tick.symbol not in INSTRUMENTS:
+        if not knows(tick.symbol):
             raise BadRequestError(
                 f"unknown symbol {tick.symbol[:40]!r}",
                 where=f"ticks[{index}].symbol",
-                what_to_do=f"send one of {', '.join(INSTRUMENTS)}",
+                what_to_do="list it in the venue's file of instruments, or do not send it",
             )
     return ticks
 
@@ -137,18 +152,21 @@ def read_faults(body: bytes) -> FaultsRequest:
     return request
 
 
-def read_session(text: str) -> int:
-    return _read_int(text, "the session in the path", SESSION_MAX)
-
-
-def read_after(text: str) -> int:
-    return _read_int(text, "after", SEQUENCE_MAX)
+def read_after(text: str) -> dict[int, int]:
+    """`<session>:<sequence>,...`: the last report known of each session that is asked for."""
+    after: dict[int, int] = {}
+    for part in text.split(","):
+        session, _, sequence = part.partition(":")
+        after[_read_int(session, "after", SESSION_MAX)] = _read_int(sequence, "after", SEQUENCE_MAX)
+    return after
 
 
 def _read_int(text: str, where: str, high: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= high):
         raise BadRequestError(
-            f"{text[:40]!r} is no whole number from 0 to {high}", where=where, what_to_do="correct it"
+            f"{text[:40]!r} is no whole number from 0 to {high}",
+            where=where,
+            what_to_do="name sessions as <session>:<sequence>,... with the last sequence known of each",
         )
     return int(text)
 

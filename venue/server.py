@@ -1,4 +1,4 @@
-"""The venue on the network: REST for orders, market and faults, one WebSocket a session for reports.
+"""The venue on the network: REST for orders, market and faults, a WebSocket for the reports of sessions.
 
 Every answer is JSON; one that refuses is `{"error": what, "where": where, "what_to_do": what to do}`.
 """
@@ -7,7 +7,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -16,7 +16,6 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from venue.errors import BadRequestError
 from venue.exchange import Exchange
 from venue.faults import Faults
-from venue.ledger import Ledger
 from venue.reports import frame_of
 from venue.requests import (
     BODY_BYTES_MAX,
@@ -25,15 +24,17 @@ from venue.requests import (
     read_market,
     read_orders,
     read_query,
-    read_session,
 )
 
+REPORTS_PATH = "/reports"
 REPORTS_PER_FRAME_MAX = 500
 STREAM_HEARTBEAT_S = 20.0
 STREAM_CLOSE_S = 1.0
 CLIENT_MESSAGE_BYTES_MAX = 1_024
 REPLACED_CODE = 4001
-"""Close code of a report stream whose session was opened again."""
+"""Close code of a report stream when one of its sessions was opened again."""
+
+ADDED_FIELD = "added_on_demand"
 
 _log = logging.getLogger(__name__)
 
@@ -41,13 +42,21 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _Stream:
-    """The open report stream of one session."""
+    """An open report stream: `after` is what was sent of each of its sessions, `waiting` has those that may
+    have more.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, after: Mapping[int, int]) -> None:
+        self.after = dict(after)
+        self.waiting = dict.fromkeys(after)
         self.fresh = asyncio.Event()
         self.cut = asyncio.Event()
         self.cut_code: int = WSCloseCode.OK
         self.cut_why = ""
+
+    def wake(self, session: int) -> None:
+        self.waiting[session] = None
+        self.fresh.set()
 
     def end(self, code: int, why: str) -> None:
         self.cut_code, self.cut_why = code, why
@@ -57,8 +66,9 @@ class _Stream:
 class Server:
     """Handlers of one exchange. State changes run without a pause, so that requests never interleave."""
 
-    def __init__(self, ledger: Ledger, token: str) -> None:
-        self._exchange = Exchange(ledger, on_reports=self._wake_stream)
+    def __init__(self, exchange: Exchange, token: str) -> None:
+        self._exchange = exchange
+        exchange.on_reports = self._wake_stream
         self._expected = f"Bearer {token}".encode()
         self._faults = Faults(clock_ms=lambda: time.monotonic_ns() // 1_000_000)
         self._streams: dict[int, _Stream] = {}
@@ -72,7 +82,7 @@ class Server:
             [
                 web.post("/orders", self._orders),
                 web.post("/orders/query", self._query),
-                web.get("/sessions/{session}/reports", self._reports),
+                web.get(REPORTS_PATH, self._reports),
                 web.post("/market", self._market),
                 web.post("/close", self._close),
                 web.post("/faults", self._set_faults),
@@ -84,31 +94,36 @@ class Server:
 
     async def _orders(self, request: web.Request) -> web.Response:
         asked, orders = read_orders(await request.read())
-        self._claim(asked.session, asked.epoch)
+        self._claim(asked.sessions)
         outcome = self._exchange.submit(orders, rejects_next=lambda: self._faults.take("reject_next"))
         if self._faults.take("drop_acks") and request.transport:
             request.transport.abort()
-        return _answer(outcome._asdict())
+        return self._tell(outcome._asdict())
 
     async def _query(self, request: web.Request) -> web.Response:
         asked = read_query(await request.read())
-        self._claim(asked.session, asked.epoch)
-        return _answer({"known": self._exchange.known(asked.client_order_ids)})
+        self._claim(asked.sessions)
+        return self._tell({"known": self._exchange.known(asked.client_order_ids)})
 
-    def _claim(self, session: int, epoch: int) -> None:
-        """Refuse an owner of a session who has a successor."""
-        if (newest := self._exchange.claim(session, epoch)) > epoch:
+    def _tell(self, content: dict[str, object]) -> web.Response:
+        if self._faults.take("added_fields"):
+            content[ADDED_FIELD] = True
+        return _answer(content)
+
+    def _claim(self, epochs: Mapping[int, int]) -> None:
+        """Refuse an owner of sessions who has a successor in one of them."""
+        if later := self._exchange.claim(epochs):
+            session, newest = next(iter(later.items()))
             raise BadRequestError(
-                f"epoch {epoch} of session {session} is over: {newest} has taken the session",
-                where="epoch",
+                f"epoch {epochs[session]} of session {session} is over: {newest} has taken the session",
+                where=f"sessions.{session}",
                 what_to_do="stop sending on this session",
                 status=409,
             )
 
     async def _market(self, request: web.Request) -> web.Response:
-        ticks = read_market(await request.read())
-        applied = self._exchange.move_market(ticks)
-        return _answer({"applied": applied, "repeated": len(ticks) - applied})
+        ticks = read_market(await request.read(), self._exchange.knows)
+        return _answer(self._exchange.move_market(ticks)._asdict())
 
     async def _close(self, request: web.Request) -> web.Response:
         return _answer({"expired": self._exchange.close_market()})
@@ -123,9 +138,8 @@ class Server:
         return _answer({"status": "up"})
 
     async def _reports(self, request: web.Request) -> web.StreamResponse:
-        session = read_session(request.match_info["session"])
-        after = read_after(request.query.get("after", "0"))
-        self._refuse_unknown_reports(session, after)
+        after = read_after(request.query.get("after", ""))
+        self._refuse_unknown_reports(after)
         socket = web.WebSocketResponse(
             heartbeat=STREAM_HEARTBEAT_S,
             timeout=STREAM_CLOSE_S,
@@ -137,69 +151,88 @@ class Server:
                 "this is a WebSocket", where=request.path, what_to_do="open it with a WebSocket client"
             )
         await socket.prepare(request)
-        await self._run_stream(socket, session, after)
+        await self._run_stream(socket, after)
         if request.transport:  # a client that reads nothing would keep the connection for ever
             request.transport.abort()
         return socket
 
-    def _refuse_unknown_reports(self, session: int, after: int) -> None:
-        last = self._exchange.last_sequence(session)
-        if after > last:
-            raise BadRequestError(
-                f"session {session} has {last} reports, {after} were asked for as known",
-                where="after",
-                what_to_do="start the venue with the ledger of this run",
-                status=409,
-            )
+    def _refuse_unknown_reports(self, after: Mapping[int, int]) -> None:
+        for session, sequence in after.items():
+            last = self._exchange.last_sequence(session)
+            if sequence > last:
+                raise BadRequestError(
+                    f"session {session} has {last} reports, {sequence} were asked for as known",
+                    where="after",
+                    what_to_do="start the venue with the ledger of this run",
+                    status=409,
+                )
 
-    async def _run_stream(self, socket: web.WebSocketResponse, session: int, after: int) -> None:
-        """Send and listen until the client goes, or the stream is cut or replaced by a newer one."""
-        if older := self._streams.get(session):
+    def _open_stream(self, after: Mapping[int, int]) -> _Stream:
+        """A stream of these sessions; an older one that has any of them ends."""
+        for older in {self._streams[session] for session in after if session in self._streams}:
             older.end(REPLACED_CODE, "replaced by a newer connection")
-        stream = self._streams[session] = _Stream()
+        stream = _Stream(after)
+        self._streams.update(dict.fromkeys(after, stream))
+        return stream
+
+    async def _run_stream(self, socket: web.WebSocketResponse, after: Mapping[int, int]) -> None:
+        """Send and listen until the client goes, or the stream is cut or replaced by a newer one."""
+        stream = self._open_stream(after)
         tasks = [
-            asyncio.create_task(self._send_reports(socket, stream, session, after)),
+            asyncio.create_task(self._send_reports(socket, stream)),
             asyncio.create_task(_wait_for_close(socket)),
             asyncio.create_task(stream.cut.wait()),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if self._streams.get(session) is stream:
-                del self._streams[session]
+            for session in after:
+                if self._streams.get(session) is stream:
+                    del self._streams[session]
             for task in tasks:
                 task.cancel()
             failures = await asyncio.gather(*tasks, return_exceptions=True)
         for failure in failures:
             if isinstance(failure, Exception) and not isinstance(failure, ConnectionError):
-                _log.error("report stream of session %d failed", session, exc_info=failure)
+                _log.error("report stream of sessions %s failed", sorted(after), exc_info=failure)
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(STREAM_CLOSE_S):
                 await socket.close(code=stream.cut_code, message=stream.cut_why.encode())
 
-    async def _send_reports(
-        self, socket: web.WebSocketResponse, stream: _Stream, session: int, after: int
-    ) -> None:
+    async def _send_reports(self, socket: web.WebSocketResponse, stream: _Stream) -> None:
         """Read the ledger as fast as the client reads the socket: nothing is queued in between."""
         while True:
-            reports = self._exchange.reports_after(session, after, REPORTS_PER_FRAME_MAX)
+            reports = self._next_reports(stream)
             if not reports:
                 stream.fresh.clear()
                 await stream.fresh.wait()
                 continue
-            frame = frame_of([body for _, body in reports])
+            frame = frame_of(reports, f'"{ADDED_FIELD}":true,' if self._faults.take("added_fields") else "")
             await socket.send_str(frame)
             if self._faults.take("duplicate_reports"):
                 await socket.send_str(frame)
-            after = reports[-1][0]
             await asyncio.sleep(0)
+
+    def _next_reports(self, stream: _Stream) -> list[tuple[int, str]]:
+        """A frame of reports that were not sent yet: (session, body), those of a session in order."""
+        found: list[tuple[int, str]] = []
+        while stream.waiting and (room := REPORTS_PER_FRAME_MAX - len(found)):
+            session = next(iter(stream.waiting))
+            del stream.waiting[session]
+            reports = self._exchange.reports_after(session, stream.after[session], room)
+            if reports:
+                stream.after[session] = reports[-1][0]
+                found += [(session, body) for _, body in reports]
+            if len(reports) == room:
+                stream.waiting[session] = None  # behind the others, which may have some too
+        return found
 
     def _wake_stream(self, session: int) -> None:
         if stream := self._streams.get(session):
-            stream.fresh.set()
+            stream.wake(session)
 
     def _end_streams(self, code: int, why: str) -> None:
-        for stream in self._streams.values():
+        for stream in set(self._streams.values()):
             stream.end(code, why)
 
     async def _cut_streams(self, application: web.Application) -> None:
@@ -225,7 +258,7 @@ class Server:
             raise _on_demand("unavailable", request, status=503)
         if self._faults.take_error():
             raise _on_demand("error", request, status=500)
-        if request.path.startswith("/sessions/"):
+        if request.path == REPORTS_PATH:
             return await handler(request)
         hang_ms = self._faults.take_hang_ms()
         try:

@@ -1,16 +1,32 @@
 """The exchange's side of an order: the intent to send it, and what the venue's reports make of it.
 
 PENDING ── OrderAcknowledged ──▶ ACKNOWLEDGED ── last fill, OrderCancelled, OrderExpired ──▶ removed
-   └───────── VenueRejected ──────────┴──── VenueRejected, if nothing was filled ──────────▶ removed
+   │ └──── VenueRejected ───────────┴──── VenueRejected, if nothing was filled ─────────────▶ removed
+   │                                └──── a report that does not fit ──▶ disputed, for a person to look at
+   └────── a last look, if the venue never had it: OrderWithheld ───────────────────────────▶ removed
 """
 
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Final, TypedDict
 
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.fills import open_lots_after
-from models.events import OrderAcknowledged, OrderReceived, VenueRejected, VenueReport
-from models.values import Frozen
+from models.commands import SetRiskLimits
+from models.events import (
+    OrderAcknowledged,
+    OrderReceived,
+    OrderWithheld,
+    PriceUpdated,
+    VenueRejected,
+    VenueReport,
+)
+from models.reasons import WithheldReason
+from models.values import Frozen, State
+
+BASIS_POINTS: Final = 10_000
+UNNUMBERED_MAX: Final = 1_000
+"""So many reports without a number are remembered by session: more, and a gap behind them stays a gap."""
 
 
 class IntentState(StrEnum):
@@ -23,26 +39,52 @@ class IntentState(StrEnum):
 class Intent(Frozen):
     """One order that the venue shall have. Table `intents`, key account/order, written by exchange.
 
-    It is removed when the order ends, so that the table is what is at stake at the venue.
+    It is removed when the order ends, so that the table is what is at stake at the venue. `disputed`: the
+    venue reported something that does not fit. Nothing is booked for the order any more, every later report
+    of it is a dead letter, and a person has to look.
     """
 
     order: OrderReceived
     state: IntentState
     open_lots: int
+    disputed: bool = False
+
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether the venue may never have had it."""
+        return self.state is IntentState.PENDING and not self.disputed
 
 
 class Session(Frozen):
-    """How far the venue's reports are read. Table `sessions`, key partition number, written by exchange.
+    """How far the venue's reports are read. Table `sessions`, key shard number, written by exchange.
 
-    `epoch` is the one under which its owner speaks to the venue.
+    `epoch` is the one under which its owner speaks to the venue. `unnumbered` are digests of the dead letters
+    that were made of reports without a number behind `venue_sequence_last`: they stand for missing numbers.
     """
 
     venue_sequence_last: int = 0
     epoch: int = 0
+    unnumbered: tuple[str, ...] = ()
+
+
+class Sent(State, frozen=True):
+    """The account's last order that was intended. Table `sent`, key account, written by exchange."""
+
+    order_sequence_last: int
+
+
+class Controls(Frozen):
+    """What of an account's limits holds until an order leaves. Table `controls`, key account, by exchange."""
+
+    version: int
+    kill_switch: bool
+    order_age_ms_max: int
+    price_age_ms_max: int
+    price_collar_bps: int
 
 
 class VenueOrder(TypedDict):
-    """One order in the body of the venue's `POST /orders`."""
+    """One order in the body of the venue's `POST /orders`, but for its session."""
 
     client_order_id: str
     account_id: str
@@ -54,6 +96,14 @@ class VenueOrder(TypedDict):
 
 
 NEW_SESSION: Final = Session()
+
+
+# -- orders out
+
+
+def is_repeat(order: OrderReceived, sent: Sent | None) -> bool:
+    """Whether the order's approval was taken before: an account's sequences only grow."""
+    return sent is not None and order.sequence <= sent.order_sequence_last
 
 
 def new_intent(order: OrderReceived) -> Intent:
@@ -74,13 +124,81 @@ def to_venue_order(intent: Intent) -> VenueOrder:
     )
 
 
-def claimed(session: Session, task_epoch: int) -> Session:
-    """The session under an epoch above all that it has had: what is still on its way is older.
+def claimed(sessions: Mapping[int, Session], task_epoch: int) -> dict[int, Session]:
+    """The sessions under one epoch above all that any of them has had: what is still on its way is older.
 
     The task's own epoch is not enough: Kafka may give a partition that was idle for days a smaller one.
     """
-    epoch = max(session.epoch + 1, task_epoch)
-    return Session(venue_sequence_last=session.venue_sequence_last, epoch=epoch)
+    epoch = max(task_epoch, *(session.epoch + 1 for session in sessions.values()))
+    return {number: session.model_copy(update={"epoch": epoch}) for number, session in sessions.items()}
+
+
+# -- the last look
+
+
+def apply_limits(controls: Controls | None, limits: SetRiskLimits | None) -> Controls | None:
+    """The controls after limits have come; `limits` None is the removal of them.
+
+    A version that is not above the one in force is an old one, but a kill switch that is on always takes.
+    """
+    if limits is None:
+        return None
+    if controls is None or limits.version > controls.version:
+        return Controls(
+            version=limits.version,
+            kill_switch=limits.kill_switch,
+            order_age_ms_max=limits.order_age_ms_max,
+            price_age_ms_max=limits.price_age_ms_max,
+            price_collar_bps=limits.price_collar_bps,
+        )
+    if limits.kill_switch and not controls.kill_switch:
+        return controls.model_copy(update={"kill_switch": True})
+    return controls
+
+
+def last_look(
+    order: OrderReceived,
+    *,
+    now_ms: int,
+    halted: bool,
+    controls: Controls | None,
+    price: PriceUpdated | None,
+) -> WithheldReason | None:
+    """Why an approved order that the venue never had must not leave now; None when it may.
+
+    `now_ms` is the worker's clock; the first reason in the order of `WithheldReason` wins. An account without
+    controls is one whose limits were removed: as if its kill switch were on. SEC rule 15c3-5(c)(1) asks for
+    these controls right before entry; FIX's gap fill withholds aged orders likewise.
+    """
+    if halted:
+        return WithheldReason.HALTED
+    if controls is None or controls.kill_switch:
+        return WithheldReason.KILL_SWITCH_ON
+    if now_ms - order.submitted_at_ms > controls.order_age_ms_max:
+        return WithheldReason.ORDER_TOO_OLD
+    if price is None:
+        return WithheldReason.NO_PRICE
+    if now_ms - price.observed_at_ms > controls.price_age_ms_max:
+        return WithheldReason.STALE_PRICE
+    distance_ticks = abs(order.price_ticks - price.price_ticks)
+    if distance_ticks * BASIS_POINTS > controls.price_collar_bps * price.price_ticks:
+        return WithheldReason.PRICE_OUTSIDE_COLLAR
+    return None
+
+
+def withheld(order: OrderReceived, reason: WithheldReason, now_ms: int) -> OrderWithheld:
+    return OrderWithheld(
+        order_id=order.order_id,
+        account_id=order.account_id,
+        symbol=order.symbol,
+        side=order.side,
+        reason=reason,
+        withheld_lots=order.quantity_lots,
+        looked_at_ms=now_ms,
+    )
+
+
+# -- reports in
 
 
 def apply_venue_report(
@@ -92,18 +210,56 @@ def apply_venue_report(
     report that was read before changes nothing and is not emitted. Raises ReportGap when reports are missing
     before this one, InvariantBroken when it belongs to no intent or does not fit it.
     """
-    if report.venue_sequence <= session.venue_sequence_last:
+    read = read_on(session, report.venue_sequence)
+    if read is None:
         return session, intent, False
-    if report.venue_sequence > session.venue_sequence_last + 1:
-        raise ReportGap(session.venue_sequence_last, report.venue_sequence)
-    read = Session(venue_sequence_last=report.venue_sequence, epoch=session.epoch)
     return read, _after(intent, report), True
+
+
+def read_on(session: Session, venue_sequence: int) -> Session | None:
+    """The session with this number read; None when it was read before. Raises ReportGap.
+
+    Reports that came without a number stand for as many that would be missing.
+    """
+    last = session.venue_sequence_last
+    if venue_sequence <= last:
+        return None
+    if venue_sequence - last - 1 > len(session.unnumbered):
+        raise ReportGap(last, venue_sequence)
+    return Session(venue_sequence_last=venue_sequence, epoch=session.epoch)
+
+
+def note_unnumbered(session: Session, digest: str) -> Session | None:
+    """The session with one more report that has no number; None when this very one was noted before."""
+    if digest in session.unnumbered:
+        return None
+    noted = (*session.unnumbered, digest)[-UNNUMBERED_MAX:]
+    return session.model_copy(update={"unnumbered": noted})
+
+
+def is_misnumbered(session: Session, venue_sequence: int, later: Collection[int]) -> bool:
+    """Whether a report's number is wrong: those of its session that come `later` go on without it.
+
+    A number that leaps while the missing ones come later is only early: the session is read again.
+    """
+    expected = session.venue_sequence_last + len(session.unnumbered) + 1
+    return (
+        venue_sequence > expected
+        and expected not in later
+        and any(expected < each < venue_sequence for each in later)
+    )
+
+
+def disputed(intent: Intent) -> Intent:
+    return intent.model_copy(update={"disputed": True})
 
 
 def _after(intent: Intent | None, report: VenueReport) -> Intent | None:
     if intent is None:
         raise _illegal(report, "there is no intent for it")
     order = intent.order
+    if intent.disputed:
+        raise _illegal(report, "an earlier report of the order did not fit, and nothing is booked since")
     if (report.order_id, report.account_id, report.symbol, report.side) != (
         order.order_id,
         order.account_id,

@@ -1,17 +1,19 @@
-"""What a report of the venue leaves open of an order, checked against what was open before it."""
+"""What a report leaves open of an order, checked against what was open before it."""
 
 from app.domain.errors import InvariantBroken
 from models.events import (
+    Execution,
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
+    OrderWithheld,
     TradeExecuted,
     VenueRejected,
     VenueReport,
 )
 
 
-def open_lots_after(report: VenueReport, open_lots: int) -> int:
+def open_lots_after(report: Execution, open_lots: int) -> int:
     """Return the lots still open after `report`; 0 means that it ended the order.
 
     Raises InvariantBroken when the report's own lots do not fit `open_lots`: a fill of more than is open, an
@@ -30,18 +32,34 @@ def open_lots_after(report: VenueReport, open_lots: int) -> int:
     return left_lots
 
 
-def _released_lots(report: VenueReport) -> int:
+def sequence_of(event: OrderWithheld) -> int:
+    """The sequence of the order, which its id ends with.
+
+    Raises InvariantBroken for an id that is not `<account_id>-<sequence>`.
+    """
+    try:
+        return int(event.order_id.removeprefix(f"{event.account_id}-"))
+    except ValueError:
+        raise InvariantBroken(
+            f"OrderWithheld of {event.order_id[:64]!r}, no order id of account {event.account_id[:64]!r}"
+        ) from None
+
+
+def _released_lots(report: Execution) -> int:
     if isinstance(report, OrderCancelled):
         return report.cancelled_lots
     if isinstance(report, OrderExpired):
         return report.expired_lots
     if isinstance(report, VenueRejected):
         return report.rejected_lots
+    if isinstance(report, OrderWithheld):
+        return report.withheld_lots
     raise InvariantBroken(f"{type(report).__name__} of order {report.order_id} is no report that we know")
 
 
-def _contradiction(report: VenueReport, open_lots: int) -> InvariantBroken:
+def _contradiction(report: Execution, open_lots: int) -> InvariantBroken:
+    number = f" {report.venue_sequence}" if isinstance(report, VenueReport) else ""
     return InvariantBroken(
-        f"{type(report).__name__} {report.venue_sequence} of order {report.order_id} "
+        f"{type(report).__name__}{number} of order {report.order_id} "
         f"does not fit its {open_lots} open lots: {report!r}"
     )

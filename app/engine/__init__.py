@@ -5,9 +5,10 @@ shows a whole service.
 """
 
 from app.engine.app import App, use_uvloop
-from app.engine.errors import Fenced, Poison, Transient
+from app.engine.errors import AnswerFailed, Fenced, NewerRelease, Poison, Transient, WrongPartition
 from app.engine.global_table import GlobalTable
-from app.engine.table import Table, TaskTable
+from app.engine.shards import KEY_SHARDS, shard_of
+from app.engine.table import Table, TaskTable, ValueCodec
 from app.engine.task import EngineSettings, Task
 from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, Codec, TopicSpec
 from app.engine.work import Batch, Record, UnitOfWork, unit_of_work
@@ -16,12 +17,15 @@ __all__ = [
     "BROKER_CLOCK",
     "COMPACTED",
     "KEPT",
+    "KEY_SHARDS",
+    "AnswerFailed",
     "App",
     "Batch",
     "Codec",
     "EngineSettings",
     "Fenced",
     "GlobalTable",
+    "NewerRelease",
     "Poison",
     "Record",
     "Table",
@@ -30,6 +34,9 @@ __all__ = [
     "TopicSpec",
     "Transient",
     "UnitOfWork",
+    "ValueCodec",
+    "WrongPartition",
+    "shard_of",
     "unit_of_work",
     "use_uvloop",
 ]

@@ -1,7 +1,9 @@
 """A Faust app whose agent works in exactly-once micro-batches."""
 
+import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +19,19 @@ from app.engine.assignor import Assignor
 from app.engine.consumer import Transport
 from app.engine.dead_letter import QUARANTINE
 from app.engine.global_table import GlobalTable
+from app.engine.health import reasons
+from app.engine.lock import DirectoryLock
 from app.engine.manager import TaskManager
 from app.engine.table import Table
-from app.engine.task import EngineSettings, Task
+from app.engine.task import Buried, EngineSettings, Task
 from app.engine.topics import TopicSpec
+from app.engine.web_status import Measure
+from app.engine.worker import Worker, take_datadir
 
-FAUST_DATADIR_DEFAULT = "{conf.name}-data"
-"""What the `faust` command passes for `--datadir` when nobody has given one."""
+log = logging.getLogger(__name__)
 
+PREDECESSOR_WAIT_S = 3.0
+"""How long a worker that is ending may keep the data directory from its successor."""
 
 GC_THRESHOLDS = (100_000, 20, 100)
 """A batch makes thousands of objects and no cycles: Python's defaults spend a tenth of the time looking."""
@@ -62,12 +69,19 @@ class App(faust.App):
         self.input_specs: list[TopicSpec] = []
         self.global_tables: list[GlobalTable] = []
         self.task_companions: list[Callable[[Task], Awaitable[None]]] = []
+        self.buried_handlers: list[Buried] = []
+        self.health_checks: list[Callable[[], Iterable[str]]] = []
+        self.noticed: list[Callable[[], Iterable[str]]] = []
+        self.measured: list[Callable[[], Iterable[Measure]]] = []
+        self.announce: Callable[[str], None] = log.info
+        self._lock: DirectoryLock | None = None
         brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]
         super().__init__(
             id,
             broker=";".join(brokers),
             datadir=datadir,
-            store="memory://",
+            store="rocksdb://",
+            Worker=Worker,
             Agent=TaskAgent,
             Table=Table,
             TableManager=TaskManager,
@@ -104,6 +118,34 @@ class App(faust.App):
         self.task_companions.append(fun)
         return fun
 
+    def buried(self, fun: Buried) -> Buried:
+        """Call `fun(work, spec, raw, error)` for each record that becomes a dead letter by its own fault.
+
+        It happens in the unit of work that buries the record, so that what `fun` emits commits with it. Of a
+        record that is only held behind another one it hears nothing. `raw` is the record as the log has it.
+        """
+        self.buried_handlers.append(fun)
+        return fun
+
+    def health(self, fun: Callable[[], Iterable[str]]) -> Callable[[], Iterable[str]]:
+        """Have `fun()` tell why the service cannot work now, a line a reason; it is asked often."""
+        self.health_checks.append(fun)
+        return fun
+
+    def notices(self, fun: Callable[[], Iterable[str]]) -> Callable[[], Iterable[str]]:
+        """Have `fun()` tell what a person has to look at though the service works: lines of `/status`."""
+        self.noticed.append(fun)
+        return fun
+
+    def measures(self, fun: Callable[[], Iterable[Measure]]) -> Callable[[], Iterable[Measure]]:
+        """Have `fun()` give the service's own metrics, for `/metrics`."""
+        self.measured.append(fun)
+        return fun
+
+    def not_ready(self) -> list[str]:
+        """Every reason why this worker cannot work now, one line each; [] when it is ready."""
+        return [reason.text for reason in reasons(self)]
+
     @property
     def service_agent(self) -> TaskAgent:
         (agent,) = self.agents.values()
@@ -117,10 +159,10 @@ class App(faust.App):
         super().worker_init()
 
     async def on_first_start(self) -> None:
-        told = self.conf.env.get("F_DATADIR")  # `faust --datadir`, known only after the app is made
-        if told and told != FAUST_DATADIR_DEFAULT:
-            self.conf.datadir = Path(told)
-        Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (before the loop is busy)
+        take_datadir(self)
+        self._lock = DirectoryLock(Path(self.conf.datadir).absolute(), PREDECESSOR_WAIT_S)  # noqa: ASYNC240
+        await asyncio.to_thread(self._lock.acquire)
+        cast(TaskManager, self.tables).watch_health()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await super().on_first_start()
@@ -128,6 +170,11 @@ class App(faust.App):
     async def on_stop(self) -> None:
         await cast(TaskManager, self.tables).stop_tasks()
         await super().on_stop()
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def use_uvloop() -> None:

@@ -51,6 +51,7 @@ AIOKafkaConnection.send = _send_or_lose
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 EARLIEST, LATEST = -2, -1
 FETCH_BYTES_MAX = 32 * 1024 * 1024
+OPEN_BATCH_BYTES = 64 * 1024
 RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.05, 0.2
 """Kafka away means waiting; whoever waits finds out soon that it is back."""
 
@@ -79,6 +80,27 @@ class TP(NamedTuple):
 
     topic: str
     partition: int
+
+
+class Committed(NamedTuple):
+    """A group's committed offset in one partition, and what whoever committed it has noted with it."""
+
+    offset: int
+    note: str
+
+
+class OpenBatch(NamedTuple):
+    """The record batch with which a transaction begins in a partition.
+
+    `appended_ms` is the broker's clock, None where the topic has the clients' clocks.
+    """
+
+    producer_id: int
+    appended_ms: int | None
+
+
+Hear = Callable[[TP, int, int, int], None]
+"""Is told, for each partition of an answer: where its reader goes on, the high watermark, what is stable."""
 
 
 class Fetched(NamedTuple):
@@ -209,6 +231,7 @@ class Cluster:
         self._client: Any = None
         self._coordinators: dict[tuple[int, str], int] = {}
         self._away_until: dict[int, float] = {}
+        self._asked_at: float | None = None
 
     async def start(self) -> None:
         self._client = AIOKafkaClient(
@@ -228,11 +251,20 @@ class Cluster:
         """Send to a node; all lanes together try to reach one that is away once in RETRY_PAUSE_S."""
         if time.monotonic() < self._away_until.get(node, 0.0):
             raise errors.NodeNotReadyError(f"node {node} was away just now")
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
         try:
-            return await self._client.send(node, request, group=lane)
+            response = await self._client.send(node, request, group=lane)
         except errors.NodeNotReadyError:  # nothing was sent: there is no connection
             self._away_until[node] = time.monotonic() + RETRY_PAUSE_S
             raise
+        self._asked_at = None
+        return response
+
+    @property
+    def silent_s(self) -> float:
+        """How long there has been no answer though something was asked; long polls take up to a second."""
+        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
 
     def leader(self, tp: TP) -> int | None:
         """The node that leads `tp`, or None while nobody is known to."""
@@ -304,18 +336,24 @@ class Cluster:
 
     async def committed(self, group: str, tps: Sequence[TP]) -> dict[TP, int | None]:
         """The group's committed offset of each partition, None where it has none."""
+        found = await self.group_offsets(group, tps)
+        return {tp: None if each is None else each.offset for tp, each in found.items()}
 
-        async def attempt() -> dict[TP, int | None]:
+    async def group_offsets(self, group: str, tps: Sequence[TP]) -> dict[TP, Committed | None]:
+        """The group's committed offset of each partition with its note, None where it has none."""
+
+        async def attempt() -> dict[TP, Committed | None]:
             node = await self.coordinator(0, group)
             topics = [(topic, [each[0] for each in p]) for topic, p in by_topic(dict.fromkeys(tps, 0))]
-            found: dict[TP, int | None] = {}
+            found: dict[TP, Committed | None] = {}
             try:
                 response = await self.send(node, OffsetFetchRequest(group, topics))
                 await self._raise(response.error_code)  # then there are no topics in it
                 for topic, partitions in response.topics:
-                    for partition, offset, _, code in partitions:
+                    for partition, offset, note, code in partitions:
                         await self._raise(code)
-                        found[TP(topic, partition)] = offset if offset >= 0 else None
+                        known = Committed(offset, note or "") if offset >= 0 else None
+                        found[TP(topic, partition)] = known
             except RETRIABLE:
                 self.forget_coordinator(0, group)
                 raise
@@ -324,28 +362,65 @@ class Cluster:
         return await retry(attempt)
 
     async def fetch(
-        self, node: int, positions: Mapping[TP, int], *, wait_ms: int, partition_bytes_max: int, lane: object
+        self,
+        node: int,
+        positions: Mapping[TP, int],
+        *,
+        wait_ms: int,
+        partition_bytes_max: int,
+        lane: object,
+        hear: Hear | None = None,
     ) -> list[Fetched]:
         """Read committed records from `positions`, all led by `node`; waits up to `wait_ms` for the first.
 
-        Raises OffsetOutOfRangeError when a position is not in the log, or what RETRIABLE names.
+        `hear` is called for every partition, those without new records included. Raises OffsetOutOfRangeError
+        when a position is not in the log, or what RETRIABLE names.
         """
         wanted = by_topic({tp: (offset, partition_bytes_max) for tp, offset in positions.items()})
         request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, READ_COMMITTED, wanted)
         fetched = []
         for topic, partitions in (await self.send(node, request, lane)).topics:
-            for partition, code, _, stable, _, aborted, _, data in partitions:
+            for partition, code, high, stable, _, aborted, _, data in partitions:
                 tp = TP(topic, partition)
                 if code:
                     log.info("fetch of %s-%s at %s: %s", *tp, positions[tp], errors.for_code(code).__name__)
                 await self._raise(code)
+                after = positions[tp]
                 if data:
                     records, after = committed_records(data, aborted or (), positions[tp])
                     fetched.append(Fetched(tp, positions[tp], after, stable, records, len(data)))
+                if hear is not None:
+                    hear(tp, after, high, stable)
         return fetched
 
+    async def batch_at(self, tp: TP, offset: int, lane: object) -> OpenBatch | None:
+        """The batch that begins at `offset`, committed or not; None if there is none any more."""
+
+        async def attempt() -> OpenBatch | None:
+            (node,) = self._by_leader([tp])
+            wanted = by_topic({tp: (offset, OPEN_BATCH_BYTES)})
+            request = FetchRequest(0, 0, OPEN_BATCH_BYTES, READ_UNCOMMITTED, wanted)
+            ((_, ((_, code, *_, data),)),) = (await self.send(node, request, lane)).topics
+            await self._raise(code)
+            batches = MemoryRecords(data or b"")
+            batch: Any = batches.next_batch() if batches.has_next() else None
+            if batch is None or batch.producer_id < 0:
+                return None
+            return OpenBatch(batch.producer_id, batch.max_timestamp if batch.timestamp_type == 1 else None)
+
+        try:
+            return await retry(attempt)
+        except errors.OffsetOutOfRangeError:
+            return None
+
     async def fetch_from_one(
-        self, positions: Mapping[TP, int], *, wait_ms: int, partition_bytes_max: int, lane: object
+        self,
+        positions: Mapping[TP, int],
+        *,
+        wait_ms: int,
+        partition_bytes_max: int,
+        lane: object,
+        hear: Hear | None = None,
     ) -> list[Fetched]:
         """`fetch` from one of the leaders, chosen by lot; with several, none is waited for long.
 
@@ -359,7 +434,7 @@ class Cluster:
             theirs = {tp: at for tp, at in positions.items() if self.leader(tp) == node}
             wait_ms //= len(leaders)
             return await self.fetch(
-                node, theirs, wait_ms=wait_ms, partition_bytes_max=partition_bytes_max, lane=lane
+                node, theirs, wait_ms=wait_ms, partition_bytes_max=partition_bytes_max, lane=lane, hear=hear
             )
         except RETRIABLE:
             await self.refresh()

@@ -19,7 +19,7 @@ class Disk:
     """Watches free bytes at `path`, looking at most every LOOK_S; `free_bytes_min` 0 never waits."""
 
     def __init__(self, path: Path, free_bytes_min: int) -> None:
-        self._path = path
+        self.path = path
         self._free_bytes_min = free_bytes_min
         self._look_at = 0.0
         self._full = False
@@ -30,7 +30,7 @@ class Disk:
         now = time.monotonic()
         if self._free_bytes_min and now >= self._look_at:
             self._look_at = now + LOOK_S
-            self._note(_free_bytes(self._path))
+            self._note(_free_bytes(self.path))
         return self._full
 
     def _note(self, free_bytes: int) -> None:
@@ -39,10 +39,10 @@ class Disk:
             log.error(
                 "disk full: %s has %s bytes free and disk_free_bytes_min is %s. Nothing is processed or "
                 "acknowledged from here; it goes on by itself when there is room",
-                *(self._path, free_bytes, self._free_bytes_min),
+                *(self.path, free_bytes, self._free_bytes_min),
             )
         elif self._full and not full:
-            log.info("%s has %s bytes free again: going on", self._path, free_bytes)
+            log.info("%s has %s bytes free again: going on", self.path, free_bytes)
         self._full = full
 
     async def room(self, told_to_stop: asyncio.Event | None = None) -> bool:

@@ -3,7 +3,13 @@
 EngineError
 ├── Poison            raised by a handler: this record can never succeed; dead-letter it at once
 ├── Transient         raised by a handler: try again later, without limit, nothing is lost
+├── NewerRelease      raised by a codec: a newer release wrote this; the partition waits for a newer build
+├── WrongPartition    a record lies on another partition than its key's: a dead letter that holds no key
+├── AnswerFailed      the service's answer to a dead letter failed: it goes there without one
 ├── Fenced            another worker owns the task now: drop everything, write nothing, stop
+├── Misconfigured     nothing is touched until a person has set it right: exit status EXIT_CONFIGURATION
+│   ├── TopicMismatch     topics exist that are not what they have to be
+│   └── DirectoryInUse    another process works in the data directory
 └── CannotGoOn        the books would be wrong: the worker stops, and a person looks
     ├── PositionGap       a batch does not begin where the task's last one ended
     ├── ChangelogMismatch the local table and its changelog cannot belong together
@@ -31,6 +37,42 @@ class Poison(EngineError):
 
 class Transient(EngineError):
     """A handler cannot process its record now: its batch comes again, after growing pauses, without limit."""
+
+
+class NewerRelease(EngineError):
+    """A record or a table's value was written by a newer release than this build.
+
+    Never the record's fault: nothing is lost or buried, and whoever needs it waits for a newer build. `what`
+    is the type or the table, `version` the one found, `known` the newest that this build can read or 0.
+    """
+
+    def __init__(self, what: str, version: int | str, known: int) -> None:
+        super().__init__(what, version, known)
+        self.what = what
+        self.version = version
+        self.known = known
+
+    def __str__(self) -> str:
+        knows = f"knows up to {self.known}" if self.known else f"does not know {self.what}"
+        return (
+            f"{self.what} in version {self.version} was written by a newer release; "
+            f"this build {knows}: upgrade this one"
+        )
+
+
+class WrongPartition(EngineError):
+    """A record does not lie on the partition that Kafka's default partitioner gives its key."""
+
+    def __init__(self, topic: str, key: bytes, right: int, here: int) -> None:
+        super().__init__(
+            f"the key {key[:64]!r} belongs on partition {right} of {topic}, not on {here}: its sender does "
+            "not use Kafka's default partitioner (murmur2). Send it again; librdkafka and kcat need "
+            "partitioner=murmur2_random"
+        )
+
+
+class AnswerFailed(EngineError):
+    """What the service does about a dead letter (`App.buried`) failed."""
 
 
 class Fenced(EngineError):
@@ -63,3 +105,19 @@ class StoreFull(StoreFailed):
 
 class StoreDamaged(StoreFailed):
     """The files of the local tables are not what RocksDB has written."""
+
+
+EXIT_CONFIGURATION = 2
+"""The exit status of a worker that found itself Misconfigured: another start would find the same."""
+
+
+class Misconfigured(EngineError):
+    """What a person has to set right before the worker can start: one line, and nothing was changed."""
+
+
+class TopicMismatch(Misconfigured):
+    """Topics that exist are not what they have to be."""
+
+
+class DirectoryInUse(Misconfigured):
+    """Another process works in this data directory."""

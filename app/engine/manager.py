@@ -13,13 +13,16 @@ from faust.types import TP
 from app.engine.admin import ensure_topics
 from app.engine.cluster import TP as Partition
 from app.engine.cluster import Cluster
+from app.engine.dead_letter import QUARANTINE
 from app.engine.disk import Disk
-from app.engine.errors import Fenced, StoreFailed
+from app.engine.errors import Fenced, Misconfigured, StoreFailed, TopicMismatch
+from app.engine.health import Health, reasons
 from app.engine.standby import Standby, catch_up
 from app.engine.store import TaskStore, mend, open_store
 from app.engine.table import CHANGELOG_CONFIG, Table
 from app.engine.task import FINISH_S_MAX, Task
 from app.engine.topics import TopicSpec
+from app.engine.transaction import NOTE_BYTES_MAX, write_note
 from app.engine.watchdog import Turn, Watchdog
 
 log = logging.getLogger(__name__)
@@ -47,11 +50,13 @@ class TaskManager(TableManager):
         self._member = ""
         self._questions: list[asyncio.Task[None]] = []
         self._assigned = asyncio.Condition()
-        self._assignments = 0
+        self.assignments = 0
         self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
         self.watchdog = Watchdog(app.settings.stuck_s_max, self._turns)
         self._partition_counts: dict[str, int] = {}
         self._background: list[asyncio.Task[None]] = []
+        self.has_topics = False
+        self.health = Health(app)
 
     @cached_property
     def disk(self) -> Disk:
@@ -66,6 +71,10 @@ class TaskManager(TableManager):
     def declared(self) -> list[Table]:
         return list(self.values())
 
+    def watch_health(self) -> None:
+        """Say from here on why this worker cannot work, and when it can."""
+        self._background.append(asyncio.create_task(self.health.watch()))
+
     async def on_start(self) -> None:
         """Connect, make sure that the topics are there, and let the consumer subscribe."""
         app = self.app
@@ -73,17 +82,24 @@ class TaskManager(TableManager):
         app.flow_control.resume()
         read = {*app.input_specs, *(each.topic for each in app.global_tables)}
         topics = {*app.topic_specs, *read, app.settings.dead_letters, *self._changelog_specs()}
+        note = write_note(spec.name for spec in app.input_specs)
+        if len(note.encode()) > NOTE_BYTES_MAX:
+            raise Misconfigured(f"the names of all inputs together are too long for Kafka: {note}")
         await ensure_topics(
             app.settings.bootstrap,
             topics,
             partitions=app.settings.partitions,
             replication_factor=app.settings.replication_factor,
             client_id=app.conf.broker_client_id,
+            inputs=[spec.name for spec in app.input_specs],
+            changelogs=[table.changelog for table in self.declared],
+            stateful=any(table.name != QUARANTINE for table in self.declared),
         )
         await self._cluster.start()
         for topic in topics:
             self._partition_counts[topic.name] = await self._cluster.partition_count(topic.name)
         self._require_copartitioning()
+        self.has_topics = True
         for table in self.declared:
             app.topics.add(table.changelog_topic)
         for global_table in app.global_tables:
@@ -107,7 +123,7 @@ class TaskManager(TableManager):
         names = [spec.name for spec in self.app.input_specs] + [table.changelog for table in self.declared]
         counts = {name: self._partition_counts[name] for name in names}
         if len(set(counts.values())) > 1:
-            raise RuntimeError(
+            raise TopicMismatch(
                 f"service {self.app.conf.id}: inputs and changelogs must have one partition count: {counts}"
             )
 
@@ -146,7 +162,7 @@ class TaskManager(TableManager):
                 self._running[partition] = asyncio.create_task(self._own(partition, previous))
         self._follow_standbys(standbys)
         self._question_tasks_after_absence()
-        self._assignments += 1
+        self.assignments += 1
         async with self._assigned:
             self._assigned.notify_all()
 
@@ -226,10 +242,10 @@ class TaskManager(TableManager):
 
     async def _wait_for_new_assignment(self) -> None:
         """A fenced task starts again only under a newer assignment: else it would fence its true owner."""
-        seen = self._assignments
+        seen = self.assignments
         self.app.consumer.rejoin()
         async with self._assigned:
-            await self._assigned.wait_for(lambda: self._assignments > seen)
+            await self._assigned.wait_for(lambda: self.assignments > seen)
 
     def _leave(self, store: TaskStore) -> None:
         """What becomes of a standby's tables: the task that takes its place gets them as they are, open."""
@@ -261,6 +277,7 @@ class TaskManager(TableManager):
             directory=self._directory,
             deliver=lambda batch: agent.deliver(actor, batch),
             membership=self.app.consumer.membership,
+            buried=self.app.buried_handlers,
             store=store,
             disk=self.disk,
         )
@@ -280,7 +297,7 @@ class TaskManager(TableManager):
     async def _accompany(self, task: Task, fun: Any) -> None:
         await task.ready.wait()
         try:
-            await fun(task)
+            await task.accompany(fun)
         except StoreFailed as error:
             task.give_up(error)
         except Exception as error:
@@ -303,7 +320,7 @@ class TaskManager(TableManager):
         self.wanted = set()
         for task in self.tasks.values():
             task.stop()
-        self._assignments += 1  # whoever waits for an assignment has none to wait for
+        self.assignments += 1  # whoever waits for an assignment has none to wait for
         async with self._assigned:
             self._assigned.notify_all()
         running = [each for each in self._running.values() if not each.done()]
@@ -321,16 +338,19 @@ class TaskManager(TableManager):
         await self.stop_tasks()
         await self._cluster.stop()
 
+    async def wait_until_tables_registered(self) -> None:
+        """Whoever waits here subscribes next: not before the topics are right, nor while the worker ends."""
+        await self._tables_registered.wait()
+
     async def wait_until_recovery_completed(self) -> bool:
         """Tasks restore one by one; `ready()` tells when all have."""
         return False
 
     def ready(self) -> bool:
-        """Whether partitions are assigned, each of them is restored and processing, and the disk has room."""
-        return (
-            self._assignments > 0
-            and not self.disk.is_full
-            and all(
-                partition in self.tasks and self.tasks[partition].ready.is_set() for partition in self.wanted
-            )
-        )
+        """Whether this worker can work; `App.not_ready` has the reasons why it cannot."""
+        return not reasons(self.app)
+
+    @property
+    def kafka_silent_s(self) -> float:
+        """How long Kafka has been asked without any answer."""
+        return self._cluster.silent_s

@@ -1,10 +1,22 @@
 """Kafka requests that aiokafka lacks, or has too slow, in the versions the engine needs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.produce import ProduceRequest_v7
-from aiokafka.protocol.types import CompactString, Int16, Int32, Int64, Schema, String, TaggedFields
+from aiokafka.protocol.types import (
+    Array,
+    Boolean,
+    CompactString,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    String,
+    TaggedFields,
+)
 
 
 class InitProducerIdResponseV4(Response):  # type: ignore[misc]
@@ -75,3 +87,58 @@ class Produce(Request[ProduceV7]):  # type: ignore[misc]
 
     def build(self, request_struct_class: type[ProduceV7]) -> ProduceV7:
         return request_struct_class(*self._fields)
+
+
+class IncrementalAlterConfigsResponseV0(Response):  # type: ignore[misc]
+    API_KEY = 44
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "responses",
+            Array(
+                ("error_code", Int16),
+                ("error_message", String("utf-8")),
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+            ),
+        ),
+    )
+
+
+class IncrementalAlterConfigsRequestV0(RequestStruct):  # type: ignore[misc]
+    API_KEY = 44
+    API_VERSION = 0
+    RESPONSE_TYPE = IncrementalAlterConfigsResponseV0
+    SCHEMA = Schema(
+        (
+            "resources",
+            Array(
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+                (
+                    "configs",
+                    Array(("name", String("utf-8")), ("operation", Int8), ("value", String("utf-8"))),
+                ),
+            ),
+        ),
+        ("validate_only", Boolean),
+    )
+
+
+class IncrementalAlterConfigs(Request[IncrementalAlterConfigsRequestV0]):  # type: ignore[misc]
+    """KIP-339: set some configs of topics, `{topic: {name: value}}`, and leave the others as they are."""
+
+    API_KEY = 44
+    TOPIC, SET = 2, 0
+
+    def __init__(self, topics: Mapping[str, Mapping[str, str]]) -> None:
+        self._resources = [
+            (self.TOPIC, topic, [(name, self.SET, value) for name, value in configs.items()])
+            for topic, configs in topics.items()
+        ]
+
+    def build(
+        self, request_struct_class: type[IncrementalAlterConfigsRequestV0]
+    ) -> IncrementalAlterConfigsRequestV0:
+        return request_struct_class(self._resources, False)

@@ -14,6 +14,7 @@ from app.engine.cluster import (
     TP,
     Cluster,
     Fetched,
+    Hear,
 )
 from app.engine.disk import Disk
 from app.engine.errors import ChangelogMismatch
@@ -60,6 +61,7 @@ async def follow(
     lane: object,
     lag: dict[str, int],
     disk: Disk | None = None,
+    hear: Hear | None = None,
 ) -> None:
     """Keep the tables of a partition that another worker owns close to the end of their changelogs, for ever.
 
@@ -76,7 +78,7 @@ async def follow(
         if time.monotonic() - known_at > STAMP_S:
             known_at = time.monotonic()
             await _stamp(store, cluster, tables, positions)
-        found = await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS)
+        found = await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS, hear)
         if found is None:
             continue
         silent_ms, heard_at_ms = _now_ms() - heard_at_ms, _now_ms()
@@ -149,12 +151,12 @@ def _now_ms() -> int:
 
 
 async def _fetch(
-    cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int
+    cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int, hear: Hear | None = None
 ) -> list[Fetched] | None:
     """What one of the leaders has next; None when it is away."""
     try:
         return await cluster.fetch_from_one(
-            positions, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=lane
+            positions, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=lane, hear=hear
         )
     except RETRIABLE as error:
         log.debug("restore waits: %r", error)

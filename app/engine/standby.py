@@ -14,6 +14,7 @@ from app.engine.errors import ChangelogMismatch, StoreFailed
 from app.engine.restore import follow, restore
 from app.engine.store import TaskStore, mend, open_store
 from app.engine.table import Table, TaskTable
+from app.engine.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Standby:
         self.partition = partition
         self.lag: dict[str, int] = {}
         self._lane = (app_id, "standby", partition)
+        self.watermarks = Watermarks(cluster, f"standby of {app_id}-{partition}", self._lane)
         self._cluster = cluster
         self._changelogs = {table.name: TP(table.changelog, partition) for table in tables}
         self.tables: dict[str, TaskTable] = {}
@@ -73,7 +75,9 @@ class Standby:
         store = await open_store(self._path)
         self.tables = {table.name: TaskTable(table, store, self.partition) for table in self._declared}
         leave = self._leave
-        following = follow(store, self._cluster, self._changelogs, self._lane, self.lag, self._disk)
+        following = follow(
+            store, self._cluster, self._changelogs, self._lane, self.lag, self._disk, self.watermarks.hear
+        )
         self._following = asyncio.create_task(following)
         try:
             await self._until_given_up(self._following)
@@ -87,6 +91,7 @@ class Standby:
         finally:
             self.tables = {}
             self._following = None
+            self.watermarks.close()
             leave(store)
 
     async def _until_given_up(self, following: "asyncio.Task[None]") -> None:

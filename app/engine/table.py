@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import faust
 import msgspec
 from pydantic import BaseModel, TypeAdapter
 
-from app.engine.cluster import TP
+from app.engine.cluster import TP, partition_of
+from app.engine.shards import shard_named
 from app.engine.store import TaskStore
 from app.engine.topics import COMPACTED
 
@@ -21,19 +22,38 @@ CHANGELOG_CONFIG = {
 }
 
 
+class ValueCodec(Protocol):
+    """How a table's values go to JSON and back, where a type alone does not say it: versions, for one.
+
+    `decode` raises NewerRelease for what a newer release of ours has written. `frozen` says that values can't
+    be edited in place, so that one object can serve everybody who reads the key.
+    """
+
+    frozen: bool
+
+    def decode(self, data: bytes, /) -> Any: ...
+
+    def encode(self, value: Any, /) -> bytes: ...
+
+
 class Table(faust.Table[str, Any]):
     """A table of one service, backed by the changelog topic `<service>-<name>-changelog`.
 
-    `value_type` is a msgspec.Struct or whatever pydantic can read and write as JSON. Keys are text; the part
-    before the first `/` decides which partition, and so which worker, a key belongs to: the same as the input
-    records' key. In a table `by_partition` the key is the partition number itself.
+    `value_type` is a msgspec.Struct, whatever pydantic can read and write as JSON, or a ValueCodec. Keys are
+    text; the part before the first `/` decides which partition, and so which worker, a key belongs to: the
+    same as the input records' key. In a table `by_shard` the key is the number of one of `Task.shards`.
     """
 
-    def __init__(self, app: Any, *, value_type: Any, by_partition: bool = False, **options: Any) -> None:
+    def __init__(
+        self, app: Any, *, value_type: Any | ValueCodec, by_shard: bool = False, **options: Any
+    ) -> None:
         super().__init__(app, value_type=None, key_type=None, **options)
-        self.decode, self.encode = json_functions(value_type)
-        self.frozen = _is_frozen(value_type)
-        self.by_partition = by_partition
+        if _is_codec(value_type):
+            self.decode, self.encode, self.frozen = value_type.decode, value_type.encode, value_type.frozen
+        else:
+            self.decode, self.encode = json_functions(value_type)
+            self.frozen = _is_frozen(value_type)
+        self.by_shard = by_shard
 
     async def on_start(self) -> None:
         """The engine opens stores and creates changelogs by task: nothing to do for the table as a whole."""
@@ -47,8 +67,15 @@ class Table(faust.Table[str, Any]):
 
     @staticmethod
     def routing_key(key: str) -> bytes:
-        """The input key that a table key belongs to."""
+        """The input key that a table key belongs to; not for a table `by_shard`."""
         return key.partition("/")[0].encode()
+
+    def home(self, key: str, partitions: int) -> int | None:
+        """The partition that a key belongs to; None where it is no possible key."""
+        if self.by_shard:
+            shard = shard_named(key)
+            return None if shard is None else shard % partitions
+        return partition_of(self.routing_key(key), partitions)
 
 
 def json_functions(value_type: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
@@ -57,6 +84,12 @@ def json_functions(value_type: Any) -> tuple[Callable[[bytes], Any], Callable[[A
         return msgspec.json.Decoder(value_type).decode, msgspec.json.encode
     adapter: TypeAdapter[Any] = TypeAdapter(value_type)
     return adapter.validator.validate_json, adapter.serializer.to_json
+
+
+def _is_codec(value_type: Any) -> bool:
+    """Whether it is a ValueCodec rather than a type, whose values may well have such methods."""
+    names = ("decode", "encode", "frozen")
+    return not isinstance(value_type, type) and all(hasattr(value_type, name) for name in names)
 
 
 def _is_frozen(value_type: Any) -> bool:
@@ -89,6 +122,10 @@ class TaskTable:
                 value = self.table.decode(data)
                 self._remember(key, value)
         return value
+
+    def raw(self, key: str) -> bytes | None:
+        """The committed value as it is stored, which needs nobody who can read it."""
+        return self._store.get(self.name, key.encode())
 
     def has(self, key: str, value: Any) -> bool:
         """Whether `value`, of a frozen type, is the very object that is committed: assigned, not changed."""

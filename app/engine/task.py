@@ -5,35 +5,64 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 from aiokafka import errors
 
-from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
+from app.engine.cluster import EARLIEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched, partition_of
 from app.engine.dead_letter import QUARANTINE, DeadLetters
 from app.engine.disk import Disk
-from app.engine.errors import Fenced, OffsetsLost, Poison, PositionGap, Transient
+from app.engine.errors import (
+    AnswerFailed,
+    Fenced,
+    NewerRelease,
+    OffsetsLost,
+    Poison,
+    PositionGap,
+    Transient,
+    WrongPartition,
+)
 from app.engine.restore import restore
+from app.engine.shards import require_shardable, shard_named, shards_of
 from app.engine.store import TaskStore, open_store, store_failure
 from app.engine.table import Table, TaskTable
 from app.engine.topics import TopicSpec
-from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed, all_done
+from app.engine.transaction import (
+    Outbox,
+    Producer,
+    RecordRefused,
+    TransactionFailed,
+    all_done,
+    read_note,
+    write_note,
+)
 from app.engine.watchdog import Turn
-from app.engine.work import Batch, Chunk, Item, UnitOfWork, unit_of_work
+from app.engine.watermarks import Watermarks
+from app.engine.work import Batch, Chunk, Endings, Item, UnitOfWork, unit_of_work
 
 log = logging.getLogger(__name__)
 
 FETCH_WAIT_MS = 500
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
 FINISH_S_MAX = 5.0
+NEWER_PAUSE_S = 2.0
+"""How often a task that needs a newer build looks whether it still does."""
+
+HOME_KEYS_MAX = 65_536
+HOME_KEY_BYTES_MAX = 128
+AGENT = "agent"
 DEFER_S_MAX = 0.5
 """How long offsets of batches without any effect may wait for a transaction that has one."""
+
+
+Buried = Callable[[UnitOfWork, TopicSpec, Any, BaseException], None]
+"""What a service does about a dead letter: see App.buried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +77,7 @@ class EngineSettings:
     disk has to have: with less, the worker waits. `stuck_s_max` bounds how long the event loop, or the
     service's code with a batch in its hands, may be stuck before the worker is ended; 0 for ever.
     `commit_interval_s` is how long records gather behind a committed batch, unless the next one is full.
+    `partitions` has to be a power of two up to 256: ValueError otherwise.
     """
 
     bootstrap: str
@@ -68,6 +98,9 @@ class EngineSettings:
     stuck_s_max: float = 10.0
     commit_interval_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_shardable(self.partitions)
+
 
 @dataclass
 class Counts:
@@ -82,6 +115,21 @@ class Restored(msgspec.Struct, frozen=True):
 
     records: int
     seconds: float
+
+
+@dataclass
+class _Trial:
+    """What the tries of a part of a batch have shown so far.
+
+    `poison` is why its one record has to be a dead letter, `brief` that it is too large for the topic whole,
+    `unanswered` that the service's answer to it fails.
+    """
+
+    attempts: int = 0
+    waits: int = 0
+    poison: BaseException | None = None
+    brief: bool = False
+    unanswered: bool = False
 
 
 class _Fetching(NamedTuple):
@@ -111,6 +159,7 @@ class Task:
         directory: Path,
         deliver: Callable[[Batch], Awaitable[None]],
         membership: Callable[[], tuple[int, str]],
+        buried: Sequence[Buried] = (),
         store: TaskStore | None = None,
         disk: Disk | None = None,
     ) -> None:
@@ -119,6 +168,9 @@ class Task:
         self.settings = settings
         self.partition_counts = partition_counts
         self.transactional = settings.exactly_once
+        self.buried = buried
+        self.at_home: dict[bytes | None, None] = {}
+        self.endings = Endings(app_id)
         self.lock = asyncio.Lock()
         self.ready = asyncio.Event()
         self.closed = False
@@ -131,6 +183,8 @@ class Task:
         self._progress_at = time.monotonic()
         self._committed_at = 0.0
         self._starts_anew = False
+        self._waits: dict[str, str] = {}
+        self._notes_anew = False
         self._deferred: dict[TP, int] = {}
         self._deferred_until = 0.0
         self.tables: dict[str, TaskTable] = {}
@@ -144,7 +198,7 @@ class Task:
         self._store = store
         self._disk = disk or Disk(directory, settings.disk_free_bytes_min)
         self.positions: dict[TP, int] = {}
-        self._ends: dict[TP, int] = {}
+        self.watermarks = Watermarks(cluster, str(self), self._lane)
         self._inbox: dict[TP, deque[Fetched]] = {tp: deque() for tp in self._inputs}
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -167,6 +221,35 @@ class Task:
         return self.tables[table.name]
 
     @property
+    def partitions(self) -> int:
+        """How many partitions the service's inputs and tables have."""
+        return self.partition_counts[next(iter(self._inputs)).topic]
+
+    @property
+    def shards(self) -> range:
+        """The key shards whose keys lie on this partition."""
+        return shards_of(self.partition, self.partitions)
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why the task waits for a newer build, in one line; None when it does not."""
+        return next(iter(self._waits.values()), None)
+
+    def stray(self, key: bytes | None, topic: str) -> WrongPartition | None:
+        """What is wrong with a record of this key lying here; keys that are right are remembered."""
+        if key is None:
+            return None
+        right = partition_of(key, self.partitions)
+        if right != self.partition:
+            return WrongPartition(topic, key, right, self.partition)
+        if len(key) <= HOME_KEY_BYTES_MAX:
+            if len(self.at_home) >= HOME_KEYS_MAX:
+                for old in list(islice(self.at_home, HOME_KEYS_MAX // 4)):
+                    del self.at_home[old]
+            self.at_home[key] = None
+        return None
+
+    @property
     def epoch(self) -> int:
         """Grows with every take-over of this task, anywhere: what an outside party needs to fence by."""
         return self._producer.generation
@@ -181,9 +264,8 @@ class Task:
 
     @property
     def lag(self) -> dict[str, int]:
-        """By input: committed offsets not processed yet, as far as the last fetch knew."""
-        ends = self._ends
-        return {tp.topic: max(0, ends.get(tp, 0) - at) for tp, at in self.positions.items()}
+        """By input: offsets up to the high watermark not processed yet, as far as the last fetch knew."""
+        return {tp.topic: self.watermarks.lag(tp, at) for tp, at in self.positions.items()}
 
     # -- life
 
@@ -205,6 +287,7 @@ class Task:
         finally:
             self.closed = True
             self.ready.clear()
+            self.watermarks.close()
             if fetching is not None:
                 fetching.cancel()
                 await asyncio.gather(fetching, return_exceptions=True)
@@ -231,6 +314,8 @@ class Task:
         if self._starts_anew:
             await self._require_empty_tables()
             await self._commit_start()
+        elif self._notes_anew:
+            await self._commit_start()
         fenced_s, asked_s, restored_s = (later - earlier for earlier, later in pairwise(marks))
         log.info(
             "%s is ours after %.3f s: %.3f to fence, %.3f for offsets, %.3f to restore %s records",
@@ -238,17 +323,27 @@ class Task:
         )
 
     async def _committed_positions(self) -> dict[TP, int]:
-        committed = await self._cluster.committed(self.app_id, list(self._inputs))
-        fresh = [tp for tp, offset in committed.items() if offset is None]
+        """Where each input goes on. One that no commit has named is new, and begins where its topic does."""
+        committed = await self._cluster.group_offsets(self.app_id, list(self._inputs))
+        known = {name for each in committed.values() if each is not None for name in read_note(each.note)}
+        fresh = [tp for tp, each in committed.items() if each is None]
         self._starts_anew = len(fresh) == len(committed)
-        if fresh and not self._starts_anew:
-            lacking = ", ".join(tp.topic for tp in fresh)
+        lost = [] if self._starts_anew else [tp.topic for tp in fresh if tp.topic in known]
+        if lost:
             await self._refuse(
-                f"no committed offsets of {lacking}, but of its other inputs. Set them to where the tables "
-                "stand; those of an input that is new, to where it shall begin."
+                f"no committed offsets of {', '.join(lost)}, which it has read before, but of its other "
+                "inputs: they have expired or were deleted. Set them to where the tables stand."
             )
         begins = await self._cluster.offsets(fresh, EARLIEST) if fresh else {}
-        return {tp: begins[tp] if offset is None else offset for tp, offset in committed.items()}
+        if begins and not self._starts_anew:
+            told = ", ".join(f"{tp.topic} (offset {offset})" for tp, offset in begins.items())
+            log.warning(
+                "%s has inputs that are new to it and reads them from where they begin: %s", self, told
+            )
+        named = known | {tp.topic for tp in self._inputs}
+        self._notes_anew = named != known
+        self._producer.note = write_note(named)
+        return {tp: begins[tp] if each is None else each.offset for tp, each in committed.items()}
 
     async def _require_empty_tables(self) -> None:
         """Tables that hold something belong to offsets: without them every record would count twice."""
@@ -334,7 +429,6 @@ class Task:
                     for fetched in pending.pop(node).result.result():
                         del positions[fetched.tp]  # to the end: who had much lets the others go first
                         positions[fetched.tp] = fetched.next_position
-                        self._ends[fetched.tp] = fetched.end
                         self._inbox[fetched.tp].append(fetched)
                         self._arrived.set()
         finally:
@@ -366,6 +460,7 @@ class Task:
                 wait_ms=FETCH_WAIT_MS,
                 partition_bytes_max=self.settings.fetch_bytes_max,
                 lane=(self._lane, "fetch"),
+                hear=self.watermarks.hear,
             )
         except errors.OffsetOutOfRangeError:
             raise PositionGap(
@@ -451,44 +546,55 @@ class Task:
         """Commit every record of the chunk: as a whole, or in parts around the one that fails."""
         self._in_hand, self._progress_at = True, time.monotonic()
         parts = deque([chunk])
-        attempts, waits, brief = 0, 0, False
-        poison: BaseException | None = None
+        trial = _Trial()
         while parts and not self._stopping.is_set():
             part = parts.popleft()
-            error = await self._attempt(part, poison, attempts, brief)
-            if error is None:
-                attempts, waits, poison, brief = 0, 0, None, False
+            failure = await self._attempt(part, trial)
+            if failure is None:
+                trial = _Trial()
+                self._waits.pop(AGENT, None)
                 continue
             if self.closed:
                 return
-            if isinstance(error[0], Transient) or not isinstance(error[0], Exception):
+            error, index = failure
+            if isinstance(error, NewerRelease) and index == 0:
                 parts.appendleft(part)
-                waits += 1
-                await self._back_off(waits, error[0])
+                await self._hold(AGENT, error, part.items[0] if part.items else None)
+            elif isinstance(error, Transient) or not isinstance(error, Exception):
+                parts.appendleft(part)
+                trial.waits += 1
+                await self._back_off(trial.waits, error)
             elif len(part.items) > 1:
-                parts.extendleft(reversed(part.split(error[1], self.partition)))
-            elif isinstance(error[0], RecordRefused) and not brief:
-                parts.appendleft(part)
-                brief = True  # if it is a dead letter that is too large, a shorter one will do
+                parts.extendleft(reversed(part.split(index, self.partition)))
             else:
                 parts.appendleft(part)
-                attempts += 1
-                hopeless = attempts >= self.settings.attempts_max or isinstance(error[0], Poison)
-                if hopeless and poison is None:
-                    poison, brief = error[0], False
-                    if not isinstance(poison, Poison):
-                        log.error("%s gives a record up", self, exc_info=poison)
-                else:
-                    await self._back_off(attempts, error[0])
+                await self._try_otherwise(trial, error)
 
-    async def _attempt(
-        self, part: Chunk, poison: BaseException | None, attempts: int, brief: bool
-    ) -> tuple[BaseException, int] | None:
+    async def _try_otherwise(self, trial: _Trial, error: Exception) -> None:
+        """Decide how a record that has failed alone is tried next."""
+        if isinstance(error, RecordRefused) and not trial.brief:
+            trial.brief = True  # if it is a dead letter that is too large, a shorter one will do
+            return
+        if isinstance(error, AnswerFailed) and not trial.unanswered:
+            trial.unanswered = True
+            log.error("%s: a dead letter goes without its answer: %s", self, error, exc_info=error.__cause__)
+            return
+        trial.attempts += 1
+        hopeless = trial.attempts >= self.settings.attempts_max or isinstance(error, Poison)
+        if hopeless and trial.poison is None:
+            trial.poison, trial.brief = error, False
+            if not isinstance(error, Poison):
+                log.error("%s gives a record up", self, exc_info=error)
+        else:
+            await self._back_off(trial.attempts, error)
+
+    async def _attempt(self, part: Chunk, trial: _Trial) -> tuple[BaseException, int] | None:
         """Deliver a part; returns None when it is committed, else the error and the index of its record.
 
         What has proved to be poison is buried here: the agent, which may be what fails, has no part in it.
         """
-        batch = Batch(self, part, poison, attempts, brief=brief)
+        poison = trial.poison
+        batch = Batch(self, part, poison, trial.attempts, brief=trial.brief, unanswered=trial.unanswered)
         self.agent_turn.begin()
         try:
             if poison is None:
@@ -501,6 +607,45 @@ class Task:
         finally:
             self.agent_turn.end()
         return None if error is None else (error, batch.index)
+
+    async def _hold(self, who: str, error: NewerRelease, item: Item | None = None) -> bool:
+        """Wait a little for a newer build, and say once what for; returns whether the task goes on."""
+        at = "" if item is None else f" at {item[0].name}/{self.partition}/{item[1].offset}"
+        line = f"{self} waits{at}: {error}"
+        if self._waits.get(who) != line:
+            log.error("%s", line)
+            self._waits[who] = line
+        if self._deferred and item is not None:
+            await self._commit_deferred()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), NEWER_PAUSE_S)
+        return not self._stopping.is_set()
+
+    async def accompany(self, fun: Callable[["Task"], Awaitable[None]]) -> None:
+        """Run a companion; one that meets what a newer release has written waits, and begins again."""
+        who = f"companion {getattr(fun, '__qualname__', fun)}"
+        goes_on = True
+        while goes_on:
+            try:
+                await self._run_companion(fun, who)
+                self._waits.pop(who, None)
+                return
+            except NewerRelease as error:
+                newer = error
+            except BaseExceptionGroup as group:
+                found, others = group.split(NewerRelease)
+                if found is None or others is not None:
+                    raise
+                newer = _first_of(found)
+            goes_on = await self._hold(who, newer)
+
+    async def _run_companion(self, fun: Callable[["Task"], Awaitable[None]], who: str) -> None:
+        """Run it; when it has lived longer than a pause it does not wait any more."""
+        lives = asyncio.get_running_loop().call_later(NEWER_PAUSE_S, self._waits.pop, who, None)
+        try:
+            await fun(self)
+        finally:
+            lives.cancel()
 
     async def _back_off(self, attempt: int, error: BaseException) -> None:
         """Wait exponentially longer with each attempt, with jitter, unless told to stop."""
@@ -572,6 +717,8 @@ class Task:
             if view.changes:
                 table = self.tables[name]
                 encode = table.table.encode
+                if table.table.by_shard:
+                    self._require_own_shards(name, view.changes)
                 encoded = {
                     key.encode(): None if value is None else encode(value)
                     for key, value in view.changes.items()
@@ -582,6 +729,13 @@ class Task:
                 if encoded:
                     changes[name] = encoded
         return changes
+
+    def _require_own_shards(self, table: str, keys: Iterable[str]) -> None:
+        for key in keys:
+            if shard_named(key) not in self.shards:
+                raise ValueError(
+                    f"table {table}: {key!r} is no key shard of {self}; its shards are {self.shards}"
+                )
 
     async def _commit_transaction(self, outbox: Outbox, offsets: dict[TP, int]) -> dict[TP, int]:
         producer = self._producer
@@ -609,3 +763,12 @@ class Task:
         """End what a failed commit has left open. Waits for the coordinator as long as it takes."""
         if self.transactional:
             await self._producer.abort()
+
+
+def _first_of(group: BaseExceptionGroup[NewerRelease]) -> NewerRelease:
+    """One of those that a group of tasks has raised."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, NewerRelease)
+    return found

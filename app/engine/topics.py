@@ -14,7 +14,8 @@ TRACEPARENT = "traceparent"
 class Codec(Protocol):
     """How the values of a topic go to bytes and back.
 
-    `decode` raises ValueError with a text for people; it gets b"" for a header that the record lacks.
+    `decode` raises ValueError with a text for people, or NewerRelease for what a newer release of ours has
+    written; it gets b"" for a header that the record lacks.
     """
 
     def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any: ...
@@ -31,7 +32,10 @@ class TopicSpec:
     `key_of` gives the key that a value must have; a record with another key is refused (None: any key).
     `partitions` None means the application's default count. An `edge` topic is written by the outside world:
     what can't be decoded there becomes a dead letter and holds nobody up, while on a topic of our own it also
-    quarantines its key, since the records behind it may depend on it.
+    quarantines its key, since the records behind it may depend on it. `id_of` gives the identity of a value
+    of an edge topic, from which the ids of the events made of it derive. With `tombstones` a record without a
+    value reaches the agent, with None as its value, which nobody compares with its key. A topic that
+    `protects` (kill switches, limits, cancels) never waits behind a quarantine and never causes one.
     """
 
     name: str
@@ -40,6 +44,9 @@ class TopicSpec:
     partitions: int | None = None
     edge: bool = False
     config: Mapping[str, str] = field(default_factory=dict)
+    id_of: Callable[[Any], str] | None = None
+    tombstones: bool = False
+    protects: bool = False
 
     def __hash__(self) -> int:
         return hash(self.name)

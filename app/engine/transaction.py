@@ -7,7 +7,7 @@ has its place, its error and its retry, and a killed process dies at a known one
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from aiokafka import errors
@@ -42,6 +42,22 @@ DUPLICATE_SEQUENCE = 46  # the batch is in the log already: an earlier try got t
 GENERATION = {22, 25, 27}  # ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS
 
 Header = tuple[str, bytes]
+
+
+NOTE = "inputs:"
+NOTE_BYTES_MAX = 4_096
+"""Kafka's default for `offset.metadata.max.bytes`."""
+
+
+def write_note(inputs: Iterable[str]) -> str:
+    """Name all inputs that offsets were ever committed of: whoever lacks one's can tell lost from new."""
+    return NOTE + ",".join(sorted(inputs))
+
+
+def read_note(note: str) -> set[str]:
+    """The inputs that a note names; none in one of another origin."""
+    names = note.removeprefix(NOTE)
+    return set() if names == note else set(names.split(","))
 
 
 class TransactionFailed(Exception):
@@ -138,6 +154,8 @@ class Producer:
         self._epoch = -1
         self._sequences: dict[TP, int] = defaultdict(int)
         self._unanswered = False
+        self.note = ""
+        """What is committed with each offset, see `write_note`."""
 
     async def begin(self) -> None:
         """Take the transactional id over: ends an open transaction and fences whoever had the id before."""
@@ -212,7 +230,7 @@ class Producer:
         """Put the input offsets into the transaction."""
         if not offsets:
             return
-        topics = by_topic({tp: (offset, "") for tp, offset in offsets.items()})
+        topics = by_topic({tp: (offset, self.note) for tp, offset in offsets.items()})
         await self._coordinated(
             GROUP,
             lambda: TxnOffsetCommitRequest(self._id, self._group, self._producer_id, self._epoch, topics),
@@ -243,7 +261,7 @@ class Producer:
 
     async def commit_offsets(self, offsets: Mapping[TP, int], generation: int, member: str) -> None:
         """Commit input offsets outside any transaction, as the group's member (at least once)."""
-        topics = by_topic({tp: (offset, "") for tp, offset in offsets.items()})
+        topics = by_topic({tp: (offset, self.note) for tp, offset in offsets.items()})
         await self._coordinated(
             GROUP,
             lambda: OffsetCommitRequest(self._group, generation, member, -1, topics),

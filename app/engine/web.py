@@ -11,7 +11,8 @@ committed. `attach(app)` adds it; then there are
     /state                        of this worker: offset, count and SHA-256 of its tables and its standbys'
     /status                       of this worker: partitions owned, standbys and their lag
     /metrics                      the same for Prometheus
-    /ready, /alive                200, or 503 while not ready, or stuck
+    /ready                        200, or 503 with the reasons
+    /alive                        200, or 503 while stuck
     /worker...                    what this worker has itself: what the others ask
 """
 
@@ -159,11 +160,14 @@ class Site:
         return _json(status(self._app))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=metrics(status(self._app)), headers={"Content-Type": METRICS_TYPE})
+        measured = [each for fun in self._app.measured for each in fun()]
+        text = metrics(status(self._app), measured)
+        return web.Response(body=text, headers={"Content-Type": METRICS_TYPE})
 
     async def ready(self, request: web.Request) -> web.Response:
-        ready = self._app.tables.ready()
-        return _json({"service": self._app.conf.id, "ready": ready}, 200 if ready else 503)
+        reasons = self._app.not_ready()
+        answer = {"service": self._app.conf.id, "ready": not reasons, "reasons": reasons}
+        return _json(answer, 503 if reasons else 200)
 
     async def alive(self, request: web.Request) -> web.Response:
         alive = not self._app.tables.watchdog.stuck

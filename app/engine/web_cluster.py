@@ -5,7 +5,7 @@ A worker that does not answer is named in the answer as missing; it never fails 
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ import msgspec
 from aiohttp import ClientError, ClientTimeout
 from yarl import URL
 
-from app.engine.cluster import partition_of
 from app.engine.table import Table
 from app.engine.web_read import Count, Lookup, Query, Reader, Row, Rows, WorkerReport
 
@@ -91,6 +90,7 @@ class Overview(msgspec.Struct, frozen=True):
     ready: bool
     workers: list[Worker]
     neighbours: list[Neighbour]
+    not_ready: Sequence[str] = ()
 
     @property
     def own(self) -> WorkerReport | None:
@@ -211,8 +211,8 @@ class Workers:
             asyncio.gather(*(self._neighbour(*each) for each in self._neighbours.items())),
         )
         workers = [Worker(*each) for each in sorted(answers)]
-        ready = self._app.tables.ready()
-        return Overview(self._app.conf.id, self.own_url, ready, workers, neighbours)
+        reasons = self._app.not_ready()
+        return Overview(self._app.conf.id, self.own_url, not reasons, workers, neighbours, reasons)
 
     async def _worker(self, url: str) -> WorkerReport:
         if url == self.own_url:
@@ -266,9 +266,7 @@ def home(table: Table, key: str, partitions: int) -> int | None:
     """The partition that a key belongs to, None where it is no possible key or nothing is assigned."""
     if partitions == 0:
         return None
-    if table.by_partition:
-        return next((number for number in range(partitions) if str(number) == key), None)
-    return partition_of(table.routing_key(key), partitions)
+    return table.home(key, partitions)
 
 
 def _by_owner(owners: Mapping[int, str]) -> dict[str, list[int]]:

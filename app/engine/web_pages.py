@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
+from app.engine import health
 from app.engine.table import Table
 from app.engine.web_cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
 from app.engine.web_html import CSS, Html, element, join, visible
@@ -55,6 +56,7 @@ class Pages:
         body = [
             element("h1", overview.service),
             element("p", _state(overview.ready), " · worker ", element("code", overview.worker)),
+            _reasons(overview.not_ready),
             element("h2", "Tables"),
             _tables(tables, overview),
             element("h2", "Tasks on this worker"),
@@ -211,10 +213,17 @@ def _record_text(data: bytes, in_words: InWords) -> Html:
     return element("pre", *parts)
 
 
-def _state(ready: bool) -> Html:
-    return (
-        element("span", "● ready", class_="good") if ready else element("span", "● not ready", class_="bad")
-    )
+def _state(ready: bool, why: str = "") -> Html:
+    if ready:
+        return element("span", "● ready", class_="good")
+    return element("span", "● not ready", class_="bad", title=why or None)
+
+
+def _reasons(not_ready: Sequence[str]) -> Html | None:
+    if not not_ready:
+        return None
+    told = [element("li", each) for each in not_ready]
+    return element("div", "It cannot work now:", element("ul", *told), class_="missing")
 
 
 def _rows(heads: Sequence[str], rows: Iterable[Iterable[Html]], class_: str | None = None) -> Html:
@@ -292,6 +301,8 @@ def _task(task: TaskReport, counts: Sequence[Count]) -> list[Html]:
 def _task_state(task: TaskReport) -> Html:
     if task.fenced is not None:
         return element("span", "fenced", class_="bad", title=task.fenced)
+    if task.waits:
+        return element("span", "waits", class_="bad", title="; ".join(task.waits))
     return (
         element("span", "ready", class_="good") if task.ready else element("span", "restoring", class_="bad")
     )
@@ -310,7 +321,7 @@ def _worker(worker: Worker, own: str) -> list[Html]:
     if worker.report is None:
         state = element("span", worker.reason, class_="bad")
     else:
-        state = _state(worker.report.ready)
+        state = _state(worker.report.ready, "; ".join(worker.report.not_ready))
     here = element("span", " (this one)", class_="soft") if worker.url == own else None
     return [
         _cell(element("a", worker.url, href=worker.url + "/"), here),
@@ -334,14 +345,8 @@ def _neighbour(neighbour: Neighbour) -> list[Html]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Partition numbers for people: 0-3, 5."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+    """Partition numbers for people: 0–3, 5."""
+    return health.ranges(numbers, dash="–")
 
 
 def _search_form(page: Page) -> Html:

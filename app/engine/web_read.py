@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -108,6 +108,7 @@ class TaskReport(msgspec.Struct, frozen=True):
     records: int
     batches: int
     positions: dict[str, int]
+    waits: Sequence[str] = ()
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
@@ -117,6 +118,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     ready: bool
     tasks: list[TaskReport]
     counts: list[Count]
+    not_ready: Sequence[str] = ()
 
 
 class TableState(msgspec.Struct, frozen=True):
@@ -186,7 +188,8 @@ class Reader:
 
     async def report(self) -> WorkerReport:
         tasks = [_report(task) for _, task in sorted(self._app.tables.tasks.items())]
-        return WorkerReport(self._app.conf.id, self._app.tables.ready(), tasks, await self.counts())
+        counts, reasons = await self.counts(), self._app.not_ready()
+        return WorkerReport(self._app.conf.id, not reasons, tasks, counts, reasons)
 
     async def counts(self) -> list[Count]:
         """Count every table; what has not changed since it was counted is not counted again."""
@@ -281,9 +284,9 @@ def _find(tasks: list[Task], table: str, key: str) -> Found | None:
     for task in tasks:
         held = task.tables[table]
         with _giving_up(task):
-            value = held.get(key)
+            value = held.raw(key)
         if value is not None:
-            return Found(task.partition, msgspec.Raw(held.table.encode(value)))
+            return Found(task.partition, msgspec.Raw(value))
     return None
 
 
@@ -320,6 +323,7 @@ def _report(task: Task) -> TaskReport:
         records=task.counts.records,
         batches=task.counts.batches,
         positions={tp.topic: offset for tp, offset in task.positions.items()},
+        waits=[*filter(None, [task.waits_for]), *task.watermarks.waiting],
     )
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import msgspec
 
 from app.engine.cluster import TP, route
 from app.engine.dead_letter import QUARANTINE
-from app.engine.errors import CannotGoOn, Fenced, Poison, Transient
+from app.engine.errors import AnswerFailed, CannotGoOn, Fenced, NewerRelease, Poison, Transient
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TRACEPARENT, TopicSpec
 from app.engine.transaction import Header, Outbox, TransactionFailed
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from app.engine.task import Task
 
 _MISSING: Any = object()
+ENDINGS_MAX = 100
+ID_BYTES_MAX = 512
+"""A longer id of an input, which every event made of it would carry, gives way to its SHA-256."""
 
 
 Item = tuple[TopicSpec, Any]
@@ -55,7 +59,10 @@ class Chunk:
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A decoded input record. `timestamp_ms` is the broker's append time where the topic says so."""
+    """A decoded input record. `timestamp_ms` is the broker's append time where the topic says so.
+
+    `value` is None for a tombstone, which reaches an agent where the topic has `tombstones`.
+    """
 
     topic: str
     partition: int
@@ -82,12 +89,14 @@ class Batch:
         attempts: int = 0,
         *,
         brief: bool = False,
+        unanswered: bool = False,
     ) -> None:
         self.task = task
         self.chunk = chunk
         self.poison = poison
         self.attempts = attempts
         self.brief = brief
+        self.unanswered = unanswered
         self.index = 0
         self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
@@ -133,6 +142,19 @@ class TableView:
         self.changes[key] = None
 
 
+class Endings(dict[int, bytes]):
+    """What the event ids of a service end in, by their count within a record: formatted once."""
+
+    def __init__(self, app_id: str) -> None:
+        self._app_id = app_id
+
+    def __missing__(self, number: int) -> bytes:
+        ending = f":{self._app_id}:{number}".encode()
+        if number < ENDINGS_MAX:
+            self[number] = ending
+        return ending
+
+
 _Put = Callable[[bytes, bytes, list[Header], int], None]
 
 
@@ -163,9 +185,12 @@ class UnitOfWork:
         self.views: dict[str, TableView] = {}
         self.callbacks: list[Callable[[], None]] = []
         self._record: Record | None = None
+        self._spec: Any = None
+        self._id_of: Callable[[Any], str] | None = None
+        self._place = b""
         self._emitted = 0
         self._origin = b""
-        self._by_whom = f":{task.app_id}:".encode()
+        self._endings = task.endings
         self._puts: dict[str, _Puts] = {}
         self._all_read = batch is None or not len(batch)
         self._now_ms = time.time_ns() // 1_000_000
@@ -178,33 +203,46 @@ class UnitOfWork:
         return view
 
     def records(self) -> Iterator[Record]:
-        """Yield the batch's records in order, decoded; what can't be decoded becomes a dead letter."""
+        """Yield the batch's records in order, decoded; what can't be decoded becomes a dead letter.
+
+        Raises NewerRelease for a record that this build is too old for: the task waits in front of it.
+        """
         assert self.batch is not None, "a unit of work without a batch has no records"
-        batch, partition, dead_letters = self.batch, self.task.partition, self.task.dead_letters
+        batch, task, dead_letters = self.batch, self.task, self.task.dead_letters
+        partition, at_home = task.partition, task.at_home
         some_held = dead_letters.held_keys > 0
         spec = None
         for index, (source, raw) in enumerate(batch.chunk.items):
             batch.index = index
             if source is not spec:
-                spec = source
+                self._spec = spec = source
+                self._id_of = spec.id_of
+                self._place = b"%b/%d/" % (spec.name.encode(), partition)
                 topic, key_of, decode = spec.name, spec.key_of, spec.codec.decode
-                self._origin = f"{topic}/{partition}/".encode()
-            if some_held and dead_letters.holds(self, spec, raw):
+            key = raw.key
+            if key not in at_home and (stray := task.stray(key, topic)) is not None:
+                self._refuse(raw, stray, quarantine=False)
+                continue
+            if some_held and not spec.protects and dead_letters.holds(self, spec, raw):
                 continue
             if batch.poison is not None:
                 holds_key = not isinstance(batch.poison, Poison) or batch.poison.holds_key
-                dead_letters.bury(self, spec, raw, batch.poison, batch.attempts, quarantine=holds_key)
+                self._refuse(raw, batch.poison, batch.attempts, quarantine=holds_key)
                 continue
             try:
-                data, key, headers = raw.value, raw.key, raw.headers
+                data, headers = raw.value, raw.headers
                 headers = dict(headers) if headers else {}
-                if data is None:
-                    raise ValueError("the record has no value")
-                value = decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), data)
-                if key_of is not None and key != key_of(value):
-                    raise ValueError(f"the key {key!r} is not the one of the value, {key_of(value)!r}")
+                if data is not None:
+                    value = decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), data)
+                    if key_of is not None and key != key_of(value):
+                        raise ValueError(f"the key {key!r} is not the one of the value, {key_of(value)!r}")
+                else:
+                    value = None
+                    _require_tombstone(spec, key)
+            except NewerRelease:
+                raise
             except Exception as error:  # a codec raises ValueError, but garbage finds its other errors too
-                dead_letters.bury(self, spec, raw, error, 1, quarantine=not spec.edge)
+                self._refuse(raw, error, quarantine=not spec.edge)
                 some_held = some_held or QUARANTINE in self.views
                 continue
             self._record = record = Record(topic, partition, raw.offset, raw.timestamp, key, value, headers)
@@ -213,6 +251,40 @@ class UnitOfWork:
         self._record = None
         self._all_read = True
         batch.index = len(batch) // 2  # what fails from here on may be anyone's fault
+
+    def _refuse(self, raw: Any, error: BaseException, attempts: int = 1, *, quarantine: bool) -> None:
+        """Make the record a dead letter, and let the service answer it (`App.buried`) in the same commit."""
+        spec, task, batch = self._spec, self.task, self.batch
+        quarantine = quarantine and not spec.protects
+        task.dead_letters.bury(self, spec, raw, error, attempts, quarantine=quarantine)
+        if not task.buried or (batch is not None and batch.unanswered):
+            return
+        headers = dict(raw.headers or ())
+        self._record = Record(spec.name, task.partition, raw.offset, raw.timestamp, raw.key, None, headers)
+        self._emitted = 0
+        try:
+            for fun in task.buried:
+                fun(self, spec, raw, error)
+        except (Transient, NewerRelease, Fenced, CannotGoOn):
+            raise
+        except Exception as failure:
+            raise AnswerFailed(f"the answer to the dead letter {self._record.source} failed") from failure
+        self._record = None
+
+    def bury(
+        self,
+        source: str,
+        key: bytes | None,
+        value: bytes,
+        error: BaseException,
+        *,
+        headers: Iterable[Header] = (),
+    ) -> None:
+        """Make a dead letter of something that did not come from Kafka; `source` says where it did come from.
+
+        It quarantines nothing: what depends on it only the service knows.
+        """
+        self.task.dead_letters.bury_outside(self, source, key, value, error, headers)
 
     def emit(
         self,
@@ -225,8 +297,8 @@ class UnitOfWork:
     ) -> None:
         """Send `value` to `topic` when the unit of work commits.
 
-        Without `key` it is the topic's own for that value. `event_id` defaults to the source of the record
-        being processed, the service and a count: the same for the same input.
+        Without `key` it is the topic's own for that value. `event_id` defaults to the id of the record being
+        processed, the service and a count: the same for the same input.
         """
         event_type, version, data = topic.codec.encode(value)
         if key is None:
@@ -241,8 +313,15 @@ class UnitOfWork:
         elif record is None:
             raise ValueError("outside a record emit() needs an event_id")
         else:
-            id_bytes = b"%b%d%b%d" % (self._origin, record.offset, self._by_whom, self._emitted)
-            self._emitted += 1
+            number = self._emitted
+            self._emitted = number + 1
+            if number:
+                origin = self._origin
+            elif self._id_of is None and not record.headers:
+                origin = self._origin = b"%b%d" % (self._place, record.offset)
+            else:
+                origin = self._origin = self._identify(record)
+            id_bytes = origin + self._endings[number]
         headers = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, id_bytes)]
         inherited = record.headers if record is not None else {}
         if inherited or correlation_id is not None:
@@ -251,6 +330,14 @@ class UnitOfWork:
         if puts is None:
             puts = self._puts[topic.name] = self._puts_to(topic)
         puts[key](key, data, headers, self._now_ms)
+
+    def _identify(self, record: Record) -> bytes:
+        """The record's id: its topic's own for the value, else its `event-id`, else where it stands."""
+        if self._id_of is not None and record.value is not None:
+            origin = self._id_of(record.value).encode()
+        else:
+            origin = record.headers.get(EVENT_ID) or record.source.encode()
+        return origin if len(origin) <= ID_BYTES_MAX else sha256(origin).hexdigest().encode()
 
     def _puts_to(self, topic: TopicSpec) -> _Puts:
         count = self.task.partition_counts.get(topic.name)
@@ -327,6 +414,14 @@ def unit_of_work(origin: "Batch | Task") -> UnitOfWork:
     if isinstance(origin, Batch):
         return UnitOfWork(origin.task, origin)
     return UnitOfWork(origin, None)
+
+
+def _require_tombstone(spec: TopicSpec, key: bytes | None) -> None:
+    """Raises ValueError where a record without a value means nothing."""
+    if not spec.tombstones:
+        raise ValueError("the record has no value")
+    if key is None:
+        raise ValueError("the record has neither key nor value")
 
 
 def _inherit(headers: list[Header], inherited: dict[str, bytes], correlation_id: str | None) -> None:

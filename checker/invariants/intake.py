@@ -1,6 +1,7 @@
 """I5: input = terminal, dead letter, held behind one, or in flight: each order record in one of them."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from checker.findings import Findings
@@ -15,6 +16,7 @@ from checker.records import (
     OrderRiskRejected,
     Origin,
 )
+from checker.shards import is_elsewhere
 
 I5, I7 = "I5", "I7"
 READERS = {
@@ -70,11 +72,13 @@ def check_intake(history: Slice, traces: Traces, intake: Intake) -> Findings:
 
     known = {record.offset for record in history.orders}
     understood = {record.offset for record in history.orders if record.event is not None}
+    strays = history.strays.get(ORDERS, {}).keys()
     decided = _decided(history, traces)
     buried = intake.dead | (intake.held & traces.buried)
     violate("a record is both decided and a dead letter (or held behind one)", decided & buried)
     violate("a record is both a dead letter and held behind one", intake.dead & intake.held)
-    violate("a record that nobody can understand was decided", (decided & known) - understood)
+    violate("a record that nobody can understand was decided", (decided & known) - understood - strays)
+    violate("a record on another partition than its key's was decided", decided & strays)
     violate("a decision or dead letter is of a record that does not exist", (decided | buried) - known)
     if history.quiet:
         violate("a record has neither been decided nor is it a dead letter", known - decided - buried)
@@ -82,6 +86,7 @@ def check_intake(history: Slice, traces: Traces, intake: Intake) -> Findings:
         violate("a record is still in flight", intake.in_flight & decided)
     if history.quiet:
         _check_strangers(history, found)
+        _check_strays(history, found)
     _check_downstream(history, traces, found)
     return found
 
@@ -110,7 +115,12 @@ def _buried_ids(history: Slice, traces: Traces) -> Mapping[str, int]:
 def _check_strangers(history: Slice, found: Findings) -> None:
     """What somebody else has put between the services is a dead letter of each that reads it, in order."""
     for topic, services in READERS.items():
-        strangers = [each for each in history.topic(topic) if each.event is None and not each.sound]
+        strays = history.strays.get(topic, {})
+        strangers = [
+            each
+            for each in history.topic(topic)
+            if each.event is None and not each.sound and each.offset not in strays
+        ]
         for service in services if strangers else ():
             letters = {each.origin.offset: each for each in history.letters(service, topic)}
             quarantined: set[bytes] = set()
@@ -129,13 +139,27 @@ def _check_strangers(history: Slice, found: Findings) -> None:
                     quarantined.add(record.key)
 
 
+def _check_strays(history: Slice, found: Findings) -> None:
+    """What stands on another partition than its key's is a dead letter of each service that reads it."""
+    for topic, services in READERS.items():
+        for service in services if history.strays.get(topic) else ():
+            buried = {letter.origin.offset for letter in history.letters(service, topic)}
+            for offset in sorted(history.strays[topic].keys() - buried):
+                origin = Origin(topic, history.partition, offset)
+                found.violate(
+                    I5,
+                    f"{service} has no dead letter of a record on another partition than its key's",
+                    origin,
+                )
+
+
 def _check_downstream(history: Slice, traces: Traces, found: Findings) -> None:
     """A decision that is a dead letter of the next service was not acted on by it."""
     for service, topic in ((COMPLIANCE, RISK_DECISIONS), (EXCHANGE, COMPLIANCE_DECISIONS)):
         offsets = {letter.origin.offset for letter in history.letters(service, topic)}
         for record in history.topic(topic) if offsets else ():
             trace = traces.get(order_id_of(record.event)) if record.offset in offsets else None
-            if trace and (trace.compliance if service == COMPLIANCE else trace.reports):
+            if trace and (trace.compliance if service == COMPLIANCE else trace.executions):
                 origin = Origin(topic, history.partition, record.offset)
                 found.violate(I5, f"{service} has acted on a record that is its dead letter", origin)
 
@@ -144,11 +168,13 @@ def check_origins(
     letters: Iterable[DeadLetter],
     originals: Mapping[Origin, bytes],
     may_be_gone: Callable[[str], bool] = COMPACTED.__contains__,
+    partitions: Mapping[str, int] = MappingProxyType({}),
 ) -> Findings:
     """Every dead letter has one origin, of which it is the only one of its service, and its very bytes.
 
     `originals` has the digests of the records that the letters name, as far as they are in the log;
-    `may_be_gone(topic)` says where compaction may have removed one.
+    `may_be_gone(topic)` says where compaction may have removed one, `partitions` how many a topic has. One
+    that blames the partition is right about it.
     """
     found = Findings()
     letters = list(letters)
@@ -159,9 +185,16 @@ def check_origins(
             found.violate(I5, f"{letter.service} has made two dead letters of one record", letter.origin)
         seen.add((letter.service, letter.origin))
         _check_original(letter, originals, may_be_gone, found)
+        if letter.is_wrong_partition and not _is_stray(letter, partitions):
+            found.violate(I5, "a dead letter blames the partition, and its key belongs there", letter.origin)
         if letter.behind is not None:
             _check_held(letter, ends.get((letter.service, letter.behind)), found)
     return found
+
+
+def _is_stray(letter: DeadLetter, partitions: Mapping[str, int]) -> bool:
+    origin = letter.origin
+    return is_elsewhere(letter.key, origin.partition, partitions.get(origin.topic, 1))
 
 
 def _check_original(

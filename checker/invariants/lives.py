@@ -4,33 +4,37 @@ from collections.abc import Iterator
 
 from checker.findings import Findings
 from checker.history import Slice, Trace, Traces, ends
+from checker.invariants.sequences import check_sequences
 from checker.records import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
     ORDERS,
     RISK_DECISIONS,
     Event,
+    Execution,
     Logged,
     Order,
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
+    OrderRiskApproved,
     OrderRiskRejected,
+    OrderWithheld,
     Origin,
-    Report,
     TradeExecuted,
     VenueRejected,
 )
+from checker.reference import Reference
 
 I1 = "I1"
-DUPLICATE = "duplicate_order_id"
 
 
-def check_lives(history: Slice, traces: Traces) -> Findings:
+def check_lives(history: Slice, traces: Traces, reference: Reference) -> Findings:
     """Walk the path of each order: one risk decision, one of compliance, acknowledgement, fills, one end.
 
-    In a quiet history an order without a decision is lost, and when all has ended one without an end, unless
-    it is stuck behind a dead letter.
+    Or none of the venue's: an order that was withheld has ended without it. In a quiet history an order
+    without a decision is lost, and when all has ended one without an end, unless it is stuck behind a dead
+    letter.
     """
     found = Findings()
     _unreadable(history, found)
@@ -38,8 +42,7 @@ def check_lives(history: Slice, traces: Traces) -> Findings:
         for message in _faults(trace, history):
             found.violate(I1, message, trace.order_id)
         _repeats(trace, history, found)
-    _sequences(history, traces, found)
-    return found
+    return found.add([check_sequences(history, reference)])
 
 
 def _unreadable(history: Slice, found: Findings) -> None:
@@ -53,7 +56,7 @@ def _unreadable(history: Slice, found: Findings) -> None:
 def _faults(trace: Trace, history: Slice) -> Iterator[str]:
     order = trace.order
     if order is None:
-        if trace.approvals or trace.refusals or trace.stray_refusals or trace.compliance or trace.reports:
+        if trace.approvals or trace.refusals or trace.stray_refusals or trace.compliance or trace.executions:
             yield "something was decided or executed for an order that nobody has sent"
         return
     yield from _risk_faults(trace, order)
@@ -68,10 +71,20 @@ def _risk_faults(trace: Trace, order: Order) -> Iterator[str]:
         yield "risk has decided an order more than once"
     if trace.stray_refusals:
         yield "a refusal names a source that is no record of its order"
+    if trace.approvals and trace.received is not None and trace.received.unknown:
+        yield "an order with fields that nobody knows was approved"
     for decision in trace.approvals + trace.refusals:
         if decision.event is not None and decision.event.order != order:
             yield "risk has decided on other terms than those received"
+        if isinstance(decision.event, OrderRiskApproved) and not _is_timely(decision.event, trace):
+            yield "an approval names another time of receipt than its order's"
         yield from _wrong_key(decision, order)
+
+
+def _is_timely(approval: OrderRiskApproved, trace: Trace) -> bool:
+    """Whether it was received when it says; a release that did not tell says 0."""
+    received = trace.received
+    return not approval.received_at_ms or received is None or approval.received_at_ms == received.timestamp_ms
 
 
 def _compliance_faults(trace: Trace, order: Order) -> Iterator[str]:
@@ -91,29 +104,31 @@ def _wrong_key(record: Logged[Event], order: Order) -> Iterator[str]:
 
 
 def _venue_faults(trace: Trace, order: Order) -> Iterator[str]:
-    if not trace.reports:
-        return
-    if not trace.compliance_approved:
+    if trace.withheld and not trace.compliance_approved:
+        yield "an order was withheld that compliance has not approved"
+    if trace.reports and not trace.compliance_approved:
         yield "the venue reports an order that compliance has not approved"
-    if trace.compliance_rejected:
+    if trace.reports and trace.compliance_rejected:
         yield "the venue reports an order that compliance has refused"
-    path = _Path(order)
-    for report in trace.reports:
-        if report.event is not None:
-            yield from path.step(report.event)
-            yield from _wrong_key(report, order)
+    path = Path(order)
+    for record in trace.executions:
+        if record.event is not None:
+            yield from path.step(record.event)
+            yield from _wrong_key(record, order)
 
 
-class _Path:
-    """What the venue may report next of one order."""
+class Path:
+    """What may happen next to one order at the venue, or instead of it."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
         self._leaves_lots = order.quantity_lots
         self._acknowledged = False
+        self._begun = False
         self._ended = False
 
-    def step(self, report: Report) -> Iterator[str]:
+    def step(self, report: Execution) -> Iterator[str]:
+        """Take the next execution in; yields what is wrong with it."""
         if self._ended:
             yield "a report after the order's end"
         if (report.account_id, report.symbol, report.side) != (
@@ -131,7 +146,16 @@ class _Path:
                 yield from self._fill(report)
             case OrderCancelled(cancelled_lots=lots) | OrderExpired(expired_lots=lots):
                 yield from self._end(lots)
+            case OrderWithheld(withheld_lots=lots):
+                yield from self._withhold(lots)
+        self._begun = True
         self._ended = self._ended or ends(report)
+
+    def _withhold(self, lots: int) -> Iterator[str]:
+        if self._begun:
+            yield "an order was withheld that the venue has reported"
+        if lots != self._order.quantity_lots:
+            yield "another quantity was withheld than was ordered"
 
     def _acknowledge(self) -> Iterator[str]:
         if self._acknowledged:
@@ -171,14 +195,14 @@ def _missing(trace: Trace, ended: bool) -> Iterator[str]:
         yield "an approved order was never decided by compliance"
     elif not ended:
         return
-    elif not trace.reports:
+    elif not trace.executions:
         yield "an order that may go out was never reported by the venue"
     else:
         yield "an order has no terminal state"
 
 
 def _repeats(trace: Trace, history: Slice, found: Findings) -> None:
-    """Each record that repeats an order id has its own refusal, and that only for being a repeat."""
+    """Each other record with an order's id has its own refusal."""
     if not trace.repeats and not trace.repeat_refusals:
         return
     refusals: dict[str, list[OrderRiskRejected]] = {}
@@ -190,26 +214,5 @@ def _repeats(trace: Trace, history: Slice, found: Findings) -> None:
         given = refusals.get(source, [])
         if len(given) > 1 or (history.quiet and not given):
             found.violate(I1, "a repeated order does not have exactly one refusal", source)
-        if any(refusal.reason != DUPLICATE for refusal in given):
-            found.violate(I1, "a repeated order was refused for another reason than being one", source)
         if any(refusal.order != record.event for refusal in given):
             found.violate(I1, "risk has decided on other terms than those received", source)
-
-
-def _sequences(history: Slice, traces: Traces, found: Findings) -> None:
-    """A record whose sequence is not above the account's last is refused as a repeat, and no other is."""
-    last: dict[str, int] = {}
-    for decision in history.risk:
-        if decision.event is None:
-            continue
-        order = decision.event.order
-        refused = isinstance(decision.event, OrderRiskRejected) and decision.event.reason == DUPLICATE
-        repeated = order.account_id in last and order.sequence <= last[order.account_id]
-        if repeated and not refused:
-            found.violate(
-                I1, "a sequence that is not above the account's last was not refused", order.order_id
-            )
-        if refused and not repeated:
-            found.violate(I1, "an order was refused as a repeat, but its sequence is new", order.order_id)
-        if not repeated:
-            last[order.account_id] = order.sequence

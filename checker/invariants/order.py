@@ -1,14 +1,14 @@
-"""I7: the order of a key is kept; nothing is approved on a stale price or while the kill switch is on."""
+"""I7: decisions of a key come in the order of what they decide; none overtakes a dead letter of its key."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from checker.findings import Findings
-from checker.history import COMPLIANCE, RISK, Shared, Slice, Traces, order_id_of
+from checker.history import COMPLIANCE, RISK, Slice, Traces, order_id_of
 from checker.records import (
     ORDERS,
+    PROTECTING,
     RISK_DECISIONS,
     DeadLetter,
-    Limits,
     Logged,
     Order,
     OrderRiskApproved,
@@ -24,6 +24,9 @@ def check_key_order(history: Slice, traces: Traces) -> Findings:
     _risk_order(history, traces, found)
     _compliance_order(history, found)
     _quarantine(history, traces, found)
+    for letter in history.dead_letters:
+        if letter.behind is not None and letter.origin.topic in PROTECTING:
+            found.violate(I7, "a command that protects waits behind a dead letter", letter.origin)
     return found
 
 
@@ -91,14 +94,16 @@ def _judged_places(history: Slice) -> set[int]:
 def _first_by_key(letters: list[DeadLetter], history: Slice) -> dict[bytes, int]:
     """The first dead letter of each key that quarantines it.
 
-    At the edge, what nobody can understand is buried alone; one that others wait behind did quarantine.
+    At the edge, what nobody can understand is buried alone, and so is what stands on a wrong partition; one
+    that others wait behind did quarantine.
     """
     waited_for = {letter.behind for letter in letters if letter.behind is not None}
     sound = _sound_offsets(history.orders)
     first: dict[bytes, int] = {}
     for letter in letters:
         at_edge = letter.origin.topic == ORDERS and letter.origin.offset not in sound
-        if letter.key is None or letter.behind is not None or (at_edge and letter.origin not in waited_for):
+        is_alone = at_edge or letter.is_wrong_partition
+        if letter.key is None or letter.behind is not None or (is_alone and letter.origin not in waited_for):
             continue
         first[letter.key] = min(letter.origin.offset, first.get(letter.key, letter.origin.offset))
     return first
@@ -106,41 +111,3 @@ def _first_by_key(letters: list[DeadLetter], history: Slice) -> dict[bytes, int]
 
 def _sound_offsets(orders: Iterable[Logged[Order]]) -> set[int]:
     return {record.offset for record in orders if record.event is not None and record.sound}
-
-
-def check_market_conditions(history: Slice, traces: Traces, shared: Shared) -> Findings:
-    """Every approval rests on a tick that was seen, young enough, and on limits without the kill switch."""
-    found = Findings()
-    for decision in history.risk:
-        approval = decision.event
-        if not isinstance(approval, OrderRiskApproved):
-            continue
-        order_id, version = approval.order.order_id, approval.limits_version
-        limits = shared.limits.find(approval.order.account_id, version)
-        if limits is not None:
-            for message in _switch_and_age(approval, limits):
-                found.violate(I7, message, order_id)
-        trace = traces.get(order_id)
-        if trace is not None and trace.received is not None:
-            _check_price(approval, trace.received.timestamp_ms, shared, found)
-    return found
-
-
-def _switch_and_age(approval: OrderRiskApproved, limits: Limits) -> Iterator[str]:
-    if limits.kill_switch:
-        yield "an order was approved while the kill switch was on"
-    if approval.price_age_ms > limits.price_age_ms_max:
-        yield "an order was approved on a stale price"
-
-
-def _check_price(approval: OrderRiskApproved, received_at_ms: int, shared: Shared, found: Findings) -> None:
-    symbol, sequence = approval.order.symbol, approval.reference_tick_sequence
-    ticks = shared.market.find(symbol, sequence)
-    if not ticks and not shared.market_is_whole:
-        found.skip(I7, "the tick of an approval is gone from the log", f"{symbol}:{sequence}")
-    elif not ticks:
-        found.violate(I7, "an approval names a tick that is not in the log", approval.order.order_id)
-    elif approval.reference_price_ticks not in {price_ticks for price_ticks, _ in ticks}:
-        found.violate(I7, "the reference price of an approval is not its tick's", approval.order.order_id)
-    elif approval.price_age_ms not in {max(0, received_at_ms - observed) for _, observed in ticks}:
-        found.violate(I7, "the price age of an approval is not that of its tick", approval.order.order_id)

@@ -1,13 +1,16 @@
 """I3: position = sum of executions, and what is reserved = what is open, by account and symbol."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import msgspec
 
 from checker.findings import Findings
 from checker.history import RISK, Slice, Trace, Traces
+from checker.invariants.sequences import last_sequences
 from checker.records import COMPLIANCE_DECISIONS, EXECUTIONS, Order
+from checker.reference import Reference
 from models.values import Side
 
 I3 = "I3"
@@ -29,7 +32,7 @@ class Holding(msgspec.Struct):
 
 
 class Books(msgspec.Struct):
-    """A value of the changelog of `positions`."""
+    """What counts here of a value of the changelog of `positions`."""
 
     last_sequence: int | None = None
     open_orders: int = 0
@@ -50,11 +53,11 @@ NO_BOOKS = Books()
 NOTHING = Holding()
 
 
-def check_positions(history: Slice, traces: Traces) -> Findings:
+def check_positions(history: Slice, traces: Traces, reference: Reference) -> Findings:
     """Compare risk's books, as its changelogs have them, with what the log makes of the orders.
 
     Only a quiet history has the changelogs and the events at one cut; accounts of which risk has a decision
-    or execution as a dead letter are left out.
+    or execution as a dead letter are left out. An account that risk does not know has no books.
     """
     found = Findings()
     if not history.quiet:
@@ -64,13 +67,15 @@ def check_positions(history: Slice, traces: Traces) -> Findings:
     for key in blind:
         found.skip(I3, "risk has a dead letter about this account", (key or b"?").decode(errors="replace"))
     blind_ids = {(key or b"").decode(errors="replace") for key in blind}
-    expected, reservations = _expected(history, traces)
+    expected, reservations = _expected(traces)
+    sequences = last_sequences(history, reference)
     _compare_books(history.positions, expected, blind_ids, found)
+    _compare_sequences(history, sequences, expected.keys() | blind_ids, found)
     _compare_reservations(history.reservations, reservations, blind_ids, found)
     return found
 
 
-def _expected(history: Slice, traces: Traces) -> tuple[dict[str, Books], dict[str, Reservation]]:
+def _expected(traces: Traces) -> tuple[dict[str, Books], dict[str, Reservation]]:
     books: dict[str, Books] = {}
     reservations: dict[str, Reservation] = {}
     for trace in traces:
@@ -85,11 +90,6 @@ def _expected(history: Slice, traces: Traces) -> tuple[dict[str, Books], dict[st
             reservations[f"{order.account_id}/{order.order_id}"] = Reservation(
                 order.order_id, order.symbol, order.side, order.price_ticks, open_lots
             )
-    for decision in history.risk:
-        if decision.event is not None:
-            order = decision.event.order
-            account = books.setdefault(order.account_id, Books(holdings={}))
-            account.last_sequence = max(order.sequence, account.last_sequence or order.sequence)
     return books, reservations
 
 
@@ -117,8 +117,6 @@ def _compare_books(
             continue
         if theirs.open_orders != ours.open_orders:
             found.violate(I3, "open_orders are not the orders that are open", account_id)
-        if theirs.last_sequence != ours.last_sequence:
-            found.violate(I3, "last_sequence is not that of the account's last order", account_id)
         for symbol in theirs.holdings.keys() | ours.holdings.keys():
             _compare_holding(
                 theirs.holdings.get(symbol, NOTHING),
@@ -126,6 +124,24 @@ def _compare_books(
                 f"{account_id} {symbol}",
                 found,
             )
+
+
+def _compare_sequences(
+    history: Slice, sequences: Mapping[str, frozenset[int]], known: AbstractSet[str], found: Findings
+) -> None:
+    for key, value in history.positions.items():
+        account_id = key.decode()
+        theirs = _read(value, Books)
+        if theirs is None:
+            continue  # told before
+        possible = sequences.get(account_id, frozenset())
+        if not possible and account_id not in known and history.whole:
+            found.violate(I3, "risk has books of an account that it does not know", account_id)
+        elif possible and (theirs.last_sequence or 0) not in possible:
+            found.violate(I3, "last_sequence is not that of the account's last order", account_id)
+    for account_id in sorted(sequences.keys() - {key.decode() for key in history.positions}):
+        if sequences[account_id] != {0} and account_id not in known:
+            found.violate(I3, "last_sequence is not that of the account's last order", account_id)
 
 
 def _compare_holding(theirs: Holding, ours: Holding, identity: str, found: Findings) -> None:

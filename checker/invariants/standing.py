@@ -1,17 +1,29 @@
 """I3 for what stands besides risk's books: the intents, the sessions, the open orders, the limits in force.
 
 `positions` has its own module. Each of these tables is the fold of the log too: what the exchange has at
-stake at the venue and how far it has read its reports, what compliance knows as open, and which limits risk
-goes by.
+stake at the venue, how far it has read its reports, what it has sent and what it looks at before it sends,
+what compliance knows as open, and which limits risk goes by.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from checker.findings import Findings
-from checker.history import COMPLIANCE, EXCHANGE, RISK, Commanded, Slice, Trace, Traces, ends
+from checker.history import (
+    COMPLIANCE,
+    EXCHANGE,
+    RISK,
+    Commanded,
+    Slice,
+    Trace,
+    Traces,
+    Wanted,
+    ends,
+    reported_id,
+)
 from checker.records import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
@@ -19,7 +31,10 @@ from checker.records import (
     Order,
     OrderAcknowledged,
     OrderComplianceApproved,
+    OrderRiskApproved,
+    OrderWithheld,
 )
+from checker.shards import shard_of
 from models.values import Side, TimeInForce
 
 I3 = "I3"
@@ -59,6 +74,20 @@ class InForce(msgspec.Struct, frozen=True):
     """What counts here of a value of the changelog of `risk_limits`."""
 
     version: int
+    kill_switch: bool = False
+
+
+class Controls(msgspec.Struct, frozen=True):
+    """What counts here of a value of the changelog of `controls`."""
+
+    version: int
+    kill_switch: bool
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A value of the changelog of `sent`."""
+
+    order_sequence_last: int
 
 
 class _Open(NamedTuple):
@@ -73,8 +102,11 @@ _read_intent = msgspec.json.Decoder(Intent).decode
 _read_session = msgspec.json.Decoder(Session).decode
 _read_account = msgspec.json.Decoder(Account).decode
 _read_in_force = msgspec.json.Decoder(InForce).decode
+_read_controls = msgspec.json.Decoder(Controls).decode
+_read_sent = msgspec.json.Decoder(Sent).decode
 
 NOTHING_OPEN = Account({})
+UNREADABLE_LIMITS = "a value of risk_limits that nobody can read"
 
 
 def check_standing(history: Slice, traces: Traces, commanded: Commanded) -> Findings:
@@ -89,6 +121,8 @@ def check_standing(history: Slice, traces: Traces, commanded: Commanded) -> Find
         found.skip(I3, "books are compared with the log only when all is quiet", history.partition)
         return found
     _check_limits(history, commanded, found)
+    if history.looks_last:
+        _check_controls(history, commanded, found)
     if not history.whole:
         found.skip(I3, "the first records of what books are made of are gone", history.partition)
         return found
@@ -96,6 +130,8 @@ def check_standing(history: Slice, traces: Traces, commanded: Commanded) -> Find
     _check_intents(history, opened, found)
     _check_sessions(history, found)
     _check_open_orders(history, opened, found)
+    if history.looks_last:
+        _check_sent(history, traces, found)
     return found
 
 
@@ -112,14 +148,15 @@ def _open(traces: Traces) -> Iterator[_Open]:
 
 
 def _is_over(trace: Trace) -> bool:
-    return any(ends(each.event) for each in reversed(trace.reports))
+    return any(ends(each.event) for each in reversed(trace.executions))
 
 
 def _check_intents(history: Slice, opened: Iterable[_Open], found: Findings) -> None:
     """An intent is there from compliance's approval, unless that is a dead letter, to the order's end."""
-    unread = {letter.origin.offset for letter in history.letters(EXCHANGE, COMPLIANCE_DECISIONS)}
+    unread = _unread(history)
+    disputed = {reported_id(letter) for letter in history.venue_letters}
     expected = {
-        f"{each.order.account_id}/{each.order.order_id}".encode(): _intent(each)
+        f"{each.order.account_id}/{each.order.order_id}".encode(): _intent(each, disputed)
         for each in opened
         if not each.offsets <= unread
     }
@@ -139,22 +176,32 @@ def _check_intents(history: Slice, opened: Iterable[_Open], found: Findings) -> 
             message = "the open lots of an intent are not what its executions leave"
             found.violate(I3, message, f"{identity}: {theirs.open_lots}, not {ours.open_lots}")
         elif theirs.state != ours.state:
-            message = "an intent is not acknowledged exactly when its order is"
+            message = "the state of an intent is not what the venue's reports make of it"
             found.violate(I3, message, f"{identity}: {theirs.state}, not {ours.state}")
 
 
-def _intent(each: _Open) -> Intent:
+def _unread(history: Slice) -> set[int]:
+    """The approvals that are dead letters of the exchange."""
+    return {letter.origin.offset for letter in history.letters(EXCHANGE, COMPLIANCE_DECISIONS)}
+
+
+def _intent(each: _Open, disputed: AbstractSet[str | None]) -> Intent:
     acknowledged = any(isinstance(report.event, OrderAcknowledged) for report in each.trace.reports)
     open_lots = each.order.quantity_lots - each.trace.filled_lots
+    if each.order.order_id in disputed:
+        return Intent("disputed", open_lots)
     return Intent("acknowledged" if acknowledged else "pending", open_lots)
 
 
 def _check_sessions(history: Slice, found: Findings) -> None:
-    """A session is read as far as its highest report is in executions; there is none of another partition."""
-    own = str(history.partition).encode()
-    highest = max((each.event.venue_sequence for each in history.executions if each.event), default=0)
-    for key in sorted(history.sessions.keys() | {own}):
-        identity, expected, last = _text(key), highest if key == own else 0, 0
+    """Each session of the partition is read as far as its highest report is booked or a dead letter."""
+    highest: dict[bytes, int] = {}
+    for number, sequence in _each_report(history):
+        if number % history.partitions == history.partition:
+            key = str(number).encode()
+            highest[key] = max(sequence, highest.get(key, 0))
+    for key in sorted(history.sessions.keys() | highest.keys()):
+        identity, last = _text(key), 0
         if key in history.sessions:
             theirs = _decoded(
                 _read_session,
@@ -166,9 +213,49 @@ def _check_sessions(history: Slice, found: Findings) -> None:
             if theirs is None:
                 continue
             last = theirs.venue_sequence_last
-        if last != expected:
+        if last != highest.get(key, 0):
             message = "a session is not read as far as its reports are in executions"
-            found.violate(I3, message, f"{identity}: {last}, not {expected}")
+            found.violate(I3, message, f"{identity}: {last}, not {highest.get(key, 0)}")
+
+
+def _each_report(history: Slice) -> Iterator[tuple[int, int]]:
+    """Session and sequence of each report that was read."""
+    for record in history.executions:
+        report = record.event
+        if report is not None and not isinstance(report, OrderWithheld):
+            yield shard_of(report.account_id.encode()), report.venue_sequence
+    for letter in history.venue_letters:
+        yield letter.shard, letter.sequence
+
+
+def _check_sent(history: Slice, traces: Traces, found: Findings) -> None:
+    """The exchange knows the last order of each account that it has intended: a repeat changes nothing."""
+    unread = _unread(history)
+    expected: dict[bytes, int] = {}
+    for trace in traces:
+        for record in trace.compliance:
+            approved = record.event
+            if (
+                isinstance(approved, OrderComplianceApproved)
+                and record.offset not in unread
+                and _is_told(trace)
+            ):
+                key = approved.order.account_id.encode()
+                expected[key] = max(approved.order.sequence, expected.get(key, 0))
+    for key, last in sorted(expected.items()):
+        value = history.sent.get(key)
+        unreadable = "a value of sent that nobody can read"
+        theirs = _decoded(_read_sent, value, unreadable, _text(key), found) if value is not None else Sent(0)
+        if theirs is not None and theirs.order_sequence_last != last:
+            message = "the last order that was intended is not the account's last approved one"
+            found.violate(I3, message, f"{_text(key)}: {theirs.order_sequence_last}, not {last}")
+
+
+def _is_told(trace: Trace) -> bool:
+    """Whether its approval is of a release that keeps what it has sent."""
+    return any(
+        isinstance(each.event, OrderRiskApproved) and each.event.decided_at_ms for each in trace.approvals
+    )
 
 
 def _check_open_orders(history: Slice, opened: Iterable[_Open], found: Findings) -> None:
@@ -219,23 +306,48 @@ def _check_limits(history: Slice, commanded: Commanded, found: Findings) -> None
     blind = _blind(history, RISK, RISK_LIMITS)
     for key in blind:
         found.skip(I3, "risk has limits of this account as a dead letter", _text(key))
-    wanted = {account_id.encode(): version for account_id, version in commanded.versions.items()}
-    for key, value in history.risk_limits.items():
-        if key in blind:
-            continue
-        theirs = _decoded(
-            _read_in_force, value, "a value of risk_limits that nobody can read", _text(key), found
-        )
-        if theirs is None:
-            continue
-        version = wanted.get(key)
-        if version is None or theirs.version > version:
+    in_force = {
+        key: theirs
+        for key, value in history.risk_limits.items()
+        if key not in blind
+        and (theirs := _decoded(_read_in_force, value, UNREADABLE_LIMITS, _text(key), found)) is not None
+    }
+    for key, limits in in_force.items():
+        wanted = commanded.wanted.get(_text(key))
+        if wanted is None and _text(key) in commanded.wanted:
+            found.violate(I3, "limits are in force that a tombstone has removed", _text(key))
+        elif wanted is None or limits.version > wanted.version:
             found.skip(I3, "the limits in force are gone from the compacted topic", _text(key))
-        elif theirs.version < version:
+        elif limits.version < wanted.version:
             message = "limits in force are older than the newest that were set"
-            found.violate(I3, message, f"{_text(key)}: {theirs.version}, not {version}")
-    for key in sorted(wanted.keys() - history.risk_limits.keys() - blind):
+            found.violate(I3, message, f"{_text(key)}: {limits.version}, not {wanted.version}")
+        elif wanted.kill_switch and not limits.kill_switch:
+            found.violate(I3, "a kill switch is not in force that was switched on", _text(key))
+    given = {account_id.encode() for account_id, wanted in commanded.wanted.items() if wanted is not None}
+    for key in sorted(given - history.risk_limits.keys() - blind):
         found.violate(I3, "an account has no limits in force though some were set", _text(key))
+
+
+def _check_controls(history: Slice, commanded: Commanded, found: Findings) -> None:
+    """The exchange looks last at what the newest limits say."""
+    blind = _blind(history, EXCHANGE, RISK_LIMITS)
+    for account_id, wanted in sorted(commanded.wanted.items()):
+        key = account_id.encode()
+        if key in blind or wanted is None:
+            continue
+        if key not in history.controls:
+            found.violate(I3, "the exchange has no controls of an account though limits were set", account_id)
+            continue
+        unreadable = "a value of controls that nobody can read"
+        theirs = _decoded(_read_controls, history.controls[key], unreadable, account_id, found)
+        if theirs is not None and not _obeys(theirs, wanted):
+            found.violate(I3, "the controls of the exchange are not what was set last", account_id)
+
+
+def _obeys(controls: Controls, wanted: Wanted) -> bool:
+    if controls.version != wanted.version:
+        return controls.version > wanted.version  # set by what compaction has taken
+    return controls.kill_switch or not wanted.kill_switch
 
 
 def _blind(history: Slice, service: str, topic: str) -> set[bytes]:

@@ -1,26 +1,54 @@
-"""I2: the venue's ledger and the executions are a bijection; filled <= ordered; nothing was sent twice."""
+"""I2: the venue's ledger and the executions are a bijection; filled <= ordered; nothing was sent twice.
 
-from collections.abc import Iterable, Sequence
+A report that the exchange could not use is a dead letter instead of an execution; only one that no legal life
+of its order explains may be. An order that was withheld the venue has never seen.
+"""
+
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from checker.findings import Findings
-from checker.history import Slice, Traces
-from checker.ledger import LedgerOrder, LedgerReport, LedgerTrade, SessionLedger
-from checker.records import Logged, Order, OrderComplianceApproved, Report, TradeExecuted
+from checker.history import Slice, Traces, reported_id
+from checker.invariants.lives import Path
+from checker.ledger import LedgerOrder, LedgerReport, LedgerTrade, PartLedger
+from checker.records import (
+    Logged,
+    Order,
+    OrderComplianceApproved,
+    OrderWithheld,
+    Report,
+    TradeExecuted,
+    VenueLetter,
+)
+from checker.shards import KEY_SHARDS, shard_of
 
 I2 = "I2"
 
+Number = tuple[int, int]
+"""The session of a report, and its sequence there."""
 
-def check_venue(history: Slice, traces: Traces, ledger: SessionLedger) -> Findings:
-    """Compare one session of the ledger with the partition of the same number, field by field.
+
+def check_venue(history: Slice, traces: Traces, ledger: PartLedger) -> Findings:
+    """Compare the sessions of one partition with the executions on it, field by field.
 
     The ledger's orders are read before the log and its reports and trades after it: until all has ended,
-    reports above the log's last one are still on their way.
+    reports above a session's last one in the log are still on their way. Once a report of an order is a dead
+    letter the order is disputed, and so are all its later ones.
     """
     found = Findings()
     _check_orders(history, traces, ledger.orders, found)
-    seen = _check_reports(history, ledger.reports, found)
+    seen = _see(history, found)
+    _check_reports(history, traces, ledger.reports, seen, found)
     _check_trades(history, ledger.trades, seen, found)
+    return found
+
+
+def check_sessions(sessions: Iterable[int]) -> Findings:
+    """The ledger has no session that is no key shard."""
+    found = Findings()
+    for number in sessions:
+        if not 0 <= number < KEY_SHARDS:
+            found.violate(I2, "the venue has a session that is no key shard", number)
     return found
 
 
@@ -28,29 +56,33 @@ def _check_orders(history: Slice, traces: Traces, orders: Iterable[LedgerOrder],
     known = set()
     for order in orders:
         known.add(order.client_order_id)
-        if order.receipts != 1:
-            found.violate(I2, "an order was sent to the venue more than once", order.client_order_id)
-        if order.filled_lots > order.quantity_lots:
-            found.violate(I2, "more was filled than ordered", order.client_order_id)
-        trace = traces.get(order.client_order_id)
-        if trace is None or not trace.compliance_approved:
-            found.violate(
-                I2, "the venue has an order that compliance has not approved", order.client_order_id
-            )
-            continue
-        approved = [
-            each.event for each in trace.compliance if isinstance(each.event, OrderComplianceApproved)
-        ]
-        if any(terms(each.order) != order.terms for each in approved):
-            found.violate(I2, "the venue has an order on other terms than approved", order.client_order_id)
-        if history.ended and trace.filled_lots != order.filled_lots:
-            found.violate(
-                I2, "the ledger's filled_lots are not those of the executions", order.client_order_id
-            )
+        for message in _order_faults(order, traces, ended=history.ended):
+            found.violate(I2, message, order.client_order_id)
     if history.ended:
         for trace in traces:
-            if trace.compliance_approved and not trace.stuck and trace.order_id not in known:
+            may_go = trace.compliance_approved and not trace.stuck and not trace.withheld
+            if may_go and trace.order_id not in known:
                 found.violate(I2, "an order that may go out is not in the venue's ledger", trace.order_id)
+
+
+def _order_faults(order: LedgerOrder, traces: Traces, *, ended: bool) -> Iterator[str]:
+    if order.receipts != 1:
+        yield "an order was sent to the venue more than once"
+    if order.filled_lots > order.quantity_lots:
+        yield "more was filled than ordered"
+    if order.session != shard_of(order.account_id.encode()):
+        yield "an order was sent on a session that is not its account's key shard"
+    trace = traces.get(order.client_order_id)
+    if trace is None or not trace.compliance_approved:
+        yield "the venue has an order that compliance has not approved"
+        return
+    if trace.withheld:
+        yield "the venue has an order that was withheld"
+    approved = [each.event for each in trace.compliance if isinstance(each.event, OrderComplianceApproved)]
+    if any(terms(each.order) != order.terms for each in approved):
+        yield "the venue has an order on other terms than approved"
+    if ended and not trace.stuck and trace.filled_lots != order.filled_lots:
+        yield "the ledger's filled_lots are not those of the executions"
 
 
 def terms(order: Order) -> tuple[str, str, str, int, int, str]:
@@ -66,65 +98,110 @@ def terms(order: Order) -> tuple[str, str, str, int, int, str]:
 
 
 class _Seen(NamedTuple):
-    """What was read of executions: `last` is the highest venue_sequence among them."""
+    """What executions and dead letters have; `last` is the highest sequence of each session there."""
 
-    last: int
-    trades: dict[str, TradeExecuted]
+    executions: dict[Number, Logged[Report]]
+    buried: dict[Number, VenueLetter]
+    last: dict[int, int]
+    trades: dict[str, tuple[int, TradeExecuted]]
 
 
-def _check_reports(history: Slice, reports: Iterable[LedgerReport], found: Findings) -> _Seen:
-    executions, seen = _by_sequence(history, found)
-    before = 0
-    for sequence, event in reports:
-        identity = f"{history.partition}/{sequence}"
-        if sequence != before + 1:
-            found.violate(I2, "the ledger's reports of a session have a gap", identity)
-        before = sequence
-        executed = executions.pop(sequence, None)
-        if executed is None:
-            if history.ended or sequence < seen.last:
-                found.violate(I2, "a report of the venue is not in executions", identity)
-        elif executed.event != event:
-            found.violate(I2, "an execution differs from the venue's report", identity)
-    for sequence in executions:
-        found.violate(I2, "an execution that the venue has never reported", f"{history.partition}/{sequence}")
+def _see(history: Slice, found: Findings) -> _Seen:
+    seen = _Seen({}, {}, {}, {})
+    for record in history.executions:
+        report = record.event
+        if report is None or isinstance(report, OrderWithheld):
+            continue
+        shard, sequence = shard_of(report.account_id.encode()), report.venue_sequence
+        identity = f"{shard}/{sequence}"
+        if (shard, sequence) in seen.executions:
+            found.violate(I2, "a report of the venue is in executions more than once", identity)
+        seen.executions[shard, sequence] = record  # type: ignore[assignment]
+        if sequence < seen.last.get(shard, 0):
+            found.violate(I2, "executions are not in the order of the venue's reports", identity)
+        seen.last[shard] = max(sequence, seen.last.get(shard, 0))
+        if isinstance(report, TradeExecuted):
+            if report.trade_id in seen.trades:
+                found.violate(I2, "a trade is in executions more than once", report.trade_id)
+            seen.trades[report.trade_id] = (shard, report)
+    for letter in history.venue_letters:
+        number = (letter.shard, letter.sequence)
+        if number in seen.buried or number in seen.executions:
+            found.violate(I2, "a report is a dead letter and something else as well", _named(number))
+        seen.buried[number] = letter
+        seen.last[letter.shard] = max(letter.sequence, seen.last.get(letter.shard, 0))
     return seen
 
 
-def _by_sequence(history: Slice, found: Findings) -> tuple[dict[int, Logged[Report]], _Seen]:
-    executions: dict[int, Logged[Report]] = {}
-    trades: dict[str, TradeExecuted] = {}
-    last = 0
-    for record in history.executions:
-        report = record.event
-        if report is None:
-            continue
-        identity = f"{history.partition}/{report.venue_sequence}"
-        if report.venue_sequence in executions:
-            found.violate(I2, "a report of the venue is in executions more than once", identity)
-        executions[report.venue_sequence] = record
-        if report.venue_sequence < last:
-            found.violate(I2, "executions are not in the order of the venue's reports", identity)
-        last = max(last, report.venue_sequence)
-        if isinstance(report, TradeExecuted):
-            if report.trade_id in trades:
-                found.violate(I2, "a trade is in executions more than once", report.trade_id)
-            trades[report.trade_id] = report
-    return executions, _Seen(last, trades)
+def _named(number: Number) -> str:
+    return f"{number[0]}/{number[1]}"
 
 
-def _check_trades(
-    history: Slice, trades: Sequence[LedgerTrade] | Iterable[LedgerTrade], seen: _Seen, found: Findings
+def _check_reports(
+    history: Slice, traces: Traces, reports: Iterable[LedgerReport], seen: _Seen, found: Findings
 ) -> None:
+    executions, buried = dict(seen.executions), dict(seen.buried)
+    before: dict[int, int] = {}
+    disputed: set[str] = set()
+    unclear: set[str] = set()
+    for session, sequence, event in reports:
+        number = (session, sequence)
+        if sequence != before.get(session, 0) + 1:
+            found.violate(I2, "the ledger's reports of a session have a gap", _named(number))
+        before[session] = sequence
+        executed = executions.pop(number, None)
+        if letter := buried.pop(number, None):
+            if event is None:
+                unclear.add(reported_id(letter) or "")
+            elif event.order_id not in disputed | unclear and _fits(event, number, traces):
+                found.violate(I2, "a report that fits its order is a dead letter", _named(number))
+            else:
+                disputed.add(event.order_id)
+        elif executed is None:
+            if history.ended or sequence < seen.last.get(session, 0):
+                found.violate(I2, "a report of the venue is not in executions", _named(number))
+        elif executed.event != event:
+            found.violate(I2, "an execution differs from the venue's report", _named(number))
+        elif event is not None and event.order_id in disputed:
+            found.violate(
+                I2, "a report was booked behind one of its order that is a dead letter", _named(number)
+            )
+    for number in executions:
+        found.violate(I2, "an execution that the venue has never reported", _named(number))
+    for number in buried:
+        found.violate(I2, "a dead letter of a report that the venue has never made", _named(number))
+
+
+def _fits(event: Report, number: Number, traces: Traces) -> bool:
+    """Whether a report is the next step of its order's legal life, on its session."""
+    trace = traces.get(event.order_id)
+    if trace is None or trace.order is None or not trace.compliance_approved:
+        return False
+    if shard_of(event.account_id.encode()) != number[0]:
+        return False
+    path = Path(trace.order)
+    for record in trace.executions:
+        before = record.event
+        is_earlier = isinstance(before, OrderWithheld) or (
+            before is not None and before.venue_sequence < number[1]
+        )
+        if before is not None and is_earlier and any(True for _ in path.step(before)):
+            return False
+    return not any(True for _ in path.step(event))
+
+
+def _check_trades(history: Slice, trades: Iterable[LedgerTrade], seen: _Seen, found: Findings) -> None:
     executed = dict(seen.trades)
     for trade in trades:
-        event = executed.pop(trade.trade_id, None)
+        number = (trade.session, trade.venue_sequence)
+        shard, event = executed.pop(trade.trade_id, (0, None))
         if event is None:
-            if history.ended or trade.venue_sequence <= seen.last:
+            is_due = history.ended or trade.venue_sequence <= seen.last.get(trade.session, 0)
+            if is_due and number not in seen.buried:
                 found.violate(I2, "a trade of the venue is not in executions", trade.trade_id)
             continue
-        fields = (event.order_id, event.quantity_lots, event.price_ticks, event.venue_sequence)
-        if fields != (trade.client_order_id, trade.quantity_lots, trade.price_ticks, trade.venue_sequence):
+        fields = (event.order_id, event.quantity_lots, event.price_ticks, shard, event.venue_sequence)
+        if fields != (trade.client_order_id, trade.quantity_lots, trade.price_ticks, *number):
             found.violate(I2, "an executed trade differs from the venue's", trade.trade_id)
     for trade_id in executed:
         found.violate(I2, "an executed trade that the venue does not have", trade_id)

@@ -15,12 +15,15 @@ from app.engine import dead_letter as dead_letter_module
 from app.engine import restore as restore_module
 from app.engine import standby as standby_module
 from app.engine import task as task_module
-from app.engine.cluster import Cluster
+from app.engine import watermarks as watermarks_module
+from app.engine import work as work_module
+from app.engine.cluster import LATEST, Cluster
 from app.engine.dead_letter import QUARANTINE, DeadLetters
 from app.engine.errors import Fenced, Transient
 from app.engine.store import TaskStore
 from app.engine.task import Task
 from app.engine.transaction import Outbox, Producer
+from app.engine.watermarks import Watermarks
 from app.engine.work import UnitOfWork
 from storm.mutants.patching import Patch
 
@@ -99,7 +102,33 @@ def processing_before_restore(patch: Patch) -> None:
     patch.setattr(standby_module, "restore", restore_never)
 
 
+@mutant(1, "new_input", shows="no total for")
+def new_inputs_begin_at_their_ends(patch: Patch) -> None:
+    patch.setattr(task_module, "EARLIEST", LATEST)
+
+
+@mutant(1, "lost_offsets", shows="2 totals for")
+def lost_offsets_count_as_new(patch: Patch) -> None:
+    patch.setattr(task_module, "read_note", lambda note: set())
+
+
 # -- rule 2: read_committed everywhere
+
+
+@mutant(2, "open_transaction", shows="nobody says that it waits")
+def open_transactions_are_waited_for_in_silence(patch: Patch) -> None:
+    patch.setattr(watermarks_module._Stall, "is_long", False)
+
+
+@mutant(2, "open_transaction", shows="it waits without lag")
+def lag_counts_to_what_is_stable(patch: Patch) -> None:
+    hear = Watermarks.hear
+
+    def hear_what_is_stable(marks: Watermarks, tp: Any, position: int, high: int, stable: int) -> None:
+        hear(marks, tp, position, high, stable)
+        marks._heard[tp] = marks._heard[tp]._replace(high=stable)
+
+    patch.setattr(Watermarks, "hear", hear_what_is_stable)
 
 
 def _read_uncommitted(patch: Patch, wanted: Callable[[object], bool]) -> None:
@@ -441,6 +470,37 @@ def poison_is_tried_again(patch: Patch) -> None:
         pass
 
     patch.setattr(task_module, "Poison", Nothing)
+
+
+@mutant(6, "strays", shows="no dead letter of")
+def partition_not_checked(patch: Patch) -> None:
+    patch.setattr(Task, "stray", lambda task, key, topic: None)
+
+
+@mutant(6, "strays", shows="is quarantined")
+def strays_hold_their_key(patch: Patch) -> None:
+    refuse = UnitOfWork._refuse
+
+    def refuse_and_hold(work: UnitOfWork, raw: Any, error: Any, attempts: int = 1, **_: Any) -> None:
+        refuse(work, raw, error, attempts, quarantine=True)
+
+    patch.setattr(UnitOfWork, "_refuse", refuse_and_hold)
+
+
+@mutant(6, "newer_release", shows="a dead letter of")
+def newer_version_is_garbage(patch: Patch) -> None:
+    class Nothing(Exception):
+        pass
+
+    patch.setattr(work_module, "NewerRelease", Nothing)
+
+
+@mutant(6, "newer_release", shows="a dead letter of")
+def newer_version_is_poison(patch: Patch) -> None:
+    class Nothing(Exception):
+        pass
+
+    patch.setattr(task_module, "NewerRelease", Nothing)
 
 
 # -- rule 7: the outside is told after the commit

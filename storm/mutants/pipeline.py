@@ -14,8 +14,8 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from app import venue_session
-from app.domain import compliance, marketdata, risk
+from app import venue_booking, venue_session
+from app.domain import compliance, exchange, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
@@ -28,6 +28,7 @@ from app.engine.work import TableView
 from app.topics import EXECUTIONS
 from app.venue_session import VenueSession
 from models.commands import SetRiskLimits
+from models.contract import Contract, told
 from models.events import (
     OrderAcknowledged,
     OrderReceived,
@@ -365,30 +366,32 @@ def repeated_report_booked(patch: Patch) -> None:
             return session, intent, True
         return apply_venue_report(session, intent, report)
 
-    patch.setattr(venue_session, "apply_venue_report", apply)
+    patch.setattr(venue_booking, "apply_venue_report", apply)
 
 
 @mutant("I2", "exchange", faults=("kill",))
 def cursor_not_committed(patch: Patch) -> None:
     """How far the reports are read is known in memory only: a new task books them from the first one on."""
-    cursors: dict[VenueSession, Session] = {}
+    cursors: dict[tuple[VenueSession, int], Session] = {}
 
-    async def read_from_memory(session: VenueSession, reports: Any) -> None:
+    async def read_from_memory(session: VenueSession, reports: Any) -> dict[int, Any]:
         async with unit_of_work(session._task) as work:
-            cursor = cursors.get(session, NEW_SESSION)
-            for report in reports:
+            for reported in reports:
+                number, report = reported.session, reported.report
+                cursor = cursors.get((session, number), NEW_SESSION)
                 key = f"{report.account_id}/{report.order_id}"
                 known = work[session._intents].get(key)
                 if known is None and report.venue_sequence > cursor.venue_sequence_last:
                     cursor, intent, is_new = Session(venue_sequence_last=report.venue_sequence), None, True
                 else:
                     cursor, intent, is_new = apply_venue_report(cursor, known, report)
+                cursors[session, number] = cursor
                 if not is_new:
                     continue
                 work[session._intents][key] = intent
-                report_id = f"venue/{session._number}/{report.venue_sequence}"
+                report_id = f"venue/{number}/{report.venue_sequence}"
                 work.emit(EXECUTIONS, report, event_id=report_id, correlation_id=report.order_id)
-        cursors[session] = cursor
+        return {}
 
     patch.setattr(VenueSession, "_book", read_from_memory)
 
@@ -400,23 +403,40 @@ def late_reports_dropped(patch: Patch) -> None:
     resumed: set[VenueSession] = set()
 
     async def read_again(session: VenueSession) -> None:
-        known = session._task.table(session._sessions).get(str(session._number)) or NEW_SESSION
-        if known.venue_sequence_last:
+        if any(session._cursors().values()):
             resumed.add(session)
         await read(session)
 
-    async def book_what_is_new(session: VenueSession, reports: Any) -> None:
+    async def book_what_is_new(session: VenueSession, reports: Any) -> Any:
         if session not in resumed:
-            await book(session, reports)
-            return
+            return await book(session, reports)
         resumed.discard(session)
         async with unit_of_work(session._task) as work:
-            cursor = work[session._sessions][str(session._number)]
-            read = cursor.model_copy(update={"venue_sequence_last": reports[-1].venue_sequence})
-            work[session._sessions][str(session._number)] = read
+            for reported in reports:
+                cursor = work[session._sessions].get(str(reported.session), NEW_SESSION)
+                read = cursor.model_copy(update={"venue_sequence_last": reported.sequence})
+                work[session._sessions][str(reported.session)] = read
+        return {}
 
     patch.setattr(VenueSession, "_read", read_again)
     patch.setattr(VenueSession, "_book", book_what_is_new)
+
+
+@mutant("I7", "exchange", faults=("venue-hang",))
+def last_look_without_age(patch: Patch) -> None:
+    """An approved order leaves for the venue however old it is."""
+    look = exchange.last_look
+
+    def look_past_age(order: OrderReceived, *, now_ms: int, **known: Any) -> Any:
+        return look(order.model_copy(update={"submitted_at_ms": now_ms}), now_ms=now_ms, **known)
+
+    patch.setattr(venue_session, "last_look", look_past_age)
+
+
+@mutant("I2", "exchange")
+def repeated_approval_sends_again(patch: Patch) -> None:
+    """An approval that comes again is taken for a new one."""
+    patch.setattr(exchange, "is_repeat", lambda order, sent: False)
 
 
 # -- what all services share
@@ -441,6 +461,16 @@ def dead_letter_without_headers(patch: Patch) -> None:
     patch.setattr(
         DeadLetters, "_append", lambda self, work, spec, raw, why: append(self, work, spec, Bare(raw), why)
     )
+
+
+@mutant("engine", "risk", "compliance", "exchange", faults=("rolling", "none", "none", "none"))
+def unknown_field_is_an_error_inside(patch: Patch) -> None:
+    """A record or table value of the next release, with a field more, is an error."""
+
+    def refuse(contract: Contract, data: bytes, error: ValueError) -> Any:
+        raise ValueError(f"{contract.name}: {told(error)}")
+
+    patch.setattr(Contract, "decode_amiss", refuse)
 
 
 @mutant("I1", *SERVICES, faults=("freeze-at:before the commit", "kill"))

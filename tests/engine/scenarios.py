@@ -7,6 +7,7 @@ engine never does.
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.transaction import TxnOffsetCommitRequest
 
-from app.engine.cluster import Cluster
-from app.engine.errors import PositionGap
+from app.engine.cluster import Cluster, partition_of
+from app.engine.errors import OffsetsLost, PositionGap
 from app.engine.transaction import TransactionFailed
+from app.engine.watermarks import STALL_S
 from storm.steps import Gate, Killed, Plan, Step, at_time, raise_
 from tests.engine.network import BadNetwork
 from tests.engine.service import Number
@@ -29,6 +31,8 @@ from tests.engine.world import Dead, World
 LATE_REQUESTS = 25
 Scenario = Callable[[World, float], Awaitable[list[str]]]
 SCENARIOS: dict[str, Scenario] = {}
+PARTITIONS = {"strays": 2}
+"""How many partitions a scenario's world has, where it is not one."""
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -71,6 +75,79 @@ async def take_over(world: World, vain_s: float) -> list[str]:
         await world.all_processed()
         await new.vanish()
     return await world.faults(directories=tables_of(world, "new"))
+
+
+@scenario
+async def new_input(world: World, vain_s: float) -> list[str]:
+    """Rule 1: an input that a release adds to a service that has run is read from its beginning."""
+    await world.send(*world.more(10), topic=world.corrections.name)
+    async with BareWorker(world.options, "only") as worker:
+        worker.app.input_specs = [world.numbers]
+        await worker.own()
+        await worker.ready()
+        await world.send(*world.more(20))
+        await worker.committed(20)
+        await worker.stop()
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await worker.ready()
+        with suppress(TimeoutError):
+            await worker.committed(10, vain_s)
+        await worker.stop()
+    return await world.faults(directories=tables_of(world, "only"))
+
+
+@scenario
+async def lost_offsets(world: World, vain_s: float) -> list[str]:
+    """Rule 1: a task does not begin anew with an input whose offsets are gone."""
+    group_offsets = Cluster.group_offsets
+
+    async def without_corrections(cluster: Cluster, group: str, tps: Any) -> Any:
+        found = await group_offsets(cluster, group, tps)
+        return {tp: None if tp.topic == world.corrections.name else each for tp, each in found.items()}
+
+    await world.send(*world.more(10), topic=world.corrections.name)
+    await world.send(*world.more(20))
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await world.all_processed()
+        await worker.stop()
+    async with BareWorker(world.options, "only") as worker:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Cluster, "group_offsets", without_corrections)
+            await worker.own()
+            with suppress(OffsetsLost, TimeoutError):
+                await worker.over_or_committed(10)
+                await worker.ended(vain_s)
+    return await world.faults()
+
+
+@scenario
+async def open_transaction(world: World, vain_s: float) -> list[str]:
+    """Rule 2: nobody reads past somebody's open transaction, and who has to wait for it says so."""
+    upstream = AIOKafkaProducer(
+        bootstrap_servers=world.options.bootstrap, transactional_id=f"upstream-{world.options.id}"
+    )
+    await upstream.start()
+    try:
+        async with BareWorker(world.options, "only") as worker:
+            await worker.own()
+            await worker.ready()
+            task = worker.tasks[0]
+            await upstream.begin_transaction()
+            await world.send_unseen(*world.more(1), by=upstream)
+            try:
+                await until(lambda: bool(task.watermarks.waiting), STALL_S + vain_s)
+            except TimeoutError:
+                return ["nobody says that it waits"]
+            if task.lag[world.numbers.name] == 0:
+                return ["it waits without lag"]
+            await upstream.abort_transaction()
+            await until(lambda: not task.watermarks.waiting and not any(task.lag.values()))
+            await worker.stop()
+    finally:
+        await upstream.stop()
+    return await world.faults()
 
 
 @scenario
@@ -347,6 +424,70 @@ async def dead_letters(world: World, vain_s: float) -> list[str]:
     if (found := await world.quarantine()) != quarantine:
         findings.append(f"the quarantine is {found}, not {quarantine}")
     return findings
+
+
+@scenario
+async def strays(world: World, vain_s: float) -> list[str]:
+    """Rule 6: some clients have another partitioner. Their records count nowhere, and hold up no key."""
+    numbers, corrections = world.numbers.name, world.corrections.name
+    letters, keys = [], [f"key-{each}" for each in range(7)]
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        for key in keys:
+            await world.send(*world.more(10))
+            right = partition_of(key.encode(), 2)
+            for topic in (numbers, corrections):
+                for value in (msgspec.json.encode(Number(f"stray-{key}", key, 1)), b"no number", None):
+                    at = await world.send_raw(value, key.encode(), topic=topic, partition=1 - right)
+                    error = f"WrongPartition: the key {key.encode()!r} belongs on partition {right}"
+                    letters.append(Dead(f"{topic}/{1 - right}/{at.offset}", error, attempts=1))
+        await world.all_processed()
+        await worker.stop()
+    await world.send(*world.more(20))
+    findings = await _goes_on(world) + await world.wrong_dead_letters(letters)
+    quarantine = await world.quarantine()
+    return findings + [f"{key} is quarantined" for key in quarantine]
+
+
+@scenario
+async def newer_release(world: World, vain_s: float) -> list[str]:
+    """Rule 6: a newer release has written an event, then a table's value: an old build waits."""
+    newer = msgspec.structs.replace(world.options, release=2)
+    await world.send(*world.more(20))
+    from_newer = Number("from-newer", "key-3", 3)
+    await world.send(from_newer, headers=[("schema-version", b"2")])
+    await world.send(*world.more(20))
+    findings = []
+    async with BareWorker(world.options, "old") as old, BareWorker(newer, "new") as new:
+        await old.own()
+        findings += await _waits(old, "Number in version 2 was written by a newer release", vain_s)
+        findings += [f"{at} are read" for at, _ in (await world.progress()).values() if at not in (0, 20)]
+        await new.own()
+        await world.all_processed()
+        await new.stop()
+        await old.tasks[0].renew()  # as the manager asks for it when a partition has moved
+        await old.ended(vain_s)
+    async with BareWorker(world.options, "old") as old:
+        await old.own()
+        await world.send(*world.more(20))
+        findings += await _waits(old, "table sums in version 2 was written by a newer release", vain_s)
+        await asyncio.wait_for(old.stop(), vain_s)
+    async with BareWorker(newer, "new") as new:
+        await new.own()
+        await world.all_processed()
+        await new.stop()
+    findings += await world.wrong_dead_letters([])
+    return findings + await world.faults(directories=tables_of(world, "new"))
+
+
+async def _waits(worker: BareWorker, what: str, vain_s: float) -> list[str]:
+    """Wait until a worker's task waits for a newer build, as it should."""
+    (task,) = worker.tasks.values()
+    try:
+        await until(lambda: what in (task.waits_for or ""), vain_s)
+    except TimeoutError:
+        return [f"it waits for {task.waits_for}, not because {what}"]
+    return [] if task.ready.is_set() else ["it waits, and has not begun"]
 
 
 @scenario

@@ -5,6 +5,7 @@
 
 import asyncio
 import ctypes
+import re
 import time
 from contextlib import suppress
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from app.engine import App, EngineSettings, Poison, Task, TopicSpec, Transient, unit_of_work
+from app.engine import App, EngineSettings, NewerRelease, Poison, Task, TopicSpec, Transient, unit_of_work
 
 
 class Number(msgspec.Struct, frozen=True):
@@ -55,6 +56,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     stuck_s_max: float = 0.0
     stumbles: int = 0
     """How many batches make the agent fail before its unit of work, and then how many behind it."""
+    release: int = 1
+    """The newest version of events and table values that this build knows; tables are written in it."""
     ticks: int = 0
     """How many units of work of its own a companion commits beside each task."""
 
@@ -69,16 +72,38 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JsonCodec:
-    """JSON of one struct."""
+    """JSON of one struct. A record that names a version above `release` is not for this build."""
 
-    def __init__(self, kind: type[msgspec.Struct]) -> None:
+    def __init__(self, kind: type[msgspec.Struct], release: int = 1) -> None:
         self._kind = kind
+        self._release = release
 
     def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any:
+        if schema_version and schema_version.isdigit() and int(schema_version) > self._release:
+            raise NewerRelease(self._kind.__name__, int(schema_version), self._release)
         return msgspec.json.decode(data, type=self._kind)
 
     def encode(self, value: Any) -> tuple[bytes, bytes, bytes]:
         return self._kind.__name__.encode(), b"1", msgspec.json.encode(value)
+
+
+class TotalCodec:
+    """A table's totals; what a later release has written begins with its version."""
+
+    frozen = True
+
+    def __init__(self, release: int) -> None:
+        self._release = release
+
+    def decode(self, data: bytes) -> Total:
+        found = re.match(rb'\{"\$v":(\d+)', data)
+        if found and int(found[1]) > self._release:
+            raise NewerRelease("table sums", int(found[1]), self._release)
+        return msgspec.json.decode(data, type=Total)
+
+    def encode(self, value: Total) -> bytes:
+        data = msgspec.json.encode(value)
+        return data if self._release == 1 else b'{"$v":%d,' % self._release + data[1:]
 
 
 def key_of(value: Any) -> bytes:
@@ -87,7 +112,11 @@ def key_of(value: Any) -> bytes:
 
 def topics(options: Options) -> tuple[TopicSpec, TopicSpec, TopicSpec, TopicSpec]:
     """The inputs (corrections come first, and from the edge), the output, the dead letters."""
-    name, codec, large = options.id, JsonCodec(Number), {"max.message.bytes": str(8 * 1024 * 1024)}
+    name, codec, large = (
+        options.id,
+        JsonCodec(Number, options.release),
+        {"max.message.bytes": str(8 * 1024 * 1024)},
+    )
     return (
         TopicSpec(f"corrections-{name}", codec, key_of, options.partitions, edge=True, config=large),
         TopicSpec(f"numbers-{name}", codec, key_of, options.partitions, config=large),
@@ -123,7 +152,7 @@ def make_app(options: Options) -> App:
         broker_client_id=options.client_id,
         web_enabled=False,
     )
-    sums = app.Table("sums", value_type=Total)
+    sums = app.Table("sums", value_type=TotalCodec(options.release))
 
     @app.agent(app.inputs(corrections, numbers))
     async def add_up(batches: Any) -> None:

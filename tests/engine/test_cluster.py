@@ -44,22 +44,22 @@ async def test_topics_are_created_though_nodes_come_and_go_meanwhile(
     bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures: list[Any] = [NodeNotReadyError(), KafkaConnectionError()]
-    list_topics, create_topics = AIOKafkaAdminClient.list_topics, AIOKafkaAdminClient.create_topics
+    describe_topics, create_topics = AIOKafkaAdminClient.describe_topics, AIOKafkaAdminClient.create_topics
 
-    async def list_later(client: AIOKafkaAdminClient) -> Any:
+    async def describe_later(client: AIOKafkaAdminClient) -> Any:
         if failures:
             raise failures.pop()
-        return await list_topics(client)
+        return await describe_topics(client)
 
-    async def create_unheard(client: AIOKafkaAdminClient, topics: Any) -> Any:
-        answer = await create_topics(client, topics)
-        if topics[0].name not in created:
+    async def create_unheard(client: AIOKafkaAdminClient, topics: Any, *, validate_only: bool = False) -> Any:
+        answer = await create_topics(client, topics, validate_only=validate_only)
+        if not validate_only and topics[0].name not in created:
             created.append(topics[0].name)
             answer.topic_errors = [(topics[0].name, RequestTimedOutError.errno, "too late")]
         return answer
 
     created: list[str] = []
-    monkeypatch.setattr(AIOKafkaAdminClient, "list_topics", list_later)
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_topics", describe_later)
     monkeypatch.setattr(AIOKafkaAdminClient, "create_topics", create_unheard)
     no_codec: Any = None
     wanted = [TopicSpec(f"comes-and-goes-{each}", no_codec) for each in range(2)]
@@ -83,11 +83,11 @@ async def configs_of_new_topics(
     async def nothing(_: AIOKafkaAdminClient) -> list[str]:
         return []
 
-    async def create(_: AIOKafkaAdminClient, topics: Any) -> Any:
+    async def create(_: AIOKafkaAdminClient, topics: Any, *, validate_only: bool = False) -> Any:
         configs.update({each.name: each.topic_configs for each in topics})
         return SimpleNamespace(topic_errors=[])
 
-    for name, method in (("start", nothing), ("close", nothing), ("list_topics", nothing)):
+    for name, method in (("start", nothing), ("close", nothing), ("describe_topics", nothing)):
         monkeypatch.setattr(AIOKafkaAdminClient, name, method)
     monkeypatch.setattr(AIOKafkaAdminClient, "create_topics", create)
     await ensure_topics(

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
-from app.engine.cluster import partition_of
+from app.engine import shard_of
 from app.kafka_node import guarded
 from tests.engine.waiting import until
 from tests.engine.world import read_all
@@ -31,9 +31,9 @@ from collections import namedtuple
 
 Refund = namedtuple("Refund", "number customer cents")
 
-async def refunds(partition, after):
+async def refunds(shard, after):
     return [each for each in (Refund(1, "refunded", 700), Refund(2, "refunded", 300))
-            if partition == {partition} and each.number > after]
+            if shard == {shard} and each.number > after]
 """
 
 Payment = tuple[str, int]
@@ -160,7 +160,7 @@ async def test_the_service_counts_exactly_once_though_killed(bootstrap: str, tmp
 
     service.write("payments.py", FILES["payments.py"].replace("modules=[]", 'modules=["refunds"]'))
     service.write("refunds.py", FILES["refunds.py"])
-    service.write("bank.py", BANK.format(partition=partition_of(b"refunded", 4)))
+    service.write("bank.py", BANK.format(shard=shard_of(b"refunded")))
     with service.running():
         totals = expected_totals([*before, *after, ("refunded", -1_000)])
 

@@ -6,16 +6,16 @@ import pytest
 
 from storm.mutants.engine import BROKEN_RULES, BrokenRule
 from tests.engine.conftest import MakeWorld
-from tests.engine.scenarios import SCENARIOS
+from tests.engine.scenarios import PARTITIONS, SCENARIOS
 from tests.engine.waiting import PATIENCE_S
-from tests.engine.world import World
 
 IN_VAIN_S = 3.0
 TRIES = 3
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_the_rules_hold(name: str, world: World) -> None:
+async def test_the_rules_hold(name: str, make_world: MakeWorld) -> None:
+    world = await make_world(partitions=PARTITIONS.get(name, 1))
     assert await SCENARIOS[name](world, PATIENCE_S) == []
 
 
@@ -23,7 +23,8 @@ async def test_the_rules_hold(name: str, world: World) -> None:
 async def test_a_broken_rule_is_noticed(mutant: BrokenRule, make_world: MakeWorld, tmp_path: Path) -> None:
     """A few mutants need two workers to meet: one that was lucky gets two more chances."""
     for attempt in range(TRIES):
-        world = await make_world(directory=str(tmp_path / str(attempt)))
+        partitions = PARTITIONS.get(mutant.scenario, 1)
+        world = await make_world(directory=str(tmp_path / str(attempt)), partitions=partitions)
         with pytest.MonkeyPatch.context() as patch:
             mutant.patch(patch)
             try:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from app.engine import Table, TaskTable
 from app.engine import table as table_module
+from app.engine.cluster import partition_of
+from app.engine.shards import shards_of
 from app.engine.store import TaskStore
 from app.engine.work import TableView
 from tests.engine.service import Options, Total, make_app
@@ -135,6 +137,61 @@ def test_the_digest_tells_states_apart_whatever_way_they_were_reached(table: Tas
 def test_the_part_before_the_slash_decides_where_a_key_lives() -> None:
     assert Table.routing_key("account/order/1") == b"account"
     assert Table.routing_key("account") == b"account"
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 8, 256])
+def test_a_table_by_shard_has_its_keys_on_the_partition_of_their_shard(partitions: int) -> None:
+    table = Table(APP, name=f"shards-{uuid4()}", value_type=int, by_shard=True)
+    for partition in range(partitions):
+        shards = shards_of(partition, partitions)
+        assert {table.home(str(shard), partitions) for shard in shards} == {partition}
+    assert {table.home(key, partitions) for key in ("256", "-1", "01", "1.0", "", "²", "x", "9" * 99)} == {
+        None
+    }
+    assert SUMS.home("key/7", partitions) == partition_of(b"key", partitions)
+
+
+class Marked:
+    """A codec that marks what it writes."""
+
+    frozen = False
+
+    def decode(self, data: bytes, /) -> list[int]:
+        assert data.startswith(b"[0,")
+        return [int(each) for each in data[1:-1].split(b",")][1:]
+
+    def encode(self, value: list[int], /) -> bytes:
+        return b"[%b]" % b",".join(b"%d" % each for each in [0, *value])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_codec_takes_the_place_of_a_type(frozen: bool, tmp_path: Path) -> None:
+    codec = Marked()
+    codec.frozen = frozen
+    declared = Table(APP, name=f"codec-{uuid4()}", value_type=codec)
+    store = TaskStore(tmp_path / "0")
+    table = TaskTable(declared, store, 0)
+    store.apply({declared.name: {b"k": declared.encode([7, 8])}}, {declared.name: 1})
+    assert table.raw("k") == b"[0,7,8]"
+    read = table.get("k")
+    assert read == [7, 8]
+    assert (table.get("k") is read) == frozen
+    assert table.raw("l") is table.get("l") is None
+    store.close()
+
+
+class Coded(msgspec.Struct, frozen=True):
+    """A value whose own fields are called like a codec's methods."""
+
+    decode: int = 1
+    encode: int = 2
+    frozen: bool = False
+
+
+def test_a_type_is_no_codec_whatever_its_fields_are_called(tmp_path: Path) -> None:
+    declared = Table(APP, name=f"coded-{uuid4()}", value_type=Coded)
+    assert declared.decode(declared.encode(Coded(3))) == Coded(3)
+    assert declared.frozen
 
 
 @pytest.mark.parametrize(

@@ -96,13 +96,13 @@ async def test_batches_without_effect_are_committed_with_the_next_and_when_nothi
     ("lost", "told"),
     [
         (("numbers", "corrections"), "offsets have expired or were deleted"),
-        (("numbers",), "no committed offsets of numbers-.*, but of its other inputs"),
+        (("numbers",), "no committed offsets of numbers-.*, which it has read before"),
     ],
 )
 async def test_tables_without_offsets_do_not_start_from_the_beginning(
     world: World, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...], told: str
 ) -> None:
-    committed = Cluster.committed
+    group_offsets = Cluster.group_offsets
 
     await world.send(*world.more(10))
     async with BareWorker(world.options, "only") as worker:
@@ -111,10 +111,10 @@ async def test_tables_without_offsets_do_not_start_from_the_beginning(
         await worker.stop()
 
     async def expired(cluster: Cluster, group: str, tps: Any) -> Any:
-        found = await committed(cluster, group, tps)
+        found = await group_offsets(cluster, group, tps)
         return {tp: None if tp.topic.startswith(lost) else offset for tp, offset in found.items()}
 
-    monkeypatch.setattr(Cluster, "committed", expired)
+    monkeypatch.setattr(Cluster, "group_offsets", expired)
     async with BareWorker(world.options, "only") as worker:
         await worker.own()
         with pytest.raises(OffsetsLost, match=told):

@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
@@ -76,6 +75,7 @@ class BareWorker:
                 directory=Path(self.options.directory) / "tables",
                 deliver=batches.put,
                 membership=lambda: (-1, ""),
+                buried=self.app.buried_handlers,
             )
             self._actors[partition] = self._spawn(self._act(batches))
             self.runs[partition] = self._spawn(task.run())
@@ -253,9 +253,8 @@ def run_worker(
     options: Options, plan: Sequence[tuple[str, int, str]] = (), mutant: str | None = None
 ) -> None:
     """Become a worker: `plan` says at which step, for the how manieth time, to be killed or frozen."""
-    import faust
-
     from app.engine import use_uvloop
+    from app.engine.worker import Worker
 
     use_uvloop()
     steps.instrument()
@@ -264,5 +263,4 @@ def run_worker(
     actions = {"kill": steps.kill, "freeze": steps.freeze}
     steps.follow({steps.Step(step): steps.at_time(time, actions[action]) for step, time, action in plan})
     app = make_app(options)
-    faust.Worker(app, loglevel="INFO").execute_from_commandline()
-    sys.exit(0)
+    Worker(app, loglevel="INFO").execute_from_commandline()

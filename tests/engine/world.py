@@ -82,7 +82,11 @@ class World:
     # -- in
 
     async def send(
-        self, *numbers: Number, topic: str | None = None, by: AIOKafkaProducer | None = None
+        self,
+        *numbers: Number,
+        topic: str | None = None,
+        by: AIOKafkaProducer | None = None,
+        headers: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         """Write numbers, in order, and remember where they stand."""
         topic = topic or self.numbers.name
@@ -92,7 +96,7 @@ class World:
                 topic,
                 msgspec.json.encode(each),
                 each.key.encode(),
-                headers=[("correlation-id", each.id.encode())],
+                headers=[("correlation-id", each.id.encode()), *headers],
             )
             for each in numbers
         ]

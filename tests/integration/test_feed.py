@@ -2,27 +2,43 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
+from app import topics
 from app.broker import Broker
 from app.errors import UserError
 from feed import history
-from feed.main import MARKET_DATA, ORDERS, RESTRICTIONS, RISK_LIMITS, Feed, Options
+from feed.introduction import OPERATOR_COMMANDS, RESTRICTIONS, RISK_LIMITS
+from feed.main import MARKET_DATA, ORDERS, Feed, Options
+from models.events import TickReceived
 from tests.integration.topics import write_odd_header
 
 PARTITIONS = 3
-TOPICS = (MARKET_DATA, ORDERS, RISK_LIMITS, RESTRICTIONS)
+EDGES = (MARKET_DATA, ORDERS, RISK_LIMITS, RESTRICTIONS, OPERATOR_COMMANDS)
+STATES = tuple(
+    spec.name
+    for spec in (
+        topics.INSTRUMENTS,
+        topics.ACCOUNTS,
+        topics.COUNTERPARTIES,
+        topics.RESTRICTED_LIST,
+        topics.COMMAND_ANSWERS,
+    )
+)
+TOPICS = (*EDGES, *STATES)
 TOKEN = "a-token"
 
 
@@ -109,11 +125,15 @@ async def test_as_many_records_as_asked_for_are_on_orders_and_a_second_run_goes_
     assert summary.refused == 0
     assert len(await read(bootstrap, ORDERS)) == 1_000
     limits = await read(bootstrap, RISK_LIMITS)
+    commands = await read(bootstrap, OPERATOR_COMMANDS)
+    kinds = Counter(dict(each.headers)["event-type"] for each in commands)
+    accounts = len(limits)
+    assert kinds == {b"SetInstrument": 2, b"SetCounterparty": 2, b"SetAccount": accounts}
 
     again = await a_feed(bootstrap, trades, resume=True, orders=200).run()
     assert again.last_tick == 600
     ticks = await read(bootstrap, MARKET_DATA)
-    assert [record.headers[2][1] for record in ticks] == [b"BTC-USD:%d" % each for each in range(1, 601)]
+    assert [record.headers[2][1] for record in ticks] == [b"BTC-USD/0/%d" % each for each in range(1, 601)]
     ids = [dict(each.headers).get("event-id") for each in await read(bootstrap, ORDERS)]
     assert len(ids) == 1_200
     assert len(await read(bootstrap, RISK_LIMITS)) == len(limits)
@@ -122,8 +142,77 @@ async def test_as_many_records_as_asked_for_are_on_orders_and_a_second_run_goes_
 async def test_without_resume_topics_that_hold_ticks_are_refused(bootstrap: str, trades: Path) -> None:
     await make_topics(bootstrap)
     await a_feed(bootstrap, trades, orders=10).run()
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="--resume goes on after them, --new-session counts"):
         await a_feed(bootstrap, trades, orders=10).run()
+
+
+async def ticks(bootstrap: str) -> list[tuple[int, int]]:
+    """Epoch and sequence of each tick."""
+    found = [TickReceived.model_validate_json(each.value) for each in await read(bootstrap, MARKET_DATA)]
+    return [(each.epoch, each.sequence) for each in found]
+
+
+async def order_ids(bootstrap: str) -> list[bytes]:
+    found = [dict(each.headers).get("event-id") for each in await read(bootstrap, ORDERS)]
+    return [each for each in found if each is not None and not each.startswith(b"garbage")]
+
+
+async def test_a_new_session_counts_ticks_from_1_and_no_order_comes_twice(
+    bootstrap: str, trades: Path
+) -> None:
+    await make_topics(bootstrap)
+    venue = AVenue()
+    async with venue.serving() as url:
+        for again in ({}, {"new_session": True}, {"resume": True}):
+            await a_feed(bootstrap, trades, orders=20, venue_url=url, **again).run()
+    first = [(0, each) for each in range(1, 11)]
+    assert await ticks(bootstrap) == [*first, *((1, each) for each in range(1, 21))]
+    assert venue.sequences == list(range(1, 31))
+    from_accounts = [each for each in await order_ids(bootstrap) if b"garbage" not in each]
+    assert len(set(from_accounts)) >= len(from_accounts) - 1  # the accounts send a repeat now and then
+
+
+@pytest.mark.parametrize("epoch", [0, 7])
+async def test_ticks_of_others_do_not_lead_the_feed_astray(bootstrap: str, trades: Path, epoch: int) -> None:
+    await make_topics(bootstrap)
+    await a_feed(bootstrap, trades, orders=20).run()
+    wild = {"symbol": "BTC-USD", "sequence": 10**12, "price_ticks": 1, "quantity_lots": 1, "epoch": epoch}
+    wild |= {"exchange_at_ms": 1, "observed_at_ms": 1}
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(MARKET_DATA, json.dumps(wild).encode(), b"BTC-USD")
+    summary = await a_feed(bootstrap, trades, orders=20, resume=True).run()
+    assert summary.last_tick == 20
+    own = [each for each in await ticks(bootstrap) if each[1] < 10**12]
+    expected = range(11, 21) if epoch == 0 else range(1, 11)
+    assert own[10:] == [(8 if epoch else 0, each) for each in expected]
+
+
+async def test_ticks_that_are_none_of_ours_are_followed_by_a_session_of_ours(
+    bootstrap: str, trades: Path
+) -> None:
+    await make_topics(bootstrap)
+    foreign = {"symbol": "BTC-USD", "sequence": 3, "price_ticks": 1, "quantity_lots": 1}
+    foreign |= {"exchange_at_ms": 1, "observed_at_ms": 1}
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(MARKET_DATA, json.dumps(foreign).encode(), b"BTC-USD")
+    await a_feed(bootstrap, trades, orders=4, resume=True).run()
+    assert await ticks(bootstrap) == [(0, 3), (1, 1), (1, 2)]
+
+
+async def test_what_is_in_force_stays_as_an_operator_has_left_it(bootstrap: str, trades: Path) -> None:
+    await make_topics(bootstrap)
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for topic, key in (
+            (topics.INSTRUMENTS, b"BTC-USD"),
+            (topics.ACCOUNTS, b"maker-00"),
+            (topics.RESTRICTED_LIST, b"ETH-USD"),
+        ):
+            await producer.send_and_wait(topic.name, b"{}", key)
+    await a_feed(bootstrap, trades, orders=4).run()
+    commanded = {each.key for each in await read(bootstrap, OPERATOR_COMMANDS)}
+    assert b"ETH-USD" in commanded
+    assert commanded.isdisjoint({b"BTC-USD", b"maker-00"})
+    assert {each.key for each in await read(bootstrap, RESTRICTIONS)} == {b"BTC-USD"}
 
 
 async def test_records_with_odd_headers_do_not_keep_the_feed_out(bootstrap: str, trades: Path) -> None:
@@ -163,10 +252,13 @@ async def test_orders_wait_while_risk_is_behind(bootstrap: str, trades: Path) ->
     await make_topics(bootstrap)
     await commit(bootstrap, "marketdata", MARKET_DATA, 1 << 30)
     await commit(bootstrap, "risk", RISK_LIMITS, 1 << 30)
+    await commit(bootstrap, "refdata", OPERATOR_COMMANDS, 1 << 30)
+    await commit(bootstrap, "refdata", RESTRICTIONS, 1 << 30)
     await commit(bootstrap, "risk", ORDERS, 0)
     feed = a_feed(bootstrap, trades, orders=2_000, outstanding_max=500)
     running = asyncio.create_task(feed.run())
-    await asyncio.sleep(3)
+    await sent_at_least(feed, 501)
+    await asyncio.sleep(1)
     assert 500 < feed.summary.orders_sent <= 500 + 200
     assert not running.done()
     await commit(bootstrap, "risk", ORDERS, 1 << 30)
@@ -235,10 +327,10 @@ async def test_stop_ends_an_endless_feed_soon(bootstrap: str, trades: Path) -> N
     await make_topics(bootstrap)
     feed = a_feed(bootstrap, trades, orders=None, speed=50.0)
     running = asyncio.create_task(feed.run())
-    await asyncio.sleep(2)
+    await sent_at_least(feed, 20)
     feed.stop()
     summary = await asyncio.wait_for(running, 5)
-    assert 10 < summary.ticks_sent < 200
+    assert 10 <= summary.ticks_sent < 200
     assert len(await read(bootstrap, ORDERS)) == summary.orders_sent
 
 

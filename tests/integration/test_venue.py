@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,13 @@ import pytest
 from models import events
 
 TOKEN = "secret"
+DEMO = Path(__file__).parents[2] / "feed" / "demo.json"
 LAST = 1_000
 STOP_S_MAX = 10
+
+
+def _where(data_dir: Path, instruments: Path = DEMO) -> tuple[str, ...]:
+    return ("--data-dir", str(data_dir), "--instruments", str(instruments))
 
 
 class VenueProcess:
@@ -32,9 +37,9 @@ class VenueProcess:
         self.options = options
         self.start()
 
-    def start(self) -> None:
+    def start(self, port: str = "0") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "venue", "--port", "0", "--data-dir", str(self.data_dir), *self.options],
+            [sys.executable, "-m", "venue", "--port", port, *_where(self.data_dir), *self.options],
             env={**os.environ, "VENUE_TOKEN": TOKEN},
             stdout=subprocess.PIPE,
             text=True,
@@ -47,6 +52,16 @@ class VenueProcess:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(STOP_S_MAX)
+
+    def restart(self) -> None:
+        """Start at the address that it had."""
+        self.start(self.url.rsplit(":", 1)[1])
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The ledger of a venue that does not run, to be changed."""
+        with closing(sqlite3.connect(self.data_dir / "ledger.sqlite")) as db, db:
+            yield db
 
     def stop(self) -> int:
         self.process.terminate()
@@ -82,15 +97,17 @@ class Client:
             return response.status, await response.json()
 
     async def orders(self, *orders: dict[str, Any], session: int = 0) -> Any:
-        return await self.post("/orders", {"session": session, "orders": orders})
+        return await self.post("/orders", a_call(*orders, session=session))
 
     async def tick(self, sequence: int, price_ticks: int = LAST, quantity_lots: int = 0) -> Any:
         return await self.post("/market", {"ticks": [a_tick(sequence, price_ticks, quantity_lots)]})
 
     @asynccontextmanager
-    async def stream(self, session: int = 0, after: int = 0) -> AsyncIterator["Stream"]:
-        url = f"{self.venue.url}/sessions/{session}/reports?after={after}"
-        async with self.http.ws_connect(url) as socket:
+    async def stream(self, session: int = 0, after: int = 0, **more: int) -> AsyncIterator["Stream"]:
+        """Reports of `session` above `after`; `more` are other sessions, by `s<number>`."""
+        wanted = {session: after} | {int(name[1:]): sequence for name, sequence in more.items()}
+        named = ",".join(f"{number}:{sequence}" for number, sequence in wanted.items())
+        async with self.http.ws_connect(f"{self.venue.url}/reports?after={named}") as socket:
             yield Stream(socket)
 
     async def reports(self, count: int, session: int = 0, after: int = 0) -> list[dict[str, Any]]:
@@ -147,6 +164,11 @@ def an_order(order_id: str, side: str = "buy", quantity_lots: int = 5, **fields:
     }
 
 
+def a_call(*orders: dict[str, Any], session: int = 0, epoch: int = 0) -> dict[str, Any]:
+    """The body of POST /orders, all on one session."""
+    return {"sessions": {session: epoch}, "orders": [{"session": session, **order} for order in orders]}
+
+
 def a_tick(sequence: int, price_ticks: int = LAST, quantity_lots: int = 0) -> dict[str, Any]:
     return {
         "symbol": "BTC-USD",
@@ -178,6 +200,7 @@ async def test_an_order_is_reported_on_its_own_session_in_the_words_of_the_model
     assert sequences(resting) == sequences(incoming) == [1, 2]
     assert (resting[1]["leaves_lots"], incoming[1]["leaves_lots"]) == (2, 0)
     for report in resting + incoming:
+        assert report.pop("session") in (1, 2)
         getattr(events, report.pop("type")).model_validate(report)
 
 
@@ -217,8 +240,8 @@ async def test_a_query_names_what_the_ledger_has(client: Client) -> None:
 async def test_the_market_moves_once_a_tick(client: Client) -> None:
     await client.orders(an_order("a", quantity_lots=5))
     ticks = {"ticks": [a_tick(2, LAST - 1, 2), a_tick(3, LAST - 2, 1)]}
-    assert await client.post("/market", ticks) == {"applied": 2, "repeated": 0}
-    assert await client.post("/market", ticks) == {"applied": 0, "repeated": 2}
+    assert await client.post("/market", ticks) == {"applied": 2, "repeated": 0, "not_listed": 0}
+    assert await client.post("/market", ticks) == {"applied": 0, "repeated": 2, "not_listed": 0}
     fills = (await client.reports(3))[1:]
     assert [(fill["quantity_lots"], fill["price_ticks"], fill["leaves_lots"]) for fill in fills] == [
         (2, LAST, 3),
@@ -279,6 +302,72 @@ async def test_a_new_stream_replaces_the_one_before(client: Client) -> None:
         assert sequences(await new.read(1)) == [1]
 
 
+async def test_one_stream_has_the_reports_of_all_the_sessions_it_names(client: Client) -> None:
+    for number in range(700):
+        await client.orders(
+            an_order(f"a{number}"), an_order(f"b{number}", account_id="bob"), session=number % 3
+        )
+    async with client.stream(0, 100, s1=0, s9=0) as stream:
+        reports = await stream.read(468 - 100 + 466)
+        assert await stream.is_silent()
+        await client.orders(an_order("live"), session=9)
+        await client.orders(an_order("elsewhere"), session=2)
+        assert [(each["session"], each["order_id"]) for each in await stream.read(1)] == [(9, "live")]
+    for session, first, last in ((0, 101, 468), (1, 1, 466)):
+        own = [report for report in reports if report["session"] == session]
+        assert sequences(own) == list(range(first, last + 1))
+
+
+async def test_a_stream_is_replaced_by_one_that_shares_a_session_and_not_by_others(client: Client) -> None:
+    async with client.stream(1, 0, s2=0) as old, client.stream(3) as other, client.stream(2):
+        assert await old.close_code() == 4001
+        await client.orders(an_order("a"), session=3)
+        assert sequences(await other.read(1)) == [1]
+
+
+async def test_one_call_may_have_orders_of_many_sessions(client: Client) -> None:
+    orders = [{"session": number, **an_order(f"a{number}")} for number in range(256)]
+    answer = await client.post("/orders", {"sessions": dict.fromkeys(range(256), 7), "orders": orders})
+    assert len(answer["accepted"]) == 256
+    everything = {f"s{number}": 0 for number in range(1, 256)}
+    async with client.stream(0, 0, **everything) as stream:
+        assert {report["session"] for report in await stream.read(256)} == set(range(256))
+
+
+async def test_added_fields_are_on_the_next_answers_and_frames(client: Client) -> None:
+    await client.post("/faults", {"added_fields": 2})
+    assert "added_on_demand" in await client.orders(an_order("a"))
+    async with client.stream() as stream:
+        assert (await stream.frame())[0]["added_on_demand"] is True
+        assert "added_on_demand" not in await client.orders(an_order("b"))
+        assert "added_on_demand" not in (await stream.frame())[0]
+
+
+async def test_a_feed_that_counts_anew_under_a_higher_epoch_moves_the_market(client: Client) -> None:
+    await client.tick(900)
+    answer = await client.post("/market", {"ticks": [a_tick(1, LAST + 1) | {"epoch": 1, "later_field": 2}]})
+    assert answer["applied"] == 1
+    client.venue.kill()
+    client.venue.start()
+    assert (await client.tick(901))["repeated"] == 1
+
+
+async def test_an_instrument_that_is_gone_from_the_file_does_not_stop_the_venue(
+    client: Client, tmp_path: Path
+) -> None:
+    await client.orders(an_order("rest"))
+    assert client.venue.stop() == 0
+    fewer = tmp_path / "fewer.json"
+    rows = json.loads(DEMO.read_text())["instruments"]
+    fewer.write_text(json.dumps({"instruments": [row for row in rows if row["symbol"] != "BTC-USD"]}))
+    client.venue.options = (*client.venue.options, "--instruments", str(fewer))
+    client.venue.start()
+    await client.orders(an_order("late"))
+    assert (await client.tick(2))["not_listed"] == 1
+    assert [each.get("reason") for each in await client.reports(2)] == [None, "unknown_symbol"]
+    assert client.venue.ledger("SELECT status FROM orders ORDER BY arrival") == [("open",), ("rejected",)]
+
+
 async def test_a_client_that_reads_nothing_holds_up_nobody_and_resumes(client: Client) -> None:
     with _deaf_stream(client.venue, session=5):
         for batch in range(12):
@@ -294,7 +383,7 @@ def _deaf_stream(venue: VenueProcess, session: int) -> socket.socket:
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     deaf.connect(("127.0.0.1", int(venue.url.rsplit(":", 1)[1])))
     head = [
-        f"GET /sessions/{session}/reports HTTP/1.1",
+        f"GET /reports?after={session}:0 HTTP/1.1",
         "Host: venue",
         f"Authorization: Bearer {TOKEN}",
         "Upgrade: websocket",
@@ -322,7 +411,7 @@ async def test_after_a_kill_book_ledger_and_reports_continue(client: Client) -> 
     await client.tick(3, LAST, 2)
     client.venue.kill()
     client.venue.start()
-    assert await client.tick(3, LAST, 50) == {"applied": 0, "repeated": 1}
+    assert await client.tick(3, LAST, 50) == {"applied": 0, "repeated": 1, "not_listed": 0}
     assert (await client.orders(an_order("first"), session=3))["duplicates"] == ["first"]
     await client.orders(an_order("in", "buy", 6, account_id="carol"), session=3)
     reports = await client.reports(8, session=3)
@@ -438,7 +527,7 @@ async def test_unavailable_refuses_calls_and_cuts_streams_until_it_is_over(clien
     async with client.stream() as stream:
         await client.post("/faults", {"unavailable_ms": 500})
         assert await stream.close_code() == aiohttp.WSCloseCode.TRY_AGAIN_LATER
-    assert (await client.try_post("/orders", {"session": 0, "orders": [an_order("a")]}))[0] == 503
+    assert (await client.try_post("/orders", a_call(an_order("a"))))[0] == 503
     with pytest.raises(aiohttp.WSServerHandshakeError):
         await client.reports(1)
     await asyncio.sleep(0.5)
@@ -447,7 +536,7 @@ async def test_unavailable_refuses_calls_and_cuts_streams_until_it_is_over(clien
 
 async def test_the_error_rate_is_spread_evenly_and_what_failed_is_not_done(client: Client) -> None:
     await client.post("/faults", {"error_rate_per_mille": 250})
-    body = {"session": 0, "orders": [an_order("a")]}
+    body = a_call(an_order("a"))
     statuses = [(await client.try_post("/orders", body))[0] for _ in range(8)]
     assert statuses == [200, 200, 200, 500] * 2
     await client.post("/faults", {"error_rate_per_mille": 0})
@@ -485,7 +574,7 @@ async def test_nothing_is_answered_without_the_token(untouched: VenueProcess, he
         for method, path in [
             ("POST", "/orders"),
             ("GET", "/health"),
-            ("GET", "/sessions/0/reports"),
+            ("GET", "/reports?after=0:0"),
             ("GET", "/x"),
         ]:
             async with http.request(method, untouched.url + path) as response:
@@ -499,21 +588,21 @@ async def test_nothing_is_answered_without_the_token(untouched: VenueProcess, he
         ("/orders", b"", "the body"),
         ("/orders", b"\xff", "the body"),
         ("/orders", b"[]", "the body"),
-        ("/orders", b'{"session": 0, "orders": [{"client_order_id": "\\ud800"}]}', "the body"),
-        ("/orders", b'{"session": 0, "orders": ' + b"[" * 100_000, "orders[0]"),
-        ("/orders", {"session": 0}, "the body"),
-        ("/orders", {"session": -1, "orders": []}, "session"),
-        ("/orders", {"session": 0, "orders": [an_order("good"), an_order("")]}, "orders[1].client_order_id"),
-        ("/orders", {"session": 0, "orders": [an_order("a", quantity_lots=0)]}, "orders[0].quantity_lots"),
-        (
-            "/orders",
-            {"session": 0, "orders": [an_order("a", quantity_lots=10**30)]},
-            "orders[0].quantity_lots",
-        ),
-        ("/orders", {"session": 0, "orders": [an_order("a", price_ticks=1.5)]}, "orders[0].price_ticks"),
-        ("/orders", {"session": 0, "orders": [an_order("a", side="both")]}, "orders[0].side"),
-        ("/orders", {"session": 0, "orders": [an_order("a", extra=1)]}, "orders[0]"),
-        ("/orders", {"session": 0, "orders": [an_order("a")] * 10_001}, "orders"),
+        ("/orders", b'{"sessions": {"0": 0}, "orders": [{"client_order_id": "\\ud800"}]}', "the body"),
+        ("/orders", b'{"sessions": {"0": 0}, "orders": ' + b"[" * 100_000, "orders[0]"),
+        ("/orders", {"sessions": {}}, "the body"),
+        ("/orders", {"sessions": {"-1": 0}, "orders": []}, "the body"),
+        ("/orders", {"sessions": {"0": -1}, "orders": []}, "sessions[...]"),
+        ("/orders", {"sessions": {"x": 1}, "orders": []}, "the body"),
+        ("/orders", {"sessions": {"1": 1}, "orders": [{"session": 2, **an_order("a")}]}, "orders[0].session"),
+        ("/orders", {"sessions": {"1": 1}, "orders": [an_order("a")]}, "orders[0]"),
+        ("/orders", a_call(an_order("good"), an_order("")), "orders[1].client_order_id"),
+        ("/orders", a_call(an_order("a", quantity_lots=0)), "orders[0].quantity_lots"),
+        ("/orders", a_call(an_order("a", quantity_lots=10**30)), "orders[0].quantity_lots"),
+        ("/orders", a_call(an_order("a", price_ticks=1.5)), "orders[0].price_ticks"),
+        ("/orders", a_call(an_order("a", side="both")), "orders[0].side"),
+        ("/orders", a_call(an_order("a", extra=1)), "orders[0]"),
+        ("/orders", a_call(*[an_order("a")] * 10_001), "orders"),
         ("/orders/query", {"client_order_ids": [1]}, "client_order_ids[0]"),
         ("/market", {"ticks": [a_tick(2), a_tick(3, price_ticks=0)]}, "ticks[1].price_ticks"),
         ("/market", {"ticks": [a_tick(2) | {"symbol": "DOGE-USD"}]}, "ticks[0].symbol"),
@@ -541,7 +630,7 @@ async def test_a_body_that_is_too_large_and_a_path_nobody_has_are_refused_in_jso
 
 
 @pytest.mark.parametrize(
-    "path", ["/sessions/x/reports", "/sessions/-1/reports", "/sessions/0/reports?after=x"]
+    "path", ["/reports", *(f"/reports?after={named}" for named in ("x:0", "-1:0", "0:x", "0", "0:0,,1:0"))]
 )
 async def test_a_stream_with_a_bad_address_is_refused(client: Client, path: str) -> None:
     async with client.http.get(client.venue.url + path) as response:
@@ -612,15 +701,29 @@ def test_a_taken_port_is_one_line(venue: VenueProcess, tmp_path: Path) -> None:
     _fails_with_one_line(tmp_path / "other", "address already in use", port=port)
 
 
+def test_a_ledger_of_the_release_before_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+        db.execute("PRAGMA user_version = 1")
+    _fails_with_one_line(
+        tmp_path, "let that release finish its orders, then begin with an empty data directory"
+    )
+
+
+def test_a_file_of_instruments_that_is_none_is_one_line(tmp_path: Path) -> None:
+    _fails_with_one_line(tmp_path, "is no file of instruments", instruments=tmp_path / "none.json")
+
+
 def test_a_ledger_of_another_version_is_one_line(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
         db.execute("PRAGMA user_version = 99")
     _fails_with_one_line(tmp_path, "is a ledger of version 99")
 
 
-def _fails_with_one_line(data_dir: Path, what: str, *, token: str = TOKEN, port: str = "0") -> None:
+def _fails_with_one_line(
+    data_dir: Path, what: str, *, token: str = TOKEN, port: str = "0", instruments: Path = DEMO
+) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "venue", "--port", port, "--data-dir", str(data_dir)],
+        [sys.executable, "-m", "venue", "--port", port, *_where(data_dir, instruments)],
         env={**os.environ, "VENUE_TOKEN": token},
         capture_output=True,
         text=True,
@@ -633,10 +736,10 @@ def _fails_with_one_line(data_dir: Path, what: str, *, token: str = TOKEN, port:
 
 
 async def test_an_owner_of_a_session_whose_successor_has_spoken_is_refused(client: Client) -> None:
-    await client.post("/orders/query", {"session": 3, "epoch": 8, "client_order_ids": ["a"]})
-    status, answer = await client.try_post("/orders", {"session": 3, "epoch": 7, "orders": [an_order("a")]})
+    await client.post("/orders/query", {"sessions": {3: 8, 4: 8}, "client_order_ids": ["a"]})
+    status, answer = await client.try_post("/orders", a_call(an_order("a"), session=3, epoch=7))
     assert status == 409
     assert "8 has taken the session" in answer["error"]
     assert (await client.post("/orders/query", {"client_order_ids": ["a"]}))["known"] == []
-    await client.post("/orders", {"session": 3, "epoch": 8, "orders": [an_order("a")]})
+    await client.post("/orders", a_call(an_order("a"), session=3, epoch=8))
     assert (await client.post("/orders/query", {"client_order_ids": ["a"]}))["known"] == ["a"]

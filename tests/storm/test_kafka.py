@@ -65,7 +65,7 @@ async def durability(kafka: KafkaNodes, topic: str) -> tuple[set[int], str]:
 async def test_any_of_three_nodes_may_die_under_load_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     async with KafkaNodes(tmp_path / "kafka", 3) as kafka:
         await kafka.ready()
-        chosen = options(kafka, tmp_path, partitions=6, session_timeout_s=3.0)
+        chosen = options(kafka, tmp_path, partitions=8, session_timeout_s=3.0)
         async with World(chosen) as world:
             with worker(world, kafka, "sum-1") as first, worker(world, kafka, "sum-2") as second:
                 async with load(world):

@@ -20,7 +20,7 @@ from tests.builders import NOW_MS, a_fill, acknowledged, an_order, cancelled, ex
 
 def refusal(
     order: OrderReceived, account: ComplianceAccount = NEW_COMPLIANCE_ACCOUNT, restricted: bool = False
-) -> ComplianceReason | None:
+) -> str | None:
     outcome = decide_compliance(order, account, restricted)
     return outcome.reason if isinstance(outcome, OrderComplianceRejected) else None
 

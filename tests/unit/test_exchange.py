@@ -7,16 +7,51 @@ import pytest
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.exchange import (
     NEW_SESSION,
+    UNNUMBERED_MAX,
+    Controls,
     Intent,
     IntentState,
+    Sent,
     Session,
+    apply_limits,
     apply_venue_report,
     claimed,
+    disputed,
+    is_misnumbered,
+    is_repeat,
+    last_look,
     new_intent,
+    note_unnumbered,
+    read_on,
     to_venue_order,
+    withheld,
 )
 from models.events import VenueReport
-from tests.builders import PRICE_TICKS, a_fill, acknowledged, an_order, cancelled, expired, venue_rejected
+from models.reasons import WithheldReason
+from tests.builders import (
+    NOW_MS,
+    PRICE_TICKS,
+    a_fill,
+    a_price,
+    acknowledged,
+    an_order,
+    cancelled,
+    expired,
+    limits,
+    venue_rejected,
+)
+
+
+def controls(**changed: Any) -> Controls:
+    """What `limits` leave at the last look."""
+    known = {
+        "version": 7,
+        "kill_switch": False,
+        "order_age_ms_max": 30_000,
+        "price_age_ms_max": 5_000,
+        "price_collar_bps": 500,
+    }
+    return Controls(**(known | changed))
 
 
 def after(*reports: VenueReport) -> Intent | None:
@@ -120,9 +155,162 @@ def test_a_report_of_an_order_without_an_intent_is_a_bug() -> None:
 
 
 def test_a_claim_is_above_all_earlier_ones_whatever_epoch_kafka_gives() -> None:
-    first = claimed(Session(venue_sequence_last=5), task_epoch=70_000)
+    first = claimed({3: Session(venue_sequence_last=5), 11: Session(epoch=80_000)}, task_epoch=70_000)
     after_days = claimed(first, task_epoch=65_536)
-    read, _, _ = apply_venue_report(after_days, new_intent(an_order()), acknowledged(venue_sequence=6))
+    read, _, _ = apply_venue_report(after_days[3], new_intent(an_order()), acknowledged(venue_sequence=6))
 
-    assert (first.epoch, after_days.epoch, read.epoch) == (70_000, 70_001, 70_001)
-    assert after_days.venue_sequence_last == 5
+    assert {session.epoch for session in first.values()} == {80_001}
+    assert {session.epoch for session in (*after_days.values(), read)} == {80_002}
+    assert [session.venue_sequence_last for session in after_days.values()] == [5, 0]
+    assert claimed({3: Session()}, task_epoch=70_000)[3].epoch == 70_000
+
+
+# The last look
+
+
+LOOKS: dict[str, tuple[dict[str, Any], WithheldReason | None]] = {
+    "all is well": ({}, None),
+    "halted": ({"halted": True}, WithheldReason.HALTED),
+    "the kill switch is on": ({"controls": controls(kill_switch=True)}, WithheldReason.KILL_SWITCH_ON),
+    "the limits are gone": ({"controls": None}, WithheldReason.KILL_SWITCH_ON),
+    "as old as it may be": (
+        {"now_ms": NOW_MS + 30_000, "price": a_price(observed_at_ms=NOW_MS + 30_000)},
+        None,
+    ),
+    "a millisecond older": (
+        {"now_ms": NOW_MS + 30_001, "price": a_price(observed_at_ms=NOW_MS + 30_000)},
+        WithheldReason.ORDER_TOO_OLD,
+    ),
+    "submitted in seconds": (
+        {"order": an_order(submitted_at_ms=NOW_MS // 1000)},
+        WithheldReason.ORDER_TOO_OLD,
+    ),
+    "submitted by a clock that is ahead": ({"order": an_order(submitted_at_ms=NOW_MS + 900)}, None),
+    "no price": ({"price": None}, WithheldReason.NO_PRICE),
+    "a price as old as it may be": ({"price": a_price(observed_at_ms=NOW_MS - 5_000)}, None),
+    "a price that is older": ({"price": a_price(observed_at_ms=NOW_MS - 5_001)}, WithheldReason.STALE_PRICE),
+    "a price from a clock that is ahead": ({"price": a_price(observed_at_ms=NOW_MS + 900)}, None),
+    "at the collar": ({"order": an_order(price_ticks=PRICE_TICKS * 105 // 100)}, None),
+    "above the collar": (
+        {"order": an_order(price_ticks=PRICE_TICKS * 105 // 100 + 1)},
+        WithheldReason.PRICE_OUTSIDE_COLLAR,
+    ),
+    "below the collar": (
+        {"order": an_order(price_ticks=PRICE_TICKS * 95 // 100 - 1)},
+        WithheldReason.PRICE_OUTSIDE_COLLAR,
+    ),
+    "the market has moved away": (
+        {"price": a_price(price_ticks=PRICE_TICKS * 2)},
+        WithheldReason.PRICE_OUTSIDE_COLLAR,
+    ),
+    "the reason that comes first wins": (
+        {"halted": True, "controls": None, "price": None, "now_ms": NOW_MS * 2},
+        WithheldReason.HALTED,
+    ),
+    "age comes before price": ({"price": None, "now_ms": NOW_MS * 2}, WithheldReason.ORDER_TOO_OLD),
+}
+
+
+@pytest.mark.parametrize(("changed", "reason"), LOOKS.values(), ids=LOOKS.keys())
+def test_a_last_look(changed: dict[str, Any], reason: WithheldReason | None) -> None:
+    known: dict[str, Any] = {
+        "order": an_order(),
+        "now_ms": NOW_MS,
+        "halted": False,
+        "controls": controls(),
+        "price": a_price(),
+        **changed,
+    }
+    assert last_look(known.pop("order"), **known) is reason
+
+
+def test_a_withheld_order_says_what_it_was_and_when_it_was_looked_at() -> None:
+    event = withheld(an_order(), WithheldReason.HALTED, NOW_MS)
+    assert (event.order_id, event.account_id, event.withheld_lots, event.looked_at_ms) == (
+        "o-1",
+        "acc-1",
+        10,
+        NOW_MS,
+    )
+
+
+def test_limits_of_a_newer_version_replace_the_controls() -> None:
+    assert apply_limits(None, limits(version=1)) == controls(version=1)
+    assert apply_limits(controls(version=1), limits(version=2, price_collar_bps=7)) == controls(
+        version=2, price_collar_bps=7
+    )
+    switched = apply_limits(controls(version=1, kill_switch=True), limits(version=2))
+    assert switched == controls(version=2)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_of_a_version_that_is_not_newer_change_nothing_but_a_kill_switch_always_takes(
+    version: int,
+) -> None:
+    known = controls(version=2)
+    assert apply_limits(known, limits(version=version, price_collar_bps=7)) is known
+    stopped = apply_limits(known, limits(version=version, price_collar_bps=7, kill_switch=True))
+    assert stopped == controls(version=2, kill_switch=True)
+    assert apply_limits(stopped, limits(version=version)) is stopped
+
+
+def test_removed_limits_leave_no_controls_and_any_version_begins_anew() -> None:
+    assert apply_limits(controls(version=9), None) is None
+    assert apply_limits(None, limits(version=1)) == controls(version=1)
+
+
+# Repeats and disputes
+
+
+@pytest.mark.parametrize(("last", "repeat"), [(None, False), (4, False), (5, True), (6, True)])
+def test_an_approval_is_a_repeat_by_its_sequence(last: int | None, repeat: bool) -> None:
+    sent = None if last is None else Sent(order_sequence_last=last)
+    assert is_repeat(an_order(sequence=5), sent) is repeat
+
+
+@pytest.mark.parametrize(
+    "report", [acknowledged(), a_fill(4, leaves_lots=6), cancelled(10), venue_rejected(10)]
+)
+def test_nothing_is_booked_for_an_order_in_dispute(report: VenueReport) -> None:
+    with pytest.raises(InvariantBroken, match="did not fit"):
+        apply_venue_report(NEW_SESSION, disputed(new_intent(an_order())), report)
+
+
+# Reports without a number
+
+
+def test_reports_without_a_number_stand_for_as_many_that_are_missing() -> None:
+    one = note_unnumbered(Session(venue_sequence_last=5, epoch=3), "a")
+    assert one is not None
+    assert note_unnumbered(one, "a") is None
+    two = note_unnumbered(one, "b")
+    assert two == Session(venue_sequence_last=5, epoch=3, unnumbered=("a", "b"))
+    assert read_on(two, 8) == Session(venue_sequence_last=8, epoch=3)
+    assert read_on(two, 6) == Session(venue_sequence_last=6, epoch=3)
+    assert read_on(two, 5) is None
+    with pytest.raises(ReportGap):
+        read_on(two, 9)
+
+
+def test_no_more_of_them_are_remembered_than_a_bound() -> None:
+    session = NEW_SESSION
+    for number in range(UNNUMBERED_MAX + 5):
+        session = note_unnumbered(session, str(number)) or session
+    assert len(session.unnumbered) == UNNUMBERED_MAX
+
+
+@pytest.mark.parametrize(
+    ("sequence", "later", "wrong"),
+    [
+        (6, {7, 8}, False),
+        (99, {7, 8}, True),  # 6 is this one, the others go on
+        (99, set(), False),
+        (99, {100, 101}, False),  # reports are missing
+        (7, {6, 8}, False),  # early
+        (8, {6, 7}, False),
+    ],
+)
+def test_a_number_is_wrong_when_those_behind_go_on_without_it(
+    sequence: int, later: set[int], wrong: bool
+) -> None:
+    assert is_misnumbered(Session(venue_sequence_last=5), sequence, later) is wrong

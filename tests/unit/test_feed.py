@@ -9,15 +9,15 @@ import pytest
 from app.errors import UserError
 from feed import garbage
 from feed.accounts import BREAKERS, REPEAT, SLOTS_MAX, Accounts, Placed, roster
+from feed.demo import instruments
 from feed.dice import Dice
 from feed.garbage import RawRecord
 from feed.limits import initial_limits, initial_restrictions
 from feed.replay import Pace, Replay, Trade, parse_trades, to_units
 from feed.wire import order_record, tick_record
 from models.events import OrderReceived, TickReceived
-from models.values import INSTRUMENTS
 
-BTC = INSTRUMENTS["BTC-USD"]
+BTC = instruments()["BTC-USD"]
 
 
 def a_market(count: int = 500) -> Replay:
@@ -260,4 +260,4 @@ def test_a_tick_travels_under_its_symbol() -> None:
     record = tick_record(a_market().tick(5, observed_at_ms=42))
     assert record.key == b"BTC-USD"
     assert TickReceived.model_validate_json(record.value or b"").sequence == 5
-    assert dict(record.headers)["event-id"] == b"BTC-USD:5"
+    assert dict(record.headers)["event-id"] == b"BTC-USD/0/5"

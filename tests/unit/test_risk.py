@@ -49,7 +49,7 @@ def decide(order: OrderReceived, **changed: Any) -> OrderRiskApproved | OrderRis
     return decide_risk(order, **(world | changed))
 
 
-def refusal(order: OrderReceived, **changed: Any) -> RiskReason | None:
+def refusal(order: OrderReceived, **changed: Any) -> str | None:
     outcome = decide(order, **changed)
     return outcome.reason if isinstance(outcome, OrderRiskRejected) else None
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models import events
 from models.reasons import VenueReason
-from models.values import INSTRUMENTS, Side, TimeInForce
+from models.values import Side, TimeInForce
 from venue.book import (
     Acknowledged,
     BookSide,
@@ -23,11 +23,13 @@ from venue.book import (
     Order,
     OrderStatus,
     Rejected,
+    Tick,
 )
 from venue.reports import report_of
-from venue.requests import Tick
+from venue.requests import MarketTick
 
-BTC = "BTC-USD"
+BTC, ETH = "BTC-USD", "ETH-USD"
+LISTED = (BTC, ETH)
 LAST = 1_000
 
 
@@ -45,8 +47,8 @@ def an_order(
 
 
 def an_open_market(liquidity_lots: int = 0) -> Market:
-    market = Market()
-    market.trade(BTC, 1, LAST, liquidity_lots)
+    market = Market(LISTED)
+    market.trade(BTC, Tick(0, 1), LAST, liquidity_lots)
     return market
 
 
@@ -125,7 +127,7 @@ def test_a_market_trade_fills_at_the_resting_limit_furthest_through_first_up_to_
     market.place(an_order("through", Side.BUY, 2, 995))
     market.place(an_order("through, later", Side.BUY, 2, 995, account_id="bob"))
     market.place(an_order("below", Side.BUY, 2, 989))
-    facts = market.trade(BTC, 2, 990, 5)
+    facts = market.trade(BTC, Tick(0, 2), 990, 5)
     assert fills(facts) == [("through", 2, 995), ("through, later", 2, 995), ("at", 1, 990)]
     assert market.books[BTC].liquidity_lots == 0
 
@@ -134,7 +136,7 @@ def test_a_market_trade_fills_resting_sells_at_or_below_its_price() -> None:
     market = an_open_market()
     market.place(an_order("above", Side.SELL, 2, 1_011))
     market.place(an_order("at", Side.SELL, 2, 1_010))
-    facts = market.trade(BTC, 2, 1_010, 5)
+    facts = market.trade(BTC, Tick(0, 2), 1_010, 5)
     assert fills(facts) == [("at", 2, 1_010)]
     assert market.books[BTC].liquidity_lots == 3
 
@@ -142,8 +144,18 @@ def test_a_market_trade_fills_resting_sells_at_or_below_its_price() -> None:
 def test_a_market_trade_seen_before_does_nothing() -> None:
     market = an_open_market()
     market.place(an_order())
-    assert market.trade(BTC, 1, LAST, 100) == []
+    assert market.trade(BTC, Tick(0, 1), LAST, 100) == []
     assert market.books[BTC].liquidity_lots == 0
+
+
+def test_a_feed_session_of_a_higher_epoch_counts_anew_and_a_lower_one_is_over() -> None:
+    market = an_open_market()
+    market.trade(BTC, Tick(0, 900), LAST, 0)
+    market.trade(BTC, Tick(1, 1), LAST + 1, 7)
+    assert market.books[BTC].price_ticks == LAST + 1
+    market.trade(BTC, Tick(0, 901), LAST + 2, 7)
+    market.trade(BTC, Tick(1, 1), LAST + 2, 7)
+    assert (market.books[BTC].tick, market.books[BTC].price_ticks) == (Tick(1, 1), LAST + 1)
 
 
 def test_the_reasons_of_refusal_in_their_order() -> None:
@@ -170,10 +182,10 @@ def test_close_expires_what_rests_and_the_next_market_trade_opens_again() -> Non
     market = an_open_market()
     order = an_order(quantity_lots=5)
     market.place(order)
-    market.trade(BTC, 2, LAST, 2)
+    market.trade(BTC, Tick(0, 2), LAST, 2)
     assert market.close() == [Expired(order, 3)]
     assert refusal(market.place(an_order("late"))) is VenueReason.MARKET_CLOSED
-    market.trade(BTC, 3, LAST, 1)
+    market.trade(BTC, Tick(0, 3), LAST, 1)
     assert refusal(market.place(an_order("later"))) is None
     assert market.close() != []
     assert market.close() == []
@@ -221,7 +233,7 @@ def test_every_report_is_an_event_of_the_models() -> None:
 
 
 def test_a_tick_has_the_fields_of_the_model() -> None:
-    assert set(Tick.__struct_fields__) == set(events.TickReceived.model_fields)
+    assert set(MarketTick.__struct_fields__) == set(events.TickReceived.model_fields)
 
 
 # Properties
@@ -273,14 +285,14 @@ def apply(market: Market, number: int, command: Command) -> list[Fact]:
             )
             return market.place(order)
         case Trade(sequence, price_ticks, quantity_lots, symbol):
-            return market.trade(symbol, sequence, price_ticks, quantity_lots)
+            return market.trade(symbol, Tick(0, sequence), price_ticks, quantity_lots)
         case Close():
             return market.close()
 
 
 @given(COMMANDS)
 def test_lots_are_conserved_and_limits_respected(commands: list[Command]) -> None:
-    market = Market()
+    market = Market(LISTED)
     filled_lots: dict[str, int] = defaultdict(int)
     orders: dict[str, Order] = {}
     ended: set[str] = set()
@@ -309,11 +321,11 @@ def _is_last(fact: Fact) -> bool:
 
 @given(COMMANDS)
 def test_no_market_trade_gives_more_lots_than_it_has(commands: list[Command]) -> None:
-    market = Market()
+    market = Market(LISTED)
     market_lots = 0
     matched_lots: dict[Side, int] = defaultdict(int)
     for number, command in enumerate(commands):
-        if isinstance(command, Trade) and not market.has_seen(BTC, command.sequence):
+        if isinstance(command, Trade) and not market.has_seen(BTC, Tick(0, command.sequence)):
             market_lots += command.quantity_lots
         facts = apply(market, number, command)
         for fact in facts:
@@ -326,7 +338,7 @@ def test_no_market_trade_gives_more_lots_than_it_has(commands: list[Command]) ->
 def test_nobody_is_filled_before_a_better_or_earlier_order_of_another_account(
     commands: list[Command],
 ) -> None:
-    market = Market()
+    market = Market(LISTED)
     for number, command in enumerate(commands):
         waiting = market.books[BTC].orders()
         incoming = command.account_id if isinstance(command, Place) else None
@@ -349,7 +361,7 @@ def _goes_before(one: Order, other: Order) -> bool:
 
 @given(COMMANDS)
 def test_no_account_trades_with_itself(commands: list[Command]) -> None:
-    market = Market()
+    market = Market(LISTED)
     accounts: dict[str, set[str]] = defaultdict(set)
     sides: dict[str, int] = defaultdict(int)
     for number, command in enumerate(commands):
@@ -377,7 +389,7 @@ class NaiveVenue:
 
     resting: list[NaiveOrder] = field(default_factory=list)
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
-    liquidity: dict[str, int] = field(default_factory=lambda: dict.fromkeys(INSTRUMENTS, 0))
+    liquidity: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LISTED, 0))
     open: set[str] = field(default_factory=set)
     taken: int = 0
     trades: int = 0
@@ -393,7 +405,7 @@ class NaiveVenue:
         self.taken += 1
         order = NaiveOrder(order_id, self.taken, command, command.quantity_lots)
         symbol, price = command.symbol, command.price_ticks
-        if symbol not in INSTRUMENTS:
+        if symbol not in LISTED:
             return [f"{order_id} rejected unknown_symbol"]
         last_price = self.last.get(symbol, (0, 0))[1]
         if last_price and not last_price / 2 <= price <= last_price * 3 / 2:
@@ -439,13 +451,13 @@ class NaiveVenue:
     def close(self) -> list[str]:
         log = [
             f"{order.order_id} expired {order.leaves_lots}"
-            for symbol in INSTRUMENTS
+            for symbol in LISTED
             for order in self.resting
             if order.command.symbol == symbol
         ]
         self.resting.clear()
         self.open.clear()
-        self.liquidity = dict.fromkeys(INSTRUMENTS, 0)
+        self.liquidity = dict.fromkeys(LISTED, 0)
         return log
 
     def _matches(self, order: NaiveOrder) -> list[NaiveOrder]:
@@ -474,9 +486,9 @@ class NaiveVenue:
         return f"{order.order_id} filled {trade_id} {lots} at {price_ticks}, leaves {order.leaves_lots}"
 
     def state(self) -> object:
-        last = {symbol: self.last.get(symbol, (0, 0)) for symbol in INSTRUMENTS}
+        last = {symbol: self.last.get(symbol, (0, 0)) for symbol in LISTED}
         return (
-            [(symbol, *last[symbol], self.liquidity[symbol], symbol in self.open) for symbol in INSTRUMENTS],
+            [(symbol, *last[symbol], self.liquidity[symbol], symbol in self.open) for symbol in LISTED],
             sorted((order.arrival, order.order_id, order.leaves_lots) for order in self.resting),
             (self.taken, self.trades),
         )
@@ -509,7 +521,7 @@ def _state(market: Market) -> object:
     resting = [order for book in market.books.values() for order in book.orders()]
     return (
         [
-            (symbol, book.tick_sequence, book.price_ticks, book.liquidity_lots, book.is_open)
+            (symbol, book.tick.sequence, book.price_ticks, book.liquidity_lots, book.is_open)
             for symbol, book in market.books.items()
         ],
         sorted((order.arrival, order.order_id, order.leaves_lots) for order in resting),
@@ -522,13 +534,11 @@ def _hash(state: object) -> str:
 
 
 def _seeded_command(chance: random.Random, number: int) -> Command:
-    symbol = chance.choice(
-        ["BTC-USD", "BTC-USD", "ETH-USD", "DOGE-USD"] if number % 10 == 0 else [*INSTRUMENTS]
-    )
+    symbol = chance.choice(["BTC-USD", "BTC-USD", "ETH-USD", "DOGE-USD"] if number % 10 == 0 else [*LISTED])
     kind = chance.random()
     if kind < 0.002:
         return Close()
-    if kind < 0.3 and symbol in INSTRUMENTS:
+    if kind < 0.3 and symbol in LISTED:
         sequence = number if chance.random() < 0.9 else chance.randint(1, number + 1)
         return Trade(sequence, LAST + chance.randint(-20, 20), chance.randint(0, 30), symbol)
     price = LAST + chance.randint(-40, 40) if chance.random() < 0.98 else chance.randint(0, 3 * LAST)
@@ -539,7 +549,7 @@ def _seeded_command(chance: random.Random, number: int) -> Command:
 
 def test_the_fast_book_is_the_naive_book_over_seeded_commands() -> None:
     chance = random.Random(20260101)
-    fast, naive = Market(), NaiveVenue()
+    fast, naive = Market(LISTED), NaiveVenue()
     for number in range(50_000):
         command = _seeded_command(chance, number)
         assert [_line(fact) for fact in apply(fast, number, command)] == naive.apply(number, command)
@@ -550,7 +560,7 @@ def test_the_fast_book_is_the_naive_book_over_seeded_commands() -> None:
 
 @given(COMMANDS)
 def test_the_fast_book_is_the_naive_book(commands: list[Command]) -> None:
-    fast, naive = Market(), NaiveVenue()
+    fast, naive = Market(LISTED), NaiveVenue()
     for number, command in enumerate(commands):
         assert [_line(fact) for fact in apply(fast, number, command)] == naive.apply(number, command)
     assert _hash(_state(fast)) == _hash(naive.state())

@@ -1,5 +1,6 @@
 """The venue's exchange and its ledger: memory is always what the ledger says, also after a failed write."""
 
+import json
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from models.values import Side, TimeInForce
 from venue.book import Market, Order
 from venue.exchange import Exchange
 from venue.ledger import Ledger
-from venue.requests import Tick
+from venue.requests import MarketTick
 
 BTC = "BTC-USD"
+LISTED = (BTC, "ETH-USD")
 LAST = 1_000
 
 
@@ -28,17 +30,14 @@ def an_order(order_id: str, side: Side = Side.BUY, account_id: str = "alice", se
     return Order(order_id, account_id, session, BTC, side, 5, LAST, TimeInForce.GTC)
 
 
-def a_tick(sequence: int, price_ticks: int = LAST, quantity_lots: int = 0) -> Tick:
-    return Tick(BTC, sequence, price_ticks, quantity_lots, 1, 1)
+def a_tick(sequence: int, price_ticks: int = LAST, quantity_lots: int = 0) -> MarketTick:
+    return MarketTick(BTC, sequence, price_ticks, quantity_lots, 1, 1)
 
 
 def state(market: Market) -> object:
     return (
         market.numbers,
-        [
-            (book.price_ticks, book.tick_sequence, book.liquidity_lots, book.is_open)
-            for book in market.books.values()
-        ],
+        [(book.price_ticks, book.tick, book.liquidity_lots, book.is_open) for book in market.books.values()],
         [
             [getattr(order, name) for name in Order.__slots__]
             for book in market.books.values()
@@ -65,7 +64,7 @@ def seeded_orders(chance: random.Random, count: int, first: int) -> list[Order]:
 
 def test_what_the_ledger_gives_back_is_what_was_in_memory(ledger: Ledger) -> None:
     chance = random.Random(7)
-    exchange = Exchange(ledger)
+    exchange = Exchange(ledger, LISTED)
     for step in range(150):
         ticks = [a_tick(3 * step + n, LAST + chance.randint(-5, 5), chance.randint(0, 9)) for n in (1, 2, 3)]
         exchange.move_market(ticks)
@@ -73,7 +72,7 @@ def test_what_the_ledger_gives_back_is_what_was_in_memory(ledger: Ledger) -> Non
         if step % 40 == 39:
             exchange.close_market()
         live = exchange._current()
-        assert state(ledger.load_market()) == state(live.market)
+        assert state(ledger.load_market(LISTED)) == state(live.market)
         assert ledger.load_sequences() == live.sequences
 
 
@@ -82,10 +81,10 @@ def test_a_write_that_fails_undoes_the_whole_call_and_the_next_goes_on(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
     told: list[int] = []
-    exchange = Exchange(ledger, on_reports=told.append)
+    exchange = Exchange(ledger, LISTED, on_reports=told.append)
     exchange.move_market([a_tick(1)])
     exchange.submit([an_order("rest", Side.SELL, "bob")])
-    before = state(ledger.load_market())
+    before = state(ledger.load_market(LISTED))
     told.clear()
 
     def fail(*_: object) -> None:
@@ -111,7 +110,46 @@ def test_reports_are_told_once_a_session_and_are_committed_by_then(ledger: Ledge
             query = "SELECT count(*) FROM reports WHERE session = ?"
             seen.append((session, other.execute(query, (session,)).fetchone()[0]))
 
-    exchange = Exchange(ledger, on_reports=look)
+    exchange = Exchange(ledger, LISTED, on_reports=look)
     exchange.move_market([a_tick(1)])
     exchange.submit([an_order("a", session=1), an_order("b", session=2), an_order("c", session=1)])
     assert seen == [(1, 2), (2, 1)]
+
+
+def test_what_rests_in_a_symbol_that_is_not_listed_any_more_stays_and_nothing_new_is_taken(
+    ledger: Ledger,
+) -> None:
+    before = Exchange(ledger, LISTED)
+    before.move_market([a_tick(1)])
+    before.submit([an_order("rest")])
+
+    after = Exchange(ledger, ("ETH-USD",))
+    assert after.knows(BTC)
+    assert after.submit([an_order("late")]).accepted == ["late"]
+    assert after.move_market([a_tick(2, LAST - 5, 9)]) == (0, 0, 1)
+    reports = [json.loads(body) for _, body in after.reports_after(0, 0, 10)]
+    assert [(each["type"], each["order_id"]) for each in reports] == [
+        ("OrderAcknowledged", "rest"),
+        ("VenueRejected", "late"),
+    ]
+    assert reports[1]["reason"] == "unknown_symbol"
+
+    again = Exchange(ledger, LISTED)
+    again.move_market([a_tick(2, LAST - 5, 9)])
+    assert json.loads(again.reports_after(0, 2, 10)[0][1])["type"] == "TradeExecuted"
+
+
+def test_an_unlisted_symbols_order_expires_with_the_others(ledger: Ledger) -> None:
+    before = Exchange(ledger, LISTED)
+    before.move_market([a_tick(1)])
+    before.submit([an_order("rest")])
+    assert Exchange(ledger, ()).close_market() == 1
+
+
+def test_epochs_of_several_sessions_are_claimed_together_or_not_at_all(ledger: Ledger) -> None:
+    exchange = Exchange(ledger, LISTED)
+    assert exchange.claim({1: 5, 2: 5}) == {}
+    assert exchange.claim({2: 6}) == {}
+    assert exchange.claim({1: 7, 2: 5}) == {2: 6}
+    assert exchange.claim({1: 6}) == {}
+    assert ledger.load_epochs() == {1: 6, 2: 6}

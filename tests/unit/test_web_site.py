@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -22,20 +23,22 @@ from app.engine.web_read import Query, Reader, just_before
 PARTITIONS = 4
 
 
-def a_table(name: str, *, by_partition: bool = False) -> Any:
-    return SimpleNamespace(
+def a_table(name: str, *, by_shard: bool = False) -> Any:
+    table = SimpleNamespace(
         name=name,
         help=f"all {name}",
         changelog=f"risk-{name}-changelog",
-        by_partition=by_partition,
+        by_shard=by_shard,
         frozen=False,
         routing_key=Table.routing_key,
         decode=msgspec.json.decode,
         encode=msgspec.json.encode,
     )
+    table.home = partial(Table.home, cast(Any, table))
+    return table
 
 
-TABLES = [a_table("quarantine"), a_table("positions"), a_table("sessions", by_partition=True)]
+TABLES = [a_table("quarantine"), a_table("positions"), a_table("sessions", by_shard=True)]
 
 
 def a_task(partition: int, directory: Path) -> Any:
@@ -44,6 +47,8 @@ def a_task(partition: int, directory: Path) -> Any:
     task = SimpleNamespace(
         partition=partition,
         ready=asyncio.Event(),
+        waits_for=None,
+        watermarks=SimpleNamespace(waiting=[]),
         closed=False,
         fenced=None,
         lock=asyncio.Lock(),
@@ -73,9 +78,11 @@ class Group:
                 declared=TABLES,
                 tasks=tasks,
                 standbys={},
-                ready=lambda: bool(tasks),
                 watchdog=SimpleNamespace(stuck=[]),
             ),
+            not_ready=lambda: [] if tasks else ["no partitions"],
+            noticed=[],
+            measured=[],
             http_client=session,
             web=SimpleNamespace(web_app=web.Application()),
         )
@@ -251,12 +258,14 @@ async def test_a_key_nobody_has_is_not_found_and_says_where_it_was_looked_for(gr
         assert told in page
 
 
-async def test_a_table_by_partition_has_partition_numbers_as_keys(group: Group) -> None:
-    group.put("3", table="sessions", at=3)
+async def test_a_table_by_shard_has_numbers_of_shards_as_keys(group: Group) -> None:
+    group.put("255", table="sessions", at=3)
 
-    assert (await group.json("/api/tables/sessions/3"))[1]["partition"] == 3
-    assert (await group.get("/tables/sessions/17"))[0] == 404
-    assert [home(TABLES[2], key, PARTITIONS) for key in ("3", "4", "03", "x", "²")] == [3, *[None] * 4]
+    assert (await group.json("/api/tables/sessions/255"))[1]["partition"] == 3
+    assert (await group.get("/tables/sessions/256"))[0] == 404
+    shards = ("3", "4", "254", "255")
+    assert [home(TABLES[2], key, PARTITIONS) for key in shards] == [3, 0, 2, 3]
+    assert [home(TABLES[2], key, PARTITIONS) for key in ("256", "03", "x", "²", "-1", "")] == [None] * 6
 
 
 async def test_a_worker_that_is_away_is_named_and_the_rest_is_shown(group: Group) -> None:
@@ -378,10 +387,15 @@ async def test_counts_follow_the_tables(group: Group) -> None:
 
 
 async def test_ready_and_alive(group: Group) -> None:
-    assert await group.json("/ready") == (200, {"service": "risk", "ready": True})
+    assert await group.json("/ready") == (200, {"service": "risk", "ready": True, "reasons": []})
     assert await group.json("/alive") == (200, {"service": "risk", "alive": True})
-    group.apps[0].tables.ready = lambda: False
-    assert (await group.get("/ready"))[0] == 503
+    group.apps[0].not_ready = lambda: ["disk full", "partition 2: upgrade this one"]
+    told = {"service": "risk", "ready": False, "reasons": ["disk full", "partition 2: upgrade this one"]}
+    assert await group.json("/ready") == (503, told)
+    assert (await group.json("/api/"))[1]["not_ready"] == told["reasons"]
+    _, page = await group.get("/")
+    assert "disk full" in page
+    assert "partition 2: upgrade this one" in page
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""Operators' commands about one account: its limits, its kill switch, and which order counts as its last.
+
+Decide, then apply: what came of a command is its answer, `CommandAnswered`; one that was accepted is applied.
+A kill switch that is switched on always takes.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from app.domain.risk import AccountRisk, with_last_sequence
+from models.commands import SetAccountSequence, SetRiskLimits
+from models.events import CommandAnswered
+
+SUBJECT_LENGTH_MAX: Final = 256
+TEXT_LENGTH_MAX: Final = 1_024
+
+
+class Unread(NamedTuple):
+    """What can be told of a command that cannot be read: its answer, and whether it was a kill switch."""
+
+    answer: CommandAnswered
+    kills: bool
+
+
+def decide_limits(command: SetRiskLimits, in_force: SetRiskLimits | None) -> CommandAnswered:
+    """Accept limits of a version above those in force, and the kill switch in any: see `apply_limits`."""
+    accepted = command.kill_switch or is_newer(command, in_force)
+    version = None if in_force is None else in_force.version
+    return CommandAnswered(
+        command=SetRiskLimits.__name__,
+        subject=command.account_id,
+        version=command.version,
+        accepted=accepted,
+        reason="" if accepted else f"version {version} is in force: send a higher one",
+        who=command.who,
+        why=command.why,
+    )
+
+
+def apply_limits(command: SetRiskLimits, in_force: SetRiskLimits | None) -> SetRiskLimits:
+    """The limits after an accepted command: if it is not newer, only its kill switch counts."""
+    if in_force is None or is_newer(command, in_force):
+        return command
+    return killed(in_force)
+
+
+def killed(in_force: SetRiskLimits) -> SetRiskLimits:
+    """The same limits with the kill switch on."""
+    return in_force if in_force.kill_switch else in_force.model_copy(update={"kill_switch": True})
+
+
+def is_newer(command: SetRiskLimits, in_force: SetRiskLimits | None) -> bool:
+    """Whether the command replaces what is in force: one that comes late or twice does not."""
+    return in_force is None or command.version > in_force.version
+
+
+def decide_removal(account_id: str, in_force: SetRiskLimits | None) -> CommandAnswered:
+    """Accept that an account's limits are removed: from then on every order of it is refused."""
+    return CommandAnswered(
+        command=SetRiskLimits.__name__,
+        subject=account_id,
+        version=None,
+        accepted=in_force is not None,
+        reason="" if in_force else "the account has no limits to remove",
+        why="a record without a value removes the limits",
+    )
+
+
+def decide_sequence(command: SetAccountSequence, account: AccountRisk, *, is_known: bool) -> CommandAnswered:
+    """Accept any sequence not below the last order that was approved: its id would stand for two orders."""
+    reason = ""
+    if not is_known:
+        reason = "the account is not known: register it and set its limits first"
+    elif command.last_sequence < account.approved_up_to:
+        reason = f"order {account.approved_up_to} was approved: set that or a higher one"
+    return CommandAnswered(
+        command=SetAccountSequence.__name__,
+        subject=command.account_id,
+        version=None,
+        accepted=not reason,
+        reason=reason,
+        who=command.who,
+        why=command.why,
+    )
+
+
+def apply_sequence(account: AccountRisk, command: SetAccountSequence) -> AccountRisk:
+    """The account after an accepted command: the next order has to be above its `last_sequence`."""
+    return with_last_sequence(account, command.last_sequence)
+
+
+def answer_unread(command: str, key: bytes | None, value: bytes | None, why_not: str) -> Unread:
+    """Refuse a command of type `command` that cannot be read, with whatever it tells all the same."""
+    fields = _fields(value)
+    version = fields.get("version")
+    answer = CommandAnswered(
+        command=command,
+        subject=(key or b"").decode("utf-8", "backslashreplace")[:SUBJECT_LENGTH_MAX],
+        version=version if type(version) is int else None,
+        accepted=False,
+        reason=f"it cannot be read: {why_not}"[:TEXT_LENGTH_MAX],
+        who=_text(fields.get("who")),
+        why=_text(fields.get("why")),
+    )
+    return Unread(answer, kills=fields.get("kill_switch") is True)
+
+
+def _fields(value: bytes | None) -> Mapping[str, Any]:
+    try:
+        found = json.loads(value or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    return value[:TEXT_LENGTH_MAX].encode("utf-8", "backslashreplace").decode()  # JSON may hold half a pair

@@ -1,0 +1,177 @@
+"""Reference data and controls: may this command take, and what is in force after it?
+
+A command that changes nothing, a repeat, is accepted. A refusal is a text for whoever sent it: what is wrong,
+and what to do. What protects always takes: a halt that is switched on, and a restriction.
+"""
+
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from models.commands import SetAccount, SetCounterparty, SetHalt, SetInstrument, SetRestriction
+from models.events import (
+    AccountRegistered,
+    CounterpartyRegistered,
+    HaltInForce,
+    InstrumentListed,
+    RestrictionInForce,
+)
+from models.values import EVERYBODY, Instrument, InstrumentStatus
+
+T = TypeVar("T")
+
+SCALE: Final = ("base", "currency", "tick", "lot", "multiplier")
+"""The fields that say what a lot and a tick are: positions can't be carried over a change of them."""
+
+
+class Decision(NamedTuple, Generic[T]):
+    """What is `in_force` after a command (None: nothing), and why it was refused; empty when it was not."""
+
+    in_force: T | None
+    refusal: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        return not self.refusal
+
+
+def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -> Decision[InstrumentListed]:
+    """List, change or delist an instrument. What its lots and ticks are changes only while it is delisted."""
+    wanted, version = command.instrument, command.version
+    if refusal := unusable_name(wanted.symbol):
+        return Decision(before, f"symbol: {refusal}")
+    if _is_empty_period(wanted):
+        return Decision(before, "valid_until_ms is not after valid_from_ms: no order could ever be taken")
+    if before is None:
+        return Decision(InstrumentListed(instrument=wanted, version=version))
+    if version == before.version and wanted == before.instrument:
+        return Decision(before)
+    if refusal := _stale(version, before.version):
+        return Decision(before, refusal)
+    changed = scale_changes(before.instrument, wanted)
+    if changed and before.instrument.status is not InstrumentStatus.DELISTED:
+        return Decision(
+            before,
+            f"{', '.join(changed)}: may only change while the instrument is delisted, its status is "
+            f"{before.instrument.status}; close the positions and orders, delist it, then change it",
+        )
+    return Decision(InstrumentListed(instrument=wanted, version=version, scale=before.scale + bool(changed)))
+
+
+def decide_account(command: SetAccount, before: AccountRegistered | None) -> Decision[AccountRegistered]:
+    """Register, change or suspend an account. Its base currency stays: currencies are never added up."""
+    if refusal := unusable_name(command.account_id):
+        return Decision(before, f"account_id: {refusal}")
+    wanted = AccountRegistered(
+        account_id=command.account_id,
+        owner=command.owner,
+        firm=command.firm,
+        base_currency=command.base_currency,
+        status=command.status,
+        version=command.version,
+    )
+    if before is None or wanted == before:
+        return Decision(wanted)
+    if refusal := _stale(command.version, before.version):
+        return Decision(before, refusal)
+    if command.base_currency != before.base_currency:
+        return Decision(
+            before,
+            f"base_currency: {before.base_currency} never changes to {command.base_currency}; register "
+            "another account",
+        )
+    return Decision(wanted)
+
+
+def decide_counterparty(
+    command: SetCounterparty, before: CounterpartyRegistered | None
+) -> Decision[CounterpartyRegistered]:
+    """Register, change or suspend a counterparty."""
+    if refusal := unusable_name(command.counterparty_id):
+        return Decision(before, f"counterparty_id: {refusal}")
+    wanted = CounterpartyRegistered(
+        counterparty_id=command.counterparty_id,
+        name=command.name,
+        status=command.status,
+        version=command.version,
+    )
+    if before is None or wanted == before:
+        return Decision(wanted)
+    if refusal := _stale(command.version, before.version):
+        return Decision(before, refusal)
+    return Decision(wanted)
+
+
+def decide_restriction(
+    command: SetRestriction, before: RestrictionInForce | None
+) -> Decision[RestrictionInForce]:
+    """Restrict an instrument, which always takes, or lift the restriction.
+
+    A lift whose version is not above the one in force is refused; one without a version takes. The version in
+    force never falls.
+    """
+    version_before = before.version if before is not None else None
+    is_new = command.version is None or version_before is None or command.version > version_before
+    if not is_new and not command.restricted:
+        assert before is not None
+        assert command.version is not None
+        if command.version == version_before and not before.restricted:
+            return Decision(before)
+        return Decision(before, _stale(command.version, version_before or 0))
+    return Decision(
+        RestrictionInForce(
+            symbol=command.symbol,
+            restricted=command.restricted,
+            version=command.version if is_new and command.version is not None else version_before,
+            who=command.who,
+            why=command.why,
+        )
+    )
+
+
+def decide_halt(command: SetHalt, before: HaltInForce | None) -> Decision[HaltInForce]:
+    """Halt an account or everybody, which always takes, or let trading go on. The version never falls."""
+    if before is not None and not command.halted and command.version <= before.version:
+        if command.version == before.version and not before.halted:
+            return Decision(before)
+        return Decision(before, _stale(command.version, before.version))
+    return Decision(
+        HaltInForce(
+            scope=command.scope,
+            halted=command.halted,
+            version=max(command.version, before.version if before is not None else 0),
+            who=command.who,
+            why=command.why,
+        )
+    )
+
+
+def scale_changes(before: Instrument, after: Instrument) -> list[str]:
+    """The fields in which lots and ticks of one are not those of the other."""
+    return [name for name in SCALE if getattr(before, name) != getattr(after, name)]
+
+
+def unusable_name(name: str) -> str:
+    """Why nobody could go by this name; empty when it is good.
+
+    Tables put an account before a slash and an order behind it, and the name `*` means everybody.
+    """
+    if name == EVERYBODY:
+        return f"{EVERYBODY!r} stands for everybody; choose another name"
+    if name != name.strip() or not name.isprintable():
+        return f"{name[:64]!r} has blanks around it or characters that can't be seen; leave them out"
+    if "/" in name:
+        return f"{name[:64]!r} has a slash, which separates an account from its orders; leave it out"
+    return ""
+
+
+def _is_empty_period(instrument: Instrument) -> bool:
+    starts, ends = instrument.valid_from_ms, instrument.valid_until_ms
+    return starts is not None and ends is not None and starts >= ends
+
+
+def _stale(version: int, in_force: int) -> str:
+    if version > in_force:
+        return ""
+    return (
+        f"version {version} is not above {in_force}, the one in force: somebody else was first, or this is "
+        "an old command; look at what is in force, then send it again with a higher version"
+    )

@@ -1,0 +1,77 @@
+"""I7 at the last look: no order left for the venue that had to be withheld.
+
+Nothing tells when an order left. It was not before compliance had approved it and the exchange had intended
+it, and not after the venue's first report of it. What held during all of that time held when it left: that is
+a violation. What held only at its end may have begun behind the order: that is noted as unverifiable.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from checker.findings import Findings
+from checker.history import LimitsBook, Shared, Slice, Trace, Traces
+from checker.invariants.conditions import CLOCK_SKEW_MS_MAX, is_halted
+from checker.records import Order
+from checker.reference import BINDS_WITHIN_MS
+
+I7 = "I7"
+LATE = "an order was first reported when it was too old to leave, but may have left before"
+
+
+class _Leave(NamedTuple):
+    """An order that left, the earliest and the latest time that it can have."""
+
+    order: Order
+    received_at_ms: int
+    since_ms: int
+    until_ms: int
+
+
+def check_last_look(history: Slice, traces: Traces, shared: Shared) -> Findings:
+    """Judge every order that the venue has reported by what held while it can have left."""
+    found = Findings()
+    for trace in traces:
+        leave = _leave(history, trace)
+        if leave is None:
+            continue
+        for message in _faults(leave, shared):
+            found.violate(I7, message, trace.order_id)
+        age_ms_max = _longest_age_ms(shared.limits, leave.order.account_id)
+        submitted_at_ms = min(leave.order.submitted_at_ms, leave.received_at_ms)
+        if age_ms_max is None:
+            continue
+        if leave.since_ms - submitted_at_ms > age_ms_max + CLOCK_SKEW_MS_MAX:
+            found.violate(I7, "an order was sent that was too old", trace.order_id)
+        elif leave.until_ms - submitted_at_ms > age_ms_max + CLOCK_SKEW_MS_MAX:
+            found.skip(I7, LATE, trace.order_id)
+    return found
+
+
+def _leave(history: Slice, trace: Trace) -> _Leave | None:
+    if not trace.reports or trace.received is None or trace.order is None or not trace.compliance_approved:
+        return None
+    key = f"{trace.order.account_id}/{trace.order_id}".encode()
+    since_ms = max(trace.compliance[0].timestamp_ms, history.intended_at_ms.get(key, 0))
+    until_ms = max(since_ms, trace.reports[0].timestamp_ms)
+    return _Leave(trace.order, trace.received.timestamp_ms, since_ms, until_ms)
+
+
+def _faults(leave: _Leave, shared: Shared) -> Iterator[str]:
+    account_id, symbol = leave.order.account_id, leave.order.symbol
+    bound_ms = leave.since_ms - BINDS_WITHIN_MS
+    if is_halted(shared.reference, account_id, bound_ms, leave.until_ms):
+        yield "an order was sent while trading was halted"
+    if all(each is True for each in shared.reference.switches.between(account_id, bound_ms, leave.until_ms)):
+        yield "an order was sent while the kill switch was on"
+    price_age_ms_max = max(
+        (limits.price_age_ms_max for limits in shared.limits.all_of(account_id)), default=None
+    )
+    if price_age_ms_max is not None and shared.market_is_whole:
+        since_ms = leave.since_ms - price_age_ms_max - CLOCK_SKEW_MS_MAX
+        if not shared.market.was_seen(symbol, since_ms, leave.until_ms):
+            yield "an order was sent on a stale price"
+
+
+def _longest_age_ms(limits: LimitsBook, account_id: str) -> int | None:
+    """The oldest that an order may be by any limits that the account ever had."""
+    return max((each.order_age_ms_max for each in limits.all_of(account_id)), default=None)

@@ -1,0 +1,1 @@
+"""What the outside may do to a running pipeline: clients, operators, venues, releases, configurations."""

@@ -1,0 +1,332 @@
+"""A session with the venue in memory: a task without Kafka, and a venue that may do anything."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import WSCloseCode, web
+
+from app import venue_client, venue_session
+from app.domain.exchange import Controls, Intent, Session, new_intent
+from app.engine import Fenced, shard_of
+from app.engine import work as work_module
+from app.engine.dead_letter import DeadLetters
+from app.engine.watchdog import Turn
+from app.topics import DEAD_LETTERS, TOPICS
+from app.venue_session import Surroundings, VenueSession, VenueTables
+from app.venue_status import Tally, Troubles
+from models.events import OrderReceived, PriceUpdated
+from tables.controls import CONTROLS
+from tables.intents import INTENTS
+from tables.sessions import SESSIONS
+from tests.builders import a_price, an_order
+
+PARTITIONS = 8
+TOKEN = "the-secret"
+TABLES = VenueTables(INTENTS, SESSIONS, CONTROLS)
+
+
+class MemoryTable:
+    """A task's table: what is committed."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return iter(sorted(self.values.items()))
+
+
+class MemoryOutbox:
+    """Keeps what a unit of work puts out, readable."""
+
+    def __init__(self, transactional: bool) -> None:
+        self.records: list[SimpleNamespace] = []
+
+    @property
+    def partitions(self) -> list[Any]:
+        return [record.tp for record in self.records]
+
+    def append(self, tp: Any, key: Any, value: Any, headers: Any, timestamp_ms: int) -> None:
+        self.records.append(SimpleNamespace(tp=tp, key=key, value=value, headers=dict(headers)))
+
+    def lane(self, tp: Any) -> Any:
+        return SimpleNamespace(append=lambda *record: self.append(tp, *record))
+
+
+class MemoryTask:
+    """Commits into memory. `fail` is raised by the next commits; `commit_s` is how long one takes."""
+
+    def __init__(self, partition: int = 0) -> None:
+        self.partition = partition
+        self.shards = range(partition, 256, PARTITIONS)
+        self.app_id = "exchange"
+        self.transactional = True
+        self.epoch = 1
+        self.closed = False
+        self.lag: dict[str, int] = {}
+        self.buried: list[Any] = []
+        self.endings = work_module.Endings(self.app_id)
+        self.lock = asyncio.Lock()
+        self.agent_turn, self.companion_turn = Turn(), Turn()
+        self.tables = {table.name: MemoryTable() for table in TABLES}
+        self.partition_counts = {topic.name: PARTITIONS for topic in TOPICS}
+        self.dead_letters = DeadLetters("exchange", DEAD_LETTERS, SimpleNamespace(), partition)  # type: ignore[arg-type]
+        self.log: list[SimpleNamespace] = []
+        self.fail: Exception | None = None
+        self.commit_s = 0.0
+        self.commits = 0
+
+    def table(self, table: Any) -> MemoryTable:
+        return self.tables[table.name]
+
+    async def commit(self, work: Any) -> None:
+        await asyncio.sleep(self.commit_s)
+        if self.fail is not None:
+            raise self.fail
+        self.commits += 1
+        for name, view in work.views.items():
+            for key, value in view.changes.items():
+                self.tables[name].values[key] = value
+                if value is None:
+                    del self.tables[name].values[key]
+        self.log += work.outbox.records
+
+    async def abort(self) -> None:
+        pass
+
+    def give_up(self, error: Exception) -> None:
+        assert isinstance(error, Fenced)
+        self.closed = True
+
+    def on(self, topic: str) -> list[SimpleNamespace]:
+        return [record for record in self.log if record.tp.topic == topic]
+
+    @property
+    def executions(self) -> list[tuple[str, dict[str, Any]]]:
+        return [
+            (each.headers["event-type"].decode(), json.loads(each.value)) for each in self.on("executions")
+        ]
+
+    @property
+    def letters(self) -> list[SimpleNamespace]:
+        return self.on("dead-letters")
+
+
+Answer = tuple[int, str | bytes]
+Rule = Callable[[str, dict[str, Any]], Answer | None]
+
+
+class FakeVenue:
+    """Takes orders like the venue; `rule` may answer a call in its place, `refuse` the report stream."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.orders: dict[str, dict[str, Any]] = {}
+        self.rule: Rule = lambda path, body: None
+        self.refuse: Answer | None = None
+        self.opened: list[dict[int, int]] = []
+        self.tokens: set[str] = set()
+        self.frames: list[str] = []
+        self._sockets: list[web.WebSocketResponse] = []
+        self.url = ""
+
+    async def call(self, request: web.Request) -> web.StreamResponse:
+        self.tokens.add(request.headers.get("Authorization", ""))
+        body = await request.json()
+        self.calls.append((request.path, body))
+        answer = self.rule(request.path, body)
+        if answer is None:
+            return web.json_response(self._taken(request.path, body))
+        if answer[0] == 0:  # it is done, and nobody is told
+            self._taken(request.path, body)
+            assert request.transport is not None
+            request.transport.abort()
+        status, text = answer
+        data = text if isinstance(text, bytes) else text.encode()
+        return web.Response(status=status or 200, body=data, headers={"Location": "/elsewhere"})
+
+    def _taken(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if path == "/orders/query":
+            return {"known": [each for each in body["client_order_ids"] if each in self.orders]}
+        ids = [order["client_order_id"] for order in body["orders"]]
+        fresh = [each for each in ids if each not in self.orders]
+        self.orders.update((order["client_order_id"], order) for order in body["orders"])
+        return {"accepted": fresh, "duplicates": [each for each in ids if each not in fresh]}
+
+    async def reports(self, request: web.Request) -> web.StreamResponse:
+        if self.refuse is not None:
+            return web.Response(status=self.refuse[0], text=str(self.refuse[1]))
+        named = (part.split(":") for part in request.query["after"].split(","))
+        self.opened.append({int(session): int(sequence) for session, sequence in named})
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self._sockets.append(socket)
+        for frame in self.frames:
+            await socket.send_str(frame)
+        await socket.receive()
+        return socket
+
+    async def send(self, *reports: Any, text: str | None = None) -> None:
+        """A frame to whoever listens, and to whoever comes later; `text` is one in place of reports."""
+        frame = json.dumps(reports) if text is None else text
+        self.frames.append(frame)
+        for socket in self._sockets:
+            if not socket.closed:
+                await socket.send_str(frame)
+
+    async def hang_up(self) -> None:
+        for socket in self._sockets:
+            await socket.close(code=WSCloseCode.GOING_AWAY)
+        self._sockets.clear()
+
+    def was_opened(self, times: int) -> bool:
+        """Whether the report stream has been opened so often, and somebody listens."""
+        return len(self.opened) >= times and bool(self._sockets)
+
+    def posted(self, path: str) -> list[dict[str, Any]]:
+        return [body for called, body in self.calls if called == path]
+
+
+class World:
+    """A session at work between a task and a venue."""
+
+    def __init__(self, task: MemoryTask, venue: FakeVenue) -> None:
+        self.task, self.venue = task, venue
+        self.tally, self.troubles = Tally(), Troubles()
+        self.halted: set[str] = set()
+        self.prices: dict[str, PriceUpdated] = {}
+        self.session: VenueSession = None  # type: ignore[assignment]
+        self.running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        around = Surroundings(lambda account: bool(self.halted & {"*", account}), self.prices.get)
+        task: Any = self.task
+        self.session = VenueSession(task, TABLES, around, self.tally, self.troubles)
+        self.running = asyncio.create_task(self.session.run())
+
+    def intended(self, *orders: OrderReceived) -> list[Intent]:
+        """Commit intents, as the agent does."""
+        intents = [new_intent(order) for order in orders]
+        table = self.task.table(INTENTS).values
+        table.update((f"{each.order.account_id}/{each.order.order_id}", each) for each in intents)
+        return intents
+
+    def submit(self, *orders: OrderReceived) -> None:
+        self.session.submit(self.intended(*orders))
+
+    def cursor(self, account: str = "acc-1") -> Session:
+        session: Session = self.task.table(SESSIONS).values[str(shard_of(account.encode()))]
+        return session
+
+    def intent(self, order: OrderReceived) -> Intent | None:
+        found: Intent | None = self.task.table(INTENTS).get(f"{order.account_id}/{order.order_id}")
+        return found
+
+    async def until(self, condition: Callable[[], object], within_s: float = 10.0) -> None:
+        """Wait until it holds; a session that has ended meanwhile is an error of its own."""
+        async with asyncio.timeout(within_s):
+            while not condition():
+                assert self.running is not None
+                if self.running.done():
+                    self.running.result()
+                    raise AssertionError("the session has ended")
+                await asyncio.sleep(0.005)
+
+    async def stays(self, condition: Callable[[], object], for_s: float = 0.3) -> None:
+        until = asyncio.get_running_loop().time() + for_s
+        while asyncio.get_running_loop().time() < until:
+            assert condition()
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) -> AsyncIterator[World]:
+    """The world of account acc-1's partition; its session is started by the test."""
+    patch.setattr(work_module, "Outbox", MemoryOutbox)
+    patch.setattr(venue_session, "RETRY_S_MIN", 0.01)
+    patch.setattr(venue_session, "RETRY_S_MAX", 0.05)
+    patch.setattr(venue_session, "RECONNECT_S_MAX", 0.05)
+    patch.setattr(venue_session, "LIVED_S_MIN", 0.1)
+    patch.setattr(venue_session, "GAP_RETRY_S", 0.2)
+    venue = FakeVenue()
+    application = web.Application()
+    application.add_routes(
+        [
+            web.post("/orders", venue.call),
+            web.post("/orders/query", venue.call),
+            web.get("/reports", venue.reports),
+        ]
+    )
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    venue.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    patch.setattr(venue_client, "settings", lambda: SimpleNamespace(venue_url=venue.url, venue_token=TOKEN))
+    task = MemoryTask(shard_of(b"acc-1") % PARTITIONS if partition is None else partition)
+    world = World(task, venue)
+    try:
+        yield world
+    finally:
+        task.closed = True
+        if world.running is not None:
+            world.running.cancel()
+            await asyncio.gather(world.running, return_exceptions=True)
+        await runner.cleanup()
+
+
+def generous(**changed: Any) -> Controls:
+    return Controls(
+        **{
+            "version": 1,
+            "kill_switch": False,
+            "order_age_ms_max": 10**15,
+            "price_age_ms_max": 10**15,
+            "price_collar_bps": 500,
+            **changed,
+        }
+    )
+
+
+def provide(world: World, *accounts: str) -> None:
+    """Give accounts controls under which `an_order` passes, and BTC-USD a price."""
+    world.task.table(CONTROLS).values.update((account, generous()) for account in accounts or ("acc-1",))
+    world.prices["BTC-USD"] = a_price()
+
+
+def order_of(account: str = "acc-1", sequence: int = 1, **changed: Any) -> OrderReceived:
+    return an_order(account_id=account, order_id=f"{account}-{sequence}", sequence=sequence, **changed)
+
+
+def accounts_of(partition: int, count: int) -> list[str]:
+    """Accounts whose keys lie on the partition."""
+    found: list[str] = []
+    number = 0
+    while len(found) < count:
+        number += 1
+        if shard_of(f"acc-{number}".encode()) % PARTITIONS == partition:
+            found.append(f"acc-{number}")
+    return found
+
+
+def report(kind: str, order: OrderReceived, sequence: Any, **fields: Any) -> dict[str, Any]:
+    """A report as the venue sends it; a field that is `...` is left out."""
+    body = {
+        "session": shard_of(order.account_id.encode()),
+        "type": kind,
+        "order_id": order.order_id,
+        "account_id": order.account_id,
+        "symbol": order.symbol,
+        "side": order.side.value,
+        "venue_order_id": "V1",
+        "venue_sequence": sequence,
+        **fields,
+    }
+    return {name: value for name, value in body.items() if value is not ...}
