@@ -86,7 +86,7 @@ def _site(app: App) -> BaseSite:
 
 def _refuse(why: object) -> NoReturn:
     """End this process in one line, before it has begun."""
-    print(f"error: {why}", file=sys.stderr, flush=True)
+    print(f"error: {why}", file=sys.__stderr__, flush=True)  # a worker's sys.stderr writes to its log
     os._exit(EXIT_CONFIGURATION)
 
 

@@ -77,10 +77,10 @@ def processes(data_dir: Path) -> dict[str, int]:
 
 def mentioning(path: Path) -> list[str]:
     """Command lines of live processes that name this path: what a run has left behind."""
-    return list(_processes_with(path).values())
+    return list(processes_with(path).values())
 
 
-def _processes_with(path: Path) -> dict[int, str]:
+def processes_with(path: Path) -> dict[int, str]:
     """Live processes that name this path in their command line, this one aside."""
     found = {}
     for each in Path("/proc").iterdir():

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 
 from app.engine.cluster import Cluster
-from app.membership import STABLE, Groups
+from app.membership import STABLE, Groups, keep_addresses, url_in
 
 SESSION_S = 60
 
@@ -64,6 +65,35 @@ async def test_the_partitions_of_a_removed_member_move_long_before_its_session_e
     assert (found.state, list(found.members.values())) == (STABLE, ["worker-2.here.bbbb"])
     await living.stop()
     await dead._client.close()
+
+
+def metadata(user_data: bytes) -> bytes:
+    return bytes(ConsumerProtocolMemberMetadata(0, ["orders"], user_data).encode())
+
+
+@pytest.mark.parametrize(
+    ("told", "url"),
+    [
+        (metadata(b'{"url": "http://127.0.0.1:6102/", "assignment": {}}'), "http://127.0.0.1:6102"),
+        (metadata(b'{"url": 7}'), None),
+        (metadata(b"{}"), None),
+        (metadata(b"\xff\x00"), None),
+        (metadata(b""), None),
+        (b"", None),
+        (b"\x00\x01\x00", None),
+    ],
+)
+def test_the_address_of_a_member_is_what_it_has_told_its_group(told: bytes, url: str | None) -> None:
+    assert url_in(told) == url
+
+
+async def test_a_service_without_workers_has_no_address(cluster: Cluster) -> None:
+    addresses = {"never-heard-of": "http://somewhere:1"}
+    keeping = asyncio.create_task(keep_addresses(Groups(cluster), addresses))
+    while addresses["never-heard-of"]:  # noqa: ASYNC110 - another task
+        await asyncio.sleep(0.01)
+    keeping.cancel()
+    assert addresses == {"never-heard-of": ""}
 
 
 async def test_a_group_that_nobody_knows_has_no_members(cluster: Cluster) -> None:

@@ -23,6 +23,7 @@ from aiokafka import AIOKafkaProducer
 
 from app.engine.cluster import partition_of
 from app.kafka_node import guarded
+from app.options import SERVICES, WEB_PORTS
 from app.topics import RISK_LIMITS
 from tests.builders import limits
 from tests.integration.topics import remove_topics
@@ -184,6 +185,21 @@ def test_each_worker_tells_what_it_owns_and_what_it_follows(workers: list[RiskWo
     for partition in followed[0]:
         labels = f'service="risk",partition="{partition}",table="positions"'
         assert f"engine_standby_lag_offsets{{{labels}}} 0\n" in text
+
+
+def test_links_lead_to_who_is_in_the_consumer_groups(workers: list[RiskWorker]) -> None:
+    """Not to the usual ports, where another pipeline's services may be."""
+
+    def neighbours() -> dict[str, tuple[str, bool]]:
+        return {each["service"]: (each["url"], each["alive"]) for each in workers[0].json("/")["neighbours"]}
+
+    until("know its group", lambda: neighbours()["risk"][1])
+    own = neighbours().pop("risk")
+    assert own == (workers[0].url, True)
+    assert neighbours() == dict.fromkeys(SERVICES, ("", False)) | {"risk": own}
+    _, page = workers[0].get("/")
+    assert not any(str(port) in page for port in WEB_PORTS.values())
+    assert "<span>marketdata</span>" in page
 
 
 def test_pages_lead_through_all_keys(workers: list[RiskWorker]) -> None:

@@ -39,6 +39,10 @@ app.errors.OffsetsLost: the offsets of risk are gone
         ("error: first\nerror: second\n", "second"),
         ("venue: VENUE_TOKEN is not set", "VENUE_TOKEN is not set"),
         ("Error: no such option", "no such option"),
+        (
+            "[2026-11-30 03:53:22,132] [7024] [WARNING] error: it is printed by a worker ",
+            "it is printed by a worker",
+        ),
         (TRACEBACK, "app.errors.OffsetsLost: the offsets of risk are gone"),
         (f"{TRACEBACK}error: the offsets are gone", "the offsets are gone"),
         ("[2026] [1] [ERROR] it broke\n[2026] [1] [INFO] closing", "it broke"),
