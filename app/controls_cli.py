@@ -45,7 +45,8 @@ async def limits_set(options: argparse.Namespace) -> int:
                 f"note: account {account!r} is not registered: its orders are refused until it is "
                 "('refdata load')"
             )
-        return await _order(desk, RISK_LIMITS, command, options, _differences(before, command))
+        currency = registered.base_currency if registered else ""
+        return await _order(desk, RISK_LIMITS, command, options, _differences(before, command, currency))
 
 
 async def limits_show(options: argparse.Namespace) -> int:
@@ -57,12 +58,13 @@ async def limits_show(options: argparse.Namespace) -> int:
                 f"{options.account!r} has no limits: every order of it is refused; see 'limits set'"
             )
         commanded = await _last_version(desk, options.account)
+        registered = await desk.in_force_of(ACCOUNTS, options.account)
     if options.json:
         print(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
         return 0
     print(f"limits of {found.account_id}, version {found.version}, by {found.who or '-'}: {found.why or '-'}")
     for name in NAMES:
-        print(f"  {name:<28}{shown(name, found)}")
+        print(f"  {name:<28}{shown(name, found, registered.base_currency if registered else '')}")
     if commanded > found.version:
         print(
             f"note: the last command has version {commanded}: it was refused, or risk has not judged it yet"
@@ -168,12 +170,12 @@ async def _last_version(desk: Desk, account_id: str) -> int:
     return command.version if isinstance(command, SetRiskLimits) else 0
 
 
-def _differences(before: SetRiskLimits | None, after: SetRiskLimits) -> str:
+def _differences(before: SetRiskLimits | None, after: SetRiskLimits, currency: str) -> str:
     if before is None:
-        return ", ".join(f"{name} {shown(name, after)}" for name in NAMES)
+        return ", ".join(f"{name} {shown(name, after, currency)}" for name in NAMES)
     return (
         ", ".join(
-            f"{name} {shown(name, before)} → {shown(name, after)}"
+            f"{name} {shown(name, before, currency)} → {shown(name, after, currency)}"
             for name in NAMES
             if getattr(before, name) != getattr(after, name)
         )

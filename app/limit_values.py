@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from app.errors import UserError
-from app.units import in_words
+from app.units import Words
 from models.commands import SetRiskLimits
 
 NAMES: Final = tuple(
@@ -55,12 +55,12 @@ def changed(before: SetRiskLimits | None, account_id: str, values: Mapping[str, 
         raise UserError(f"{name}: {each['input']!r} is refused: {each['msg']}") from None
 
 
-def shown(name: str, limits: SetRiskLimits) -> str:
+def shown(name: str, limits: SetRiskLimits, currency: str) -> str:
     """One limit, with what it means in its unit."""
     value = getattr(limits, name)
     if isinstance(value, bool):
         return "on" if value else "off"
-    words = in_words([name], value, [limits.model_dump(include=set(NAMES))])
+    words = Words({}, currency)([name], value, [limits.model_dump(include=set(NAMES))])
     return f"{value} ({words})" if words else str(value)
 
 

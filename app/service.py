@@ -21,8 +21,8 @@ from app.options import SERVICES, WEB_PORTS
 from app.ports import bare, listening
 from app.preflight import raise_open_files
 from app.supervisor import EXIT_CONFIGURATION
-from app.topics import DEAD_LETTERS, TOPICS
-from app.units import in_words
+from app.topics import DEAD_LETTERS, INSTRUMENTS, TOPICS
+from app.units import Words
 
 
 def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
@@ -54,7 +54,7 @@ def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
         web_router_enabled=False,
     )
     addresses = dict.fromkeys(SERVICES, "")
-    attach(app, services=addresses, in_words=in_words)
+    attach(app, services=addresses, in_words=Words(app.global_table(INSTRUMENTS).values()))
     app.measures(contract_measures)
     app.measures(count_measures)
     app.task(partial(_follow_groups, chosen.bootstrap, addresses))

@@ -108,10 +108,15 @@ class App(faust.App):
         return self.topic(*(topic.name for topic in topics), key_type=bytes, value_type=bytes)
 
     def global_table(self, topic: TopicSpec) -> GlobalTable:
-        """Follow a small compacted topic whole, in memory. Tasks start when it is read."""
-        table = GlobalTable(topic)
-        self.global_tables.append(table)
-        return table
+        """Follow a small compacted topic whole, in memory; once, however often it is asked for.
+
+        Tasks start when it is read.
+        """
+        for table in self.global_tables:
+            if table.topic is topic:
+                return table
+        self.global_tables.append(GlobalTable(topic))
+        return self.global_tables[-1]
 
     def per_task(self, fun: Callable[[Task], Awaitable[None]]) -> Callable[[Task], Awaitable[None]]:
         """Run `fun(task)` beside each task, from its restore to its end: for talking to the outside."""

@@ -15,10 +15,12 @@ from app.engine.web_cluster import Absent, Missing, Neighbour, Overview, Page, R
 from app.engine.web_html import element, join, visible
 from app.engine.web_pages import JsonLines, Pages, ranges, record_path, table_path
 from app.engine.web_read import Count, Query, Row, TaskReport, WorkerReport
-from app.units import in_words
+from app.units import Words
+from tests.builders import BTC, ETH, listed
 
 HERE, THERE = "http://127.0.0.1:7001", "http://127.0.0.1:7002"
 POSITIONS = cast(Table, SimpleNamespace(name="positions", help="what is held"))
+in_words = Words({"BTC-USD": BTC, "ETH-USD": ETH})
 PAGES = Pages("risk", {"risk": "http://127.0.0.1:6102", "venue": "http://127.0.0.1:6109"}, in_words)
 EVIL = "</a><script>alert('1')</script>"
 
@@ -214,3 +216,19 @@ def test_the_instrument_is_the_nearest_one_named() -> None:
     assert in_words(("quantity_lots",), 5, (outer,)) == "0.005 ETH"
     assert in_words(("holdings", "BTC-USD", "open_lots"), 5, (outer, {}, {})) == "0.0005 BTC"
     assert in_words(("order", "open_lots"), 5, ({}, {"symbol": "unknown"})) is None
+
+
+def test_the_units_are_those_of_the_instruments_in_force_at_the_time() -> None:
+    in_force = {"BTC-USD": BTC}
+    words, price = Words(in_force), {"symbol": "BTC-USD", "price_ticks": 900}
+    assert words(("price_ticks",), 900, (price,)) == "9.00 USD"
+
+    in_force["BTC-USD"] = listed(tick="0.5", lot="0.000002", scale=2)
+    assert words(("price_ticks",), 900, (price,)) == "450.0 USD"
+
+
+def test_cash_is_not_given_a_currency_that_nobody_can_tell() -> None:
+    in_force = {"BTC-USD": BTC, "BTC-EUR": listed(symbol="BTC-EUR", currency="EUR")}
+
+    assert Words(in_force)(("limit_micros",), 2_000_000, ({},)) == "2.00"
+    assert Words({})(("limit_micros",), 2_000_000, ({},)) == "2.00"
