@@ -5,13 +5,12 @@ from typing import Any
 
 from app.counts import Count
 from app.domain.limits import (
-    answer_unread,
     apply_limits,
     apply_sequence,
     decide_limits,
     decide_removal,
     decide_sequence,
-    killed,
+    decide_unread,
 )
 from app.domain.reference import Known, Reference
 from app.domain.risk import (
@@ -150,11 +149,15 @@ def set_limits(work: UnitOfWork, command: SetRiskLimits) -> None:
 
 def remove_limits(work: UnitOfWork, record: Record) -> None:
     """Take an account's limits away: its record has no value."""
-    account_id = (record.key or b"").decode("utf-8", "backslashreplace")
+    account_id = account_of(record.key)
     answer = decide_removal(account_id, work[LIMITS].get(account_id))
     if answer.accepted:
         del work[LIMITS][account_id]
     tell(work, answer)
+
+
+def account_of(key: bytes | None) -> str:
+    return (key or b"").decode("utf-8", "backslashreplace")
 
 
 def set_sequence(work: UnitOfWork, command: SetAccountSequence) -> None:
@@ -169,20 +172,16 @@ def set_sequence(work: UnitOfWork, command: SetAccountSequence) -> None:
 
 @app.buried
 def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
-    """Answer a command that cannot be read; if it was to switch the kill switch on, that is done."""
+    """Answer a command that cannot be read; a kill switch takes all the same, if its account is ours."""
     command = UNREAD.get(spec.name)
     if command is None:
         return
-    unread = answer_unread(command, raw.key, raw.value, f"{type(error).__name__}: {error}")
-    account_id = unread.answer.subject
-    if unread.kills and not isinstance(error, WrongPartition) and account_id in work[LIMITS]:
-        work[LIMITS][account_id] = killed(work[LIMITS][account_id])
-        answer = unread.answer.model_copy(
-            update={"reason": f"the kill switch is on, the rest is refused: {unread.answer.reason}"}
-        )
-        tell(work, answer)
-    else:
-        tell(work, unread.answer)
+    account_id, why_not = account_of(raw.key), f"{type(error).__name__}: {error}"
+    in_force = None if isinstance(error, WrongPartition) else work[LIMITS].get(account_id)
+    answer, after = decide_unread(command, account_id, raw.value, why_not, in_force)
+    if after is not in_force:
+        work[LIMITS][account_id] = after
+    tell(work, answer)
 
 
 def tell(work: UnitOfWork, answer: CommandAnswered) -> None:

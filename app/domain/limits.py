@@ -17,10 +17,10 @@ TEXT_LENGTH_MAX: Final = 1_024
 
 
 class Unread(NamedTuple):
-    """What can be told of a command that cannot be read: its answer, and whether it was a kill switch."""
+    """What comes of a command that cannot be read: its answer, and the limits that are in force after it."""
 
     answer: CommandAnswered
-    kills: bool
+    limits: SetRiskLimits | None
 
 
 def decide_limits(command: SetRiskLimits, in_force: SetRiskLimits | None) -> CommandAnswered:
@@ -90,20 +90,28 @@ def apply_sequence(account: AccountRisk, command: SetAccountSequence) -> Account
     return with_last_sequence(account, command.last_sequence)
 
 
-def answer_unread(command: str, key: bytes | None, value: bytes | None, why_not: str) -> Unread:
-    """Refuse a command of type `command` that cannot be read, with whatever it tells all the same."""
+def decide_unread(
+    command: str, account_id: str, value: bytes | None, why_not: str, in_force: SetRiskLimits | None
+) -> Unread:
+    """Refuse a command of type `command` that cannot be read, with whatever it tells all the same.
+
+    If it was to switch the kill switch on, that is done: who sends it wants no more orders of the account.
+    """
     fields = _fields(value)
     version = fields.get("version")
+    reason, limits = f"it cannot be read: {why_not}", in_force
+    if fields.get("kill_switch") is True and in_force is not None:
+        reason, limits = f"the kill switch is on, the rest is refused: {reason}", killed(in_force)
     answer = CommandAnswered(
         command=command,
-        subject=(key or b"").decode("utf-8", "backslashreplace")[:SUBJECT_LENGTH_MAX],
+        subject=account_id[:SUBJECT_LENGTH_MAX],
         version=version if type(version) is int else None,
         accepted=False,
-        reason=f"it cannot be read: {why_not}"[:TEXT_LENGTH_MAX],
+        reason=reason[:TEXT_LENGTH_MAX],
         who=_text(fields.get("who")),
         why=_text(fields.get("why")),
     )
-    return Unread(answer, kills=fields.get("kill_switch") is True)
+    return Unread(answer, limits)
 
 
 def _fields(value: bytes | None) -> Mapping[str, Any]:

@@ -202,9 +202,6 @@ async def test_reports_and_decisions_that_come_again_change_nothing(client: Clie
         await client.put(EXECUTIONS, fill, ending, never_left)
         await client.put(COMPLIANCE_DECISIONS, rejected)
     await client.put(EXECUTIONS, ending, fill)
-    await asyncio.sleep(
-        0.5
-    )  # executions come before orders in a batch, but in a batch of their own they might not
 
     await client.put(ORDERS, an_order_now(4, quantity_lots=24))
     await client.put(ORDERS, an_order_now(5, quantity_lots=1))

@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 from app.domain.limits import (
     TEXT_LENGTH_MAX,
-    answer_unread,
     apply_limits,
     apply_sequence,
     decide_limits,
     decide_removal,
     decide_sequence,
+    decide_unread,
 )
 from app.domain.risk import NEW_ACCOUNT, AccountRisk
 from models.commands import SetAccountSequence
@@ -131,19 +131,17 @@ def test_in_books_of_the_release_before_any_order_may_have_been_approved() -> No
 
 def test_a_command_that_cannot_be_read_is_refused_with_what_it_tells() -> None:
     value = b'{"account_id": "acc-1", "version": 9, "who": "the desk", "why": "today", "daily_loss": 1}'
-    unread = answer_unread("SetRiskLimits", b"acc-1", value, "ValueError: daily_loss: not permitted")
+    answer, after = decide_unread("SetRiskLimits", "acc-1", value, "ValueError: daily_loss", limits())
 
-    assert unread == (
-        CommandAnswered(
-            command="SetRiskLimits",
-            subject="acc-1",
-            version=9,
-            accepted=False,
-            reason="it cannot be read: ValueError: daily_loss: not permitted",
-            who="the desk",
-            why="today",
-        ),
-        False,
+    assert after == limits()
+    assert answer == CommandAnswered(
+        command="SetRiskLimits",
+        subject="acc-1",
+        version=9,
+        accepted=False,
+        reason="it cannot be read: ValueError: daily_loss",
+        who="the desk",
+        why="today",
     )
 
 
@@ -161,16 +159,27 @@ def test_a_command_that_cannot_be_read_is_refused_with_what_it_tells() -> None:
         (b"", False),
         (None, False),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:40],
 )
-def test_a_kill_switch_is_recognised_in_a_command_that_cannot_be_read(value: Any, kills: bool) -> None:
-    assert answer_unread("SetRiskLimits", b"acc-1", value, "why not").kills is kills
+def test_a_kill_switch_takes_in_a_command_that_cannot_be_read(value: Any, kills: bool) -> None:
+    answer, after = decide_unread("SetRiskLimits", "acc-1", value, "why not", limits(version=7))
+
+    assert after == limits(version=7, kill_switch=kills)
+    assert not answer.accepted
+    assert answer.reason.startswith("the kill switch is on") is kills
+
+
+def test_a_kill_switch_for_an_account_without_limits_has_nothing_to_switch() -> None:
+    answer, after = decide_unread("SetRiskLimits", "acc-1", b'{"kill_switch": true}', "why not", None)
+
+    assert after is None
+    assert answer.reason == "it cannot be read: why not"
 
 
 @pytest.mark.parametrize("version", [b"true", b"1.5", b'"7"', b"null"])
 def test_the_answer_to_nonsense_can_be_written(version: bytes) -> None:
     value = b'{"version": %b, "who": "\\ud800", "why": "%b"}' % (version, b"y" * 10_000)
-    answer = answer_unread("SetRiskLimits", b"\xff" * 1_000, value, "z" * 10_000).answer
+    answer, _ = decide_unread("SetRiskLimits", "\\xff" * 1_000, value, "z" * 10_000, None)
 
     assert answer.version is None
     assert max(map(len, (answer.subject, answer.reason, answer.why))) <= TEXT_LENGTH_MAX

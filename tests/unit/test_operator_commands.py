@@ -65,11 +65,12 @@ def test_a_new_account_needs_all_limits_and_those_missing_are_named() -> None:
 
 
 def test_limits_are_shown_with_what_they_mean() -> None:
-    told = {name: shown(name, limits()) for name in NAMES}
+    told = {name: shown(name, limits(), "USD") for name in NAMES}
     assert told["price_age_ms_max"] == "5000 (5 s)"
     assert told["price_collar_bps"] == "500 (5 %)"
+    assert told["order_notional_micros_max"] == "1000000000 (1,000.00 USD)"
     assert told["open_orders_max"] == "20"
-    assert shown("kill_switch", limits(kill_switch=True)) == "on"
+    assert shown("kill_switch", limits(kill_switch=True), "USD") == "on"
 
 
 def test_every_field_of_the_limits_is_a_limit_or_says_whose_they_are() -> None:
