@@ -25,20 +25,30 @@ POSSIBILITIES_MAX: Final = 64
 
 
 class Last(NamedTuple):
-    """The tick that a symbol's last price is made of; `gaps` are None once the rules leave them open."""
+    """The tick that a symbol's last price is made of."""
 
     epoch: int
     sequence: int
     price_ticks: int
     observed_at_ms: int
-    gaps: int | None
 
 
 class Possible(NamedTuple):
-    """One way in which a symbol may stand: its last tick, and one that waits to be borne out."""
+    """One way in which a symbol may stand.
 
-    last: Last | None = None
-    held: TickReceived | None = None
+    `last` is the tick that its price is made of. `epoch` and `sequence` are of the last tick in line, whose
+    price may have to wait; `newest_at_ms` is when a tick in line was observed last. `unnumbered` is a tick
+    that waits for its number, `unpriced` one that waits for its price. `gaps` are None once the rules leave
+    them open.
+    """
+
+    last: Last
+    epoch: int
+    sequence: int
+    newest_at_ms: int
+    gaps: int | None
+    unnumbered: TickReceived | None = None
+    unpriced: TickReceived | None = None
 
 
 class Priced(NamedTuple):
@@ -97,14 +107,15 @@ class Ticks:
     def _fold(self, tick: TickReceived) -> None:
         if tick.symbol in self.unsure:
             return
-        before = self.possible.get(tick.symbol, [Possible()])
-        after = list(dict.fromkeys(each for state in before for each in _after(state, tick)))
+        before = self.possible.get(tick.symbol)
+        ways = (_after(state, tick) for state in before) if before else [_first(tick)]
+        after = list(dict.fromkeys(each for way in ways for each in way))
         if len(after) > POSSIBILITIES_MAX:
             self.unsure.add(tick.symbol)
         self.possible[tick.symbol] = after
-        if any(each.last is not None and _is_made_of(each.last, tick) for each in after):
+        if any(each.last == _made_of(tick) for each in after):
             self.held_back.discard(_identity(tick))
-        elif any(each.held is tick for each in after):
+        elif any(tick in (each.unnumbered, each.unpriced) for each in after):
             self.held_back.add(_identity(tick))
 
 
@@ -112,89 +123,66 @@ def _identity(tick: TickReceived) -> tuple[str, int, int, int, int]:
     return tick.symbol, tick.epoch, tick.sequence, tick.price_ticks, tick.observed_at_ms
 
 
-def _is_made_of(last: Last, tick: TickReceived) -> bool:
-    return last[:4] == (tick.epoch, tick.sequence, tick.price_ticks, tick.observed_at_ms)
+def _made_of(tick: TickReceived) -> Last:
+    return Last(tick.epoch, tick.sequence, tick.price_ticks, tick.observed_at_ms)
+
+
+def _first(tick: TickReceived) -> Iterator[Possible]:
+    """A symbol's first tick counts; how many came before one with a high number nobody can say."""
+    gaps = tick.sequence - 1 if tick.sequence <= SEQUENCE_JUMP_MAX else None
+    yield Possible(_made_of(tick), tick.epoch, tick.sequence, tick.observed_at_ms, gaps)
 
 
 def _after(state: Possible, tick: TickReceived) -> Iterator[Possible]:
     """Every way in which a symbol may stand after one more tick."""
-    last, held = state
-    borne_out = _bears_out(last, held, tick) if held is not None else False
+    borne_out = _is_borne_out(state.unnumbered, tick)
+    if tick.epoch > state.epoch:
+        yield from _priced(state, tick, gaps=None)
+        return
+    step = tick.sequence - state.sequence
+    if tick.epoch == state.epoch and 0 < step <= SEQUENCE_JUMP_MAX:
+        yield from _priced(state, tick, None if state.gaps is None else state.gaps + step - 1)
+        return
     if borne_out is not False:
-        yield Possible(_taken(last, tick, gaps=None))
+        yield from _priced(state, tick, gaps=None)
     if borne_out is True:
         return
-    takes, holds = _fate(last, tick)
-    rest = (
-        (None,) if held is None else (None, held)
-    )  # whether a candidate outlives what comes between is open
-    if takes:
-        gaps = _gaps(last, tick)
-        yield from (Possible(_taken(last, tick, gaps=gaps), each) for each in rest)
-    if holds:
-        yield Possible(last, tick)
-    if not takes and not holds:  # it comes late
-        yield from (Possible(last, each) for each in rest)
-    elif not takes and held is not None:
+    jumps = tick.epoch == state.epoch and step > 0
+    may_wait = jumps or tick.observed_at_ms > state.newest_at_ms
+    if may_wait:
+        yield state._replace(unnumbered=tick)
+    is_open = state.unnumbered is not None or tick.epoch < state.epoch or borne_out is None
+    if not may_wait or is_open:  # it comes late, or one that waits already goes on waiting
         yield state
+        yield state._replace(unnumbered=None)
 
 
-def _fate(last: Last | None, tick: TickReceived) -> tuple[bool, bool]:
-    """Whether a tick may become the last one, and whether it may be held until another bears it out."""
-    leaps = tick.sequence > SEQUENCE_JUMP_MAX
-    if last is None:
-        return True, leaps
-    if tick.epoch < last.epoch:  # the session replaced, or the real one after a tick with an absurd session
-        return False, tick.observed_at_ms > last.observed_at_ms
-    if _is_old(last, tick):
-        return False, tick.observed_at_ms > last.observed_at_ms
-    if _is_far_off(tick.price_ticks, last.price_ticks):
-        return False, True
-    if tick.epoch > last.epoch:
-        return True, leaps
-    jumps = tick.sequence - last.sequence > SEQUENCE_JUMP_MAX
-    return not jumps, jumps
-
-
-def _is_old(last: Last | None, tick: TickReceived) -> bool:
-    """Whether its numbering says that a later tick has come."""
-    return last is not None and (tick.epoch, tick.sequence) <= (last.epoch, last.sequence)
-
-
-def _bears_out(last: Last | None, held: TickReceived, tick: TickReceived) -> bool | None:
-    """Whether a tick makes a held one true; None where the rules can be read either way."""
-    follows = tick.epoch == held.epoch and 0 < tick.sequence - held.sequence <= SEQUENCE_JUMP_MAX
-    is_near = not _is_far_off(tick.price_ticks, held.price_ticks)
-    if last is None or not _is_numbered_on(last, held):  # held for its number
-        if not follows:
-            return False
-        return True if tick.sequence == held.sequence + 1 and is_near else None
-    if not is_near:
+def _is_borne_out(held: TickReceived | None, tick: TickReceived) -> bool | None:
+    """Whether a tick continues one that waits for its number; None where that can be read either way."""
+    if held is None or tick.epoch != held.epoch or not 0 < tick.sequence - held.sequence <= SEQUENCE_JUMP_MAX:
         return False
-    return True if follows else None if not _is_old(last, tick) else False
+    return True if tick.sequence == held.sequence + 1 and tick.observed_at_ms >= held.observed_at_ms else None
 
 
-def _is_numbered_on(last: Last, tick: TickReceived) -> bool:
-    if tick.epoch != last.epoch:
-        return tick.epoch > last.epoch
-    return 0 < tick.sequence - last.sequence <= SEQUENCE_JUMP_MAX
+def _priced(state: Possible, tick: TickReceived, gaps: int | None) -> Iterator[Possible]:
+    """A tick in line: its price counts if it is near the last one, or near one that waits."""
+    newest_at_ms = max(state.newest_at_ms, tick.observed_at_ms)
+    for unnumbered in {state.unnumbered, None}:  # whether one outlives a tick in line the rules leave open
+        line = Possible(state.last, tick.epoch, tick.sequence, newest_at_ms, gaps, unnumbered, state.unpriced)
+        held = state.unpriced
+        is_near = not _is_far_off(tick.price_ticks, state.last.price_ticks)
+        if is_near or (held is not None and not _is_far_off(tick.price_ticks, held.price_ticks)):
+            yield line._replace(last=_made_of(tick), unpriced=None)
+            if held is not None and is_near:
+                yield line._replace(last=_made_of(tick))
+        else:
+            yield line._replace(unpriced=tick)
+            if held is not None:
+                yield line
 
 
 def _is_far_off(price_ticks: int, from_ticks: int) -> bool:
     return abs(price_ticks - from_ticks) * 100 > FAR_OFF_PERCENT * from_ticks
-
-
-def _gaps(last: Last | None, tick: TickReceived) -> int | None:
-    """The gaps after a tick; None after numbering has begun anew."""
-    if last is None:
-        return tick.sequence - 1 if tick.sequence <= SEQUENCE_JUMP_MAX else None
-    if last.gaps is None or tick.epoch != last.epoch:
-        return None
-    return last.gaps + tick.sequence - last.sequence - 1
-
-
-def _taken(last: Last | None, tick: TickReceived, *, gaps: int | None) -> Last:
-    return Last(tick.epoch, tick.sequence, tick.price_ticks, tick.observed_at_ms, gaps)
 
 
 def check_ticks(
@@ -237,16 +225,12 @@ def _check_last(ticks: Ticks, prices: Mapping[str, PriceUpdated], found: Finding
     for symbol in ticks.possible.keys() | prices.keys():
         if symbol in ticks.unsure:
             found.skip(I5, "the rules leave too many possibilities for the last price", symbol)
-        elif not any(_is_price(each.last, prices.get(symbol)) for each in _ways(ticks, symbol)):
+        elif not any(_is_price(each, prices.get(symbol)) for each in ticks.possible.get(symbol, ())):
             found.violate(I5, "a last price is not what the ticks make", symbol)
 
 
-def _ways(ticks: Ticks, symbol: str) -> Sequence[Possible]:
-    return ticks.possible.get(symbol, [Possible()])
-
-
-def _is_price(last: Last | None, price: PriceUpdated | None) -> bool:
-    if last is None or price is None:
-        return last is None and price is None
-    made_of = (price.epoch, price.tick_sequence, price.price_ticks, price.observed_at_ms)
-    return last[:4] == made_of and last.gaps in (None, price.gaps)
+def _is_price(state: Possible, price: PriceUpdated | None) -> bool:
+    if price is None:
+        return False
+    made_of = Last(price.epoch, price.tick_sequence, price.price_ticks, price.observed_at_ms)
+    return state.last == made_of and state.gaps in (None, price.gaps)

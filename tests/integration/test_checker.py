@@ -1,9 +1,10 @@
-"""The checker on a real Kafka: a tiny history in transactions, aborted ones unseen, then one violation."""
+"""The checker on a real Kafka: a tiny history in transactions, aborted ones unseen, repeats, violations."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from checker.check import check
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable, digest
 from checker.report import Report
+from checker.shards import hash_of, shard_of
 from models.commands import SetRiskLimits
 from models.events import (
+    AccountRegistered,
+    CommandAnswered,
+    InstrumentListed,
     OrderAcknowledged,
     OrderComplianceApproved,
     OrderReceived,
@@ -30,7 +35,7 @@ from models.events import (
     TradeExecuted,
 )
 from models.reasons import RiskReason
-from models.values import Frozen
+from models.values import Frozen, Instrument, PartyStatus
 from tests.builders import NOW_MS, PRICE_TICKS, a_tick, limits
 from tests.integration.topics import write_odd_header
 from venue.book import Filled, OrderStatus
@@ -40,21 +45,26 @@ from venue.reports import Report as VenueReport
 
 TOPICS = (
     *("orders", "risk-decisions", "compliance-decisions", "executions", "dead-letters"),
-    *("market-data", "prices", "risk-limits", "restrictions"),
+    *("market-data", "prices", "risk-limits", "restrictions", "account-commands", "operator-commands"),
+    *("command-answers", "instruments", "accounts", "halts", "restricted-list"),
     *("risk-positions-changelog", "risk-reservations-changelog", "risk-risk_limits-changelog"),
     *("compliance-recent_orders-changelog", "exchange-intents-changelog", "exchange-sessions-changelog"),
+    *("exchange-controls-changelog", "exchange-sent-changelog"),
 )
 POSITIONS = "risk-positions-changelog"
 RESERVATIONS = "risk-reservations-changelog"
-PARTITION = 1
+PARTITIONS = 2
+SHARD = shard_of(b"acc")
+PARTITION = SHARD % PARTITIONS
 
 
 class Writer:
-    """Writes to partition 1 of a cluster, in transactions."""
+    """Writes to a cluster, in transactions or as a tool that knows none; each key to its partition."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, *, transactional: bool = True) -> None:
+        transactional_id = "a-test" if transactional else None
         self._producer: Any = AIOKafkaProducer(
-            bootstrap_servers=bootstrap, transactional_id="a-test", transaction_timeout_ms=10_000
+            bootstrap_servers=bootstrap, transactional_id=transactional_id, transaction_timeout_ms=10_000
         )
 
     @asynccontextmanager
@@ -80,9 +90,13 @@ class Writer:
         value: bytes | None,
         key: bytes | None = b"acc",
         headers: list[tuple[str, bytes]] | None = None,
+        *,
+        home: bytes | None = None,
     ) -> Any:
+        """Write a record to the partition of `home`, by default its key."""
+        partition = hash_of(home or key or b"acc") % PARTITIONS
         return await self._producer.send_and_wait(
-            topic, value=value, key=key, partition=PARTITION, headers=headers or []
+            topic, value=value, key=key, partition=partition, headers=headers or []
         )
 
 
@@ -109,7 +123,21 @@ PRICE = PriceUpdated(
     tick_sequence=TICK.sequence,
     observed_at_ms=TICK.observed_at_ms,
 )
-LIMITS: SetRiskLimits = limits(account_id="acc", version=1, price_age_ms_max=10**12)
+LIMITS: SetRiskLimits = limits(
+    account_id="acc", version=1, price_age_ms_max=10**12, order_age_ms_max=10**12, who="ops", why="test"
+)
+ANSWER = CommandAnswered(
+    command="SetRiskLimits", subject="acc", version=1, accepted=True, who="ops", why="test"
+)
+ACCOUNT = AccountRegistered(
+    account_id="acc", owner="o", firm="f", base_currency="USD", status=PartyStatus.ACTIVE, version=1
+)
+LISTED = InstrumentListed(
+    instrument=Instrument(
+        symbol="BTC-USD", base="BTC", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.0001")
+    ),
+    version=1,
+)
 COMMON: dict[str, Any] = {
     "order_id": TRADED.order_id,
     "account_id": "acc",
@@ -141,16 +169,19 @@ async def create_topics(bootstrap: str) -> None:
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     config = {"message.timestamp.type": "LogAppendTime"}
-    await admin.create_topics([NewTopic(name, 2, 1, topic_configs=config) for name in TOPICS])
+    await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config) for name in TOPICS])
     await admin.close()
 
 
 async def write_history(writer: Writer) -> None:
     """One order traded, one refused, one dead letter, and an abort between any two steps."""
     async with writer.transaction():
+        await writer.put("instruments", LISTED, key="BTC-USD")
+        await writer.put("accounts", ACCOUNT)
         await writer.put("market-data", TICK, key="BTC-USD")
         await writer.put("prices", PRICE, key="BTC-USD")
         await writer.put("risk-limits", LIMITS)
+        await writer.put("command-answers", ANSWER)
         traded = await writer.put("orders", TRADED)
         refused = await writer.put("orders", REFUSED)
         garbage = await writer.put_raw("orders", b"\xff", headers=[("x", b"1")])
@@ -160,6 +191,8 @@ async def write_history(writer: Writer) -> None:
         reference_tick_sequence=1,
         price_age_ms=traded.timestamp - TICK.observed_at_ms,
         limits_version=1,
+        received_at_ms=traded.timestamp,
+        decided_at_ms=traded.timestamp,
     )
     source = f"orders/{PARTITION}/{refused.offset}"
     refusal = OrderRiskRejected(order=REFUSED, reason=RiskReason.POSITION_LIMIT, source=source)
@@ -168,7 +201,7 @@ async def write_history(writer: Writer) -> None:
             await writer.put("risk-decisions", approval)
             await writer.put("risk-decisions", refusal)
             await writer.put_raw("dead-letters", b"\xff", headers=letter_headers(garbage.offset))
-            await writer.put_raw(RESERVATIONS, b"{}", key=b"acc/acc-1")
+            await writer.put_raw(RESERVATIONS, b"{}", key=b"acc/acc-1", home=b"acc")
     for abort in (True, False):
         async with writer.transaction(abort=abort):
             await writer.put("compliance-decisions", OrderComplianceApproved(order=TRADED))
@@ -178,12 +211,15 @@ async def write_history(writer: Writer) -> None:
             await writer.put("executions", EXECUTED)
     async with writer.transaction():
         await writer.put_raw(POSITIONS, BOOKS)
-        await writer.put_raw(RESERVATIONS, None, key=b"acc/acc-1")
+        await writer.put_raw(RESERVATIONS, None, key=b"acc/acc-1", home=b"acc")
         await writer.put_raw("risk-risk_limits-changelog", LIMITS.model_dump_json().encode())
-        await writer.put_raw("compliance-recent_orders-changelog", b'{"recent":{},"open_orders":{}}')
-        await writer.put_raw("exchange-intents-changelog", None, key=b"acc/acc-1")
+        recent = b'{"recent":{},"open_orders":{},"last_sequence":1}'
+        await writer.put_raw("compliance-recent_orders-changelog", recent)
+        await writer.put_raw("exchange-controls-changelog", b'{"version":1,"kill_switch":false}')
+        await writer.put_raw("exchange-sent-changelog", b'{"order_sequence_last":1}')
+        await writer.put_raw("exchange-intents-changelog", None, key=b"acc/acc-1", home=b"acc")
         sequence = b'{"venue_sequence_last":2}'
-        await writer.put_raw("exchange-sessions-changelog", sequence, key=str(PARTITION).encode())
+        await writer.put_raw("exchange-sessions-changelog", sequence, key=str(SHARD).encode(), home=b"acc")
     async with writer.transaction(abort=True):
         await writer.put("orders", LOST)
         await writer.put_raw(POSITIONS, b"never")
@@ -199,7 +235,7 @@ def write_ledger(path: Path) -> None:
     order = VenueOrder(
         TRADED.order_id,
         "acc",
-        PARTITION,
+        SHARD,
         "BTC-USD",
         TRADED.side,
         10,
@@ -216,7 +252,7 @@ def write_ledger(path: Path) -> None:
         for event in (ACKNOWLEDGED, EXECUTED):
             kind = type(event).__name__
             body = json.dumps({"type": kind, **event.model_dump(mode="json")})
-            ledger.add_reports([VenueReport(PARTITION, event.venue_sequence, kind, event.order_id, body)])
+            ledger.add_reports([VenueReport(SHARD, event.venue_sequence, kind, event.order_id, body)])
     ledger.close()
 
 
@@ -224,7 +260,7 @@ def broken(report: Report) -> set[str]:
     return {each.invariant for each in report.violations}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_history_on_a_real_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = tmp_path / "data" / "venue" / "ledger.sqlite"
     write_ledger(ledger)
@@ -236,15 +272,22 @@ async def test_a_history_on_a_real_broker(tmp_path: Path, capsys: pytest.Capture
         writer = Writer(broker.bootstrap)
         await writer.start()
         await write_history(writer)
-        await write_odd_header(broker.bootstrap, "risk-limits", b"stranger", b"no json")
+        await write_odd_header(broker.bootstrap, "prices", b"stranger", b"no json")
 
         await finds_nothing_in_the_legal_history(broker.bootstrap, ledger)
         await compares_live_tables(broker.bootstrap, ledger)
         await speaks_json_and_status(broker.bootstrap, tmp_path / "data", capsys)
+        await lets_a_tool_repeat(broker.bootstrap, ledger)
         async with writer.transaction():
             await writer.put("orders", LOST)
         await finds_what_is_lost(broker.bootstrap, ledger)
         await lets_orders_move(broker.bootstrap, ledger)
+        async with writer.transaction():
+            await writer.put("compliance-decisions", OrderComplianceApproved(order=TRADED))
+        await finds_what_a_service_doubles(broker.bootstrap, ledger)
+        async with writer.transaction():
+            await write_stray(writer)
+        await finds_what_stands_on_a_wrong_partition(broker.bootstrap, ledger)
         await writer.stop()
 
 
@@ -293,3 +336,40 @@ async def lets_orders_move(bootstrap: str, ledger: Path) -> None:
         report = await asyncio.to_thread(check, bootstrap, ledger, quiet=quiet)
         assert report.violations == []
         assert report.counts.in_flight == 1
+
+
+async def lets_a_tool_repeat(bootstrap: str, ledger: Path) -> None:
+    """Word for word, but in no transaction: as our services would not."""
+    tool = Writer(bootstrap, transactional=False)
+    await tool.start()
+    await tool.put("compliance-decisions", OrderComplianceApproved(order=TRADED))
+    await tool.put("executions", EXECUTED)
+    await tool.stop()
+    report = await asyncio.to_thread(check, bootstrap, ledger)
+    assert (report.violations, report.counts.repeats) == ([], 2)
+
+
+async def finds_what_a_service_doubles(bootstrap: str, ledger: Path) -> None:
+    report = await asyncio.to_thread(check, bootstrap, ledger, quiet=False)
+    assert [each.message for each in report.violations] == ["compliance has decided an order more than once"]
+
+
+async def write_stray(writer: Writer) -> None:
+    """A command whose account belongs to the other partition; one of its readers made a dead letter of it."""
+    names = (b"%d" % number for number in range(100))
+    other = next(name for name in names if hash_of(name) % PARTITIONS != PARTITION)
+    stray = await writer.put_raw("risk-limits", b"{}", key=other, home=b"acc")
+    told = {
+        "service": "risk",
+        "topic": "risk-limits",
+        "partition": str(PARTITION),
+        "offset": str(stray.offset),
+    }
+    headers = [(f"dead-letter-{name}", text.encode()) for name, text in told.items()]
+    await writer.put_raw("dead-letters", b"{}", key=other, headers=headers)
+
+
+async def finds_what_stands_on_a_wrong_partition(bootstrap: str, ledger: Path) -> None:
+    report = await asyncio.to_thread(check, bootstrap, ledger)
+    what = "exchange has no dead letter of a command on another partition than its key's"
+    assert what in {each.message for each in report.violations}

@@ -30,8 +30,8 @@ from app.domain.compliance import (
     apply_execution,
 )
 from app.domain.exchange import NEW_SESSION, Intent, Session, apply_venue_report, new_intent
+from app.domain.marketdata import apply_tick, to_price
 from checker import log, records
-from checker import records as records_module
 from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
 from checker.findings import Findings, Violation
@@ -1376,22 +1376,55 @@ class TestTicks:
         ticks.look([a_tick(), a_tick(quantity_lots="3")])
         assert check_ticks(ticks, [], None).violations == []
 
-    def judge(self, *records: Raw, price: PriceUpdated | None = None) -> list[tuple[str, str]]:
+    def judge(self, *came: Raw, price: PriceUpdated | None = None) -> list[tuple[str, str]]:
         """What is found when these come, and this price goes out, of what else they make it."""
         shared = World().shared
         ticks = Ticks(shared.reference)
         takes = market_takes(shared, ticks, ONE_EACH)
-        takes[records_module.MARKET_DATA](records)
+        takes[records.MARKET_DATA](came)
         if price is not None:
             told = msgspec.json.encode(price)
             headers = (("event-type", b"PriceUpdated"), ("schema-version", b"1"))
-            takes[records_module.PRICES]([ARecord(told, SYMBOL.encode(), headers, topic="prices")])
+            takes[records.PRICES]([ARecord(told, SYMBOL.encode(), headers, topic="prices")])
         found = check_ticks(ticks, [], shared.last_prices, shared.market)
         return [(each.invariant, each.message) for each in found.violations]
 
     def a_price(self, sequence: int, price_ticks: int = 100, **changed: Any) -> PriceUpdated:
         fields = {"observed_at_ms": 5_000, "gaps": 0} | changed
         return PriceUpdated(SYMBOL, price_ticks, sequence, **fields)
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([0, 0, 0, 1]),
+                st.sampled_from([1, 2, 3, 4, 5, 6, 10**12, 10**12 + 1, 10**12 + 5]),
+                st.sampled_from([100, 100, 110, 130, 140, 300]),
+                st.sampled_from([-5, 0, 5, 5, 20_000]),
+            ),
+            max_size=25,
+        )
+    )
+    def test_the_services_own_prices_are_no_violation(self, feed: list[tuple[int, int, int, int]]) -> None:
+        shared = World().shared
+        ticks = Ticks(shared.reference)
+        takes = market_takes(shared, ticks, ONE_EACH)
+        listed = models.events.InstrumentListed.model_validate(
+            {"instrument": msgspec.to_builtins(an_instrument()), "version": 1}
+        )
+        state, observed_at_ms = None, 5_000
+        for epoch, sequence, price_ticks, later_ms in feed:
+            observed_at_ms = max(1, observed_at_ms + later_ms)
+            fields = {"epoch": epoch, "sequence": sequence, "price_ticks": price_ticks}
+            record = a_tick(**fields, observed_at_ms=observed_at_ms, timestamp=observed_at_ms)
+            takes[records.MARKET_DATA]([record])
+            tick = models.events.TickReceived.model_validate_json(record.value or b"")
+            taken = apply_tick(state, tick, received_at_ms=record.timestamp, listed=listed)
+            price = to_price(taken.state).model_dump_json().encode()
+            if state is None or to_price(state) != to_price(taken.state):
+                headers = (("event-type", b"PriceUpdated"), ("schema-version", b"1"))
+                takes[records.PRICES]([ARecord(price, SYMBOL.encode(), headers, topic="prices")])
+            state = taken.state
+        assert check_ticks(ticks, [], shared.last_prices, shared.market).violations == []
 
     def test_a_print_far_off_needs_a_second_one(self) -> None:
         plain = [a_tick(sequence=1, price_ticks=100), a_tick(sequence=2, price_ticks=130)]
@@ -1403,7 +1436,9 @@ class TestTicks:
         assert self.judge(*second, price=self.a_price(3, 140)) == []
         assert self.judge(*second, price=self.a_price(1)) == [not_so]
         back = [*plain, a_tick(sequence=3, price_ticks=101)]
-        assert self.judge(*back, price=self.a_price(3, 101, gaps=1)) == []
+        assert self.judge(*back, price=self.a_price(3, 101)) == []
+        overtaken = [*plain[:1], a_tick(sequence=5, price_ticks=130), a_tick(sequence=3, price_ticks=101)]
+        assert self.judge(*overtaken, price=self.a_price(1, gaps=3)) == []
         assert self.judge(*back, price=self.a_price(1)) == [not_so]
 
     def test_a_price_within_a_fifth_of_the_last_is_taken_at_once(self) -> None:
