@@ -65,7 +65,8 @@ def test_a_status_shows_some_of_many_unreadable_keys_and_counts_them_all() -> No
         conf=SimpleNamespace(id="risk", broker_client_id="risk-1"),
         tables=manager,
         global_tables=[table],
-        not_ready=lambda: [],
+        not_ready=list,
+        noticed=[],
     )
     (found,) = status(app).global_tables
     assert (found.topic, found.keys, found.unreadable_keys) == ("halts", 0, 1_000)
