@@ -93,7 +93,7 @@ async def test_a_worker_shows_where_its_tables_are_and_says_once_when_it_works(
         assert (own / "v1" / "tables").is_dir()
         worker.stop()
         assert await worker.ended() == 0
-        assert worker.said().count("ready: ") == 1
+        assert worker.said().count("ready: partitions") == 1
 
 
 async def test_a_worker_says_again_what_it_has_after_each_assignment(
@@ -118,7 +118,7 @@ async def test_the_second_worker_on_a_directory_names_the_first_and_leaves_it_al
     directory = Path(arguments[1]) if arguments else Path(world.options.directory)
     with commands(world, tmp_path) as start:
         first = start(*arguments)
-        await first.says("ready: ")
+        await first.says("ready: partitions")
         async with load(world):
             second = start(*arguments)
             assert await second.ended() == EXIT_CONFIGURATION
@@ -136,11 +136,11 @@ async def test_the_successor_of_a_worker_that_is_being_killed_waits_for_its_dire
     """As a supervisor starts one when it has seen the guard die, and the kernel still ends the worker."""
     with workers() as start:
         first = start(world, "a")
-        await until(lambda: "ready: " in first.said())
+        await until(lambda: "ready: partitions" in first.said())
         async with load(world):
             first.signal(signal.SIGKILL)
             second = start(world, "a")
-            await until(lambda: "ready: " in second.said())
+            await until(lambda: "ready: partitions" in second.said())
         await world.all_processed()
         second.signal(signal.SIGTERM)
         assert await second.ended() == 0
