@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn
 from app.engine.errors import NewerRelease
 from app.engine.web_status import Measure
 from models.contract import Contract, Origin
-from models.registry import NewerVersion, contract_of, table_values, unknown_fields
+from models.registry import CONTRACTS, NewerVersion, contract_of, table_values, unknown_fields
 
 RAW_VERSION: Final = b"1"
 _SHOWN_MAX: Final = 64
@@ -16,7 +16,8 @@ class JsonCodec:
     """JSON of the given models, by their contracts; the wire name of a model is the name of its class.
 
     What only a newer release of ours can have written raises NewerRelease: a type in a version above ours, or
-    a well-formed type that this topic should not have. On a topic of the edge both are the client's fault.
+    a well-formed type that this build does not put there. On a topic of the edge both are the client's fault,
+    and so is a type of the edge on one of ours: somebody has mistaken the topic.
     """
 
     def __init__(self, *types: type) -> None:
@@ -56,11 +57,16 @@ class JsonCodec:
     def _refuse(self, event_type: bytes, schema_version: bytes) -> NoReturn:
         version = _number(schema_version)
         name = event_type.decode("utf-8", "replace")
-        if not self._edge and name not in self._contracts and name.isidentifier() and version is not None:
+        if version is not None and self._may_be_newer(name):
             raise NewerRelease(name[:_SHOWN_MAX], version, 0)
         raise ValueError(
             f"unknown event type {_shown(event_type)} in version {_shown(schema_version)}; {self._known()}"
         )
+
+    def _may_be_newer(self, name: str) -> bool:
+        """Whether a later release of ours may have put a type on this topic that does not stand there now."""
+        strays = name in CONTRACTS and CONTRACTS[name].origin is Origin.EDGE
+        return not (self._edge or strays) and name not in self._contracts and name.isidentifier()
 
     def _known(self) -> str:
         return "known: " + ", ".join(f"{each.name} {each.version}" for each in self._contracts.values())

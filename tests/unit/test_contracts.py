@@ -83,7 +83,7 @@ def test_an_unknown_field_does_not_excuse_anything_else() -> None:
     assert "surprise" not in ignored("OrderRiskApproved")
 
 
-@pytest.mark.parametrize("event_type", [b"OrderRiskApproved", b"OrderRiskDeferred"])
+@pytest.mark.parametrize("event_type", [b"OrderRiskApproved", b"OrderRiskDeferred", b"TradeExecuted"])
 def test_what_a_newer_release_wrote_inside_is_not_the_records_fault(event_type: bytes) -> None:
     with pytest.raises(NewerRelease) as caught:
         topics.RISK_DECISIONS.codec.decode(event_type, b"2", b"{}")
@@ -102,6 +102,8 @@ def test_what_a_newer_release_wrote_inside_is_not_the_records_fault(event_type: 
         (b"OrderRiskApproved", b"two"),
         (b"OrderRiskApproved", b"9" * 30),
         (b"Order Risk", b"1"),
+        (b"OrderReceived", b"1"),
+        (b"SetHalt", b"2"),
         (b"\xff\xfe", b"1"),
     ],
 )
