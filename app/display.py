@@ -25,6 +25,7 @@ from app.topics import MARKET_DATA, ORDERS
 LIVE_EVERY_S: Final = 0.5
 LINE_EVERY_S: Final = 3.0
 RATE_OVER_S: Final = 3.0
+SILENT_S: Final = 5.0
 
 TICKS: Final = "ticks"
 
@@ -62,15 +63,29 @@ class Display:
     async def _show_live(self) -> None:
         with Live(console=self._console, auto_refresh=False) as live:
             while True:
-                live.update(self._table(await self._look()), refresh=True)
+                live.update(self._table(await self._patient_look()), refresh=True)
                 await asyncio.sleep(LIVE_EVERY_S)
 
     async def _show_lines(self) -> None:
         while True:
             await asyncio.sleep(LINE_EVERY_S)
-            picture = await self._look()
+            picture = await self._patient_look()
             for line in (*self._went_on(), self.line(picture)):
-                self._console.print(line, soft_wrap=True, highlight=False)
+                self._tell(line)
+
+    async def _patient_look(self) -> Picture:
+        """A look takes as long as Kafka does not answer: that is told."""
+        began = time.monotonic()
+        looking = asyncio.ensure_future(self._look())
+        try:
+            while not (await asyncio.wait({looking}, timeout=SILENT_S))[0]:
+                self._tell(f"Kafka has not answered for {time.monotonic() - began:.0f} s")
+            return looking.result()
+        finally:
+            looking.cancel()
+
+    def _tell(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     async def _look(self) -> Picture:
         monitor, standing = self._monitor, await self._lookout.look()

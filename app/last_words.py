@@ -12,7 +12,8 @@ EXTERNAL: Final = frozenset(
 """Signals that come from outside, the kernel that is short of memory included: no fault of the process."""
 
 TOLD: Final = re.compile(
-    r"^(?:\[[^]]*\]\s*)*(?:(?:error|venue|fatal): (?P<reason>\S.*)|(?P<stuck>stuck for more than .*))",
+    r"^(?:\[[^]]*\]\s*)*"  # where a log was told of it
+    r"(?:(?:[\w -]+: error|error|venue|fatal): (?P<reason>\S.*)|(?P<stuck>stuck for more than .*))",
     re.IGNORECASE,
 )
 """How our own processes say in one line why they end."""

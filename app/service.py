@@ -1,10 +1,9 @@
 """How each service is made: the engine's app with this pipeline's settings and topics."""
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from aiohttp.web import BaseSite, SockSite
 from yarl import URL
@@ -14,13 +13,13 @@ from app.config import Settings, for_faust, settings
 from app.counts import count_measures
 from app.engine import App, EngineSettings, use_uvloop
 from app.engine.cluster import Cluster
+from app.engine.errors import EXIT_CONFIGURATION, Misconfigured
 from app.engine.web import attach
 from app.errors import PortTakenError, SettingError
 from app.membership import Groups, keep_addresses
 from app.options import SERVICES, WEB_PORTS
 from app.ports import bare, listening
 from app.preflight import raise_open_files
-from app.supervisor import EXIT_CONFIGURATION
 from app.topics import DEAD_LETTERS, INSTRUMENTS, TOPICS
 from app.units import Words
 
@@ -68,26 +67,22 @@ def _settings() -> Settings:
     try:
         return settings()
     except SettingError as error:
-        _refuse(error)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_CONFIGURATION) from None
 
 
 def _site(app: App) -> BaseSite:
-    """Where the web server listens: the first thing of a worker to start, so that nothing is in hand yet."""
+    """Where the web server listens: among the first things that a worker starts. Raises Misconfigured."""
     conf, web = app.conf, cast(Any, app.web)
     try:
         found = listening(conf.web_bind, conf.web_port)
     except PortTakenError as error:
-        _refuse(f"{error}; choose another one with --web-port, or 0 for a free one")
+        what_to_do = "choose another one with --web-port, or 0 for a free one"
+        raise Misconfigured(f"{error}; {what_to_do}") from None
     if conf.web_port == 0:
         conf.web_port = found.getsockname()[1]
         conf.canonical_url = URL(f"http://{conf.web_host}:{conf.web_port}")
     return SockSite(web._runner, found)
-
-
-def _refuse(why: object) -> NoReturn:
-    """End this process in one line, before it has begun."""
-    print(f"error: {why}", file=sys.__stderr__, flush=True)  # a worker's sys.stderr writes to its log
-    os._exit(EXIT_CONFIGURATION)
 
 
 async def _follow_groups(bootstrap: str, addresses: dict[str, str]) -> None:

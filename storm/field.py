@@ -30,6 +30,9 @@ WELL_S_MAX: Final = 20.0
 WELL_POLL_S: Final = 0.1
 STANDBY_LAG_MAX: Final = 200
 VENUE_AWAY_S: Final = 0.2
+READY_S_MAX: Final = 180.0
+"""Workers that are not ready by then have a planted bug, or one of ours."""
+
 TELLING: Final = ("rror", "storm:", "stuck", "Timeout (")
 ACCOUNTS: Final = 96
 """Enough that every partition has some."""
@@ -161,6 +164,7 @@ class Field(Pipeline):
         self, plan: Plan, tell: Callable[[str], None], *, brokers: int, mutant: Mutant | None, proxied: bool
     ) -> None:
         super().__init__(plan, tell)
+        self.ready_s_max = READY_S_MAX
         self.kafka = KafkaNodes(plan.data_dir / "kafka", brokers)
         self.own_deaths: list[str] = []
         self.venue_deaths = Deaths(VENUE_AWAY_S)

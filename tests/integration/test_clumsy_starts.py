@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from app.config import settings
+from app.processes import INSTRUMENTS
 from tests.integration.running import Running, mentioning, processes_with
 
 NOBODY = """if True:
@@ -87,8 +88,9 @@ def test_a_worker_whose_port_is_taken_says_so_in_its_last_line(tmp_path: Path, t
 
 
 def test_a_venue_whose_port_is_taken_says_so_in_one_line(tmp_path: Path, taken: int) -> None:
+    venue = [sys.executable, "-m", "venue", "--instruments", str(INSTRUMENTS)]
     done = subprocess.run(
-        [sys.executable, "-m", "venue", "--port", str(taken), "--data-dir", str(tmp_path)],
+        [*venue, "--port", str(taken), "--data-dir", str(tmp_path)],
         env=os.environ | {"VENUE_TOKEN": "secret"},
         capture_output=True,
         text=True,

@@ -8,6 +8,7 @@ import pytest
 
 from app import config
 from app.config import Settings
+from app.engine import KEY_SHARDS
 from app.errors import SettingError
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,10 @@ def test_a_wrong_value_is_refused_in_one_line_with_its_name(variable: str, value
     assert repr(value) in message or value in message
     assert allowed in message
     assert "\n" not in message
+
+
+def test_a_partition_has_whole_shards() -> None:
+    assert config.PARTITIONS_MAX == KEY_SHARDS
 
 
 def test_who_still_asks_for_exactly_once_gets_it() -> None:

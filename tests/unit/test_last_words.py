@@ -39,6 +39,7 @@ app.errors.OffsetsLost: the offsets of risk are gone
         ("error: first\nerror: second\n", "second"),
         ("venue: VENUE_TOKEN is not set", "VENUE_TOKEN is not set"),
         ("Error: no such option", "no such option"),
+        ("usage: python -m venue [-h]\npython -m venue: error: no port is given", "no port is given"),
         (
             "[2026-11-30 03:53:22,132] [7024] [WARNING] error: it is printed by a worker ",
             "it is printed by a worker",

@@ -1,16 +1,17 @@
 """The monitor counts what the services wrote and passes over what a stranger put among it."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from app.engine.cluster import TP, Cluster
+from app.engine.cluster import LATEST, TP, Cluster, Fetched
 from app.engine.dead_letter import PREFIX
 from app.engine.topics import EVENT_TYPE
 from app.kept_counts import Counts, read_counts, write_counts
-from app.monitor import CURSORS, Monitor
+from app.monitor import CURSORS, FOLLOWED, Monitor
 from app.topics import DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
 from storm.observer import Observer
 
@@ -113,3 +114,85 @@ def test_counts_that_can_not_be_read_are_none(tmp_path: Path, written: bytes) ->
 )
 def test_counts_of_another_log_do_not_fit(counts: Counts, end: int, fit: bool) -> None:
     assert counts.fit(LOG_STARTS, dict.fromkeys(LOG_STARTS, end)) is fit
+
+
+class Log:
+    """A log of one partition a topic, as a cluster that answers at once."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[Raw]] = {topic: [] for topic in FOLLOWED}
+        self.fetched_from: dict[str, int] = {}
+
+    def orders(self, count: int) -> None:
+        """Put so many more orders, each of them refused."""
+        for _ in range(count):
+            orders, decisions = self.records["orders"], self.records["risk-decisions"]
+            orders.append(Raw(len(orders), b"{}"))
+            decisions.append(event(len(decisions), "OrderRiskRejected", b'{"reason": "kill_switch"}'))
+
+    async def partition_count(self, topic: str) -> int:
+        return 1
+
+    async def offsets(self, tps: Iterable[TP], which: int) -> dict[TP, int]:
+        return {tp: len(self.records[tp.topic]) if which == LATEST else 0 for tp in tps}
+
+    def leader(self, tp: TP) -> int:
+        return 1
+
+    async def fetch(self, node: int, positions: Mapping[TP, int], **_: object) -> list[Fetched]:
+        await asyncio.sleep(0)
+        self.fetched_from = {tp.topic: at for tp, at in positions.items()} | self.fetched_from
+        ends = await self.offsets(positions, LATEST)
+        return [
+            Fetched(tp, at, ends[tp], ends[tp], self.records[tp.topic][at:], 100)
+            for tp, at in positions.items()
+            if at < ends[tp]
+        ]
+
+
+async def counted(log: Log, kept: Path) -> Monitor:
+    """A monitor that has run until it had read everything, and was stopped."""
+    cluster: Any = log
+    monitor = Monitor(cluster, from_beginning=True, kept=kept)
+    await monitor.start()
+    await monitor.mark()
+    ends = await log.offsets(monitor.positions, LATEST)
+    while not monitor.has_read(ends):  # noqa: ASYNC110 - the monitor's own task
+        await asyncio.sleep(0.01)
+    await monitor.stop()
+    return monitor
+
+
+async def test_the_next_run_goes_on_counting_where_this_one_stopped(tmp_path: Path) -> None:
+    log, kept = Log(), tmp_path / "counts.json"
+    log.orders(100)
+    first = await counted(log, kept)
+    assert (first.records["orders"], first.orders_before) == (100, 100)
+    log.orders(20)
+    log.fetched_from.clear()
+
+    second = await counted(log, kept)
+
+    assert log.fetched_from["orders"] == 100
+    assert (second.records["orders"], second.rejected) == (120, {"kill_switch": 120})
+
+
+async def test_another_log_is_counted_from_its_beginning(tmp_path: Path) -> None:
+    log, kept = Log(), tmp_path / "counts.json"
+    log.orders(100)
+    await counted(log, kept)
+    other = Log()
+    other.orders(30)
+
+    assert (await counted(other, kept)).records["orders"] == 30
+
+
+async def test_a_full_disk_does_not_end_the_counting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, kept = Log(), tmp_path / "counts.json"
+    kept.with_name("counts.json.new").symlink_to("/dev/full")
+    log.orders(10)
+
+    assert (await counted(log, kept)).records["orders"] == 10
+    assert f"{kept} is not written, everything else goes on" in caplog.text

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app import cli, supervisor
+from app.engine.errors import EXIT_CONFIGURATION
 from app.supervisor import LogFile, Restarts
 
 
@@ -78,3 +80,8 @@ def test_the_last_lines_are_of_the_last_process_only(tmp_path: Path) -> None:
 
     assert log.last_lines() == ["the second one's"]
     assert "the first one's" in log.path.read_text()
+
+
+def test_a_wrong_configuration_has_one_exit_status() -> None:
+    """The engine's workers end with it, the command line, the venue and the feed as well."""
+    assert supervisor.EXIT_CONFIGURATION == EXIT_CONFIGURATION == cli.EXIT_USER_ERROR
