@@ -7,6 +7,7 @@ then on; its session goes on behind it.
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import islice
 
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.exchange import (
@@ -52,14 +53,14 @@ class Booking:
                 self._count(work, "of no session of ours")
             elif number not in gaps:
                 try:
-                    self._take(work, number, reported, reports[index + 1 :])
+                    self._take(work, number, reported, islice(reports, index + 1, None))
                 except ReportGap as gap:
                     gaps[number] = gap
         for reported in strays.values():
             self._bury_stray(work, reported)
         return gaps
 
-    def _take(self, work: UnitOfWork, number: int, reported: Reported, later: Sequence[Reported]) -> None:
+    def _take(self, work: UnitOfWork, number: int, reported: Reported, later: Iterable[Reported]) -> None:
         session: Session = work[self._sessions].get(str(number), NEW_SESSION)
         sequence, report = reported.sequence, reported.report
         if sequence is None or _misnumbered(session, reported, later):

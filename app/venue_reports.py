@@ -17,6 +17,9 @@ from models.registry import REPORTS
 REPORT_BYTES_MAX: Final = 64 * 1024
 SEQUENCE_MAX: Final = 2**62
 NAME_CHARS_MAX: Final = 256
+OURS: Final = {"type", "session"}
+"""What a report has besides the fields of its event."""
+
 _MODELS: Final = [each.model for each in REPORTS.values()]
 _ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {each.__name__: TypeAdapter(each) for each in _MODELS}
 _FIELDS: Final = {each.__name__: frozenset(each.model_fields) for each in _MODELS}
@@ -85,20 +88,14 @@ def read_report(raw: bytes) -> Reported:
     session = _whole(fields.get("session"), 0, KEY_SHARDS - 1)
     if session is None and account_id is not None:
         session = shard_of(account_id.encode())
-    placed = Reported(
-        raw,
-        session=session,
-        sequence=_whole(fields.get("venue_sequence"), 1, SEQUENCE_MAX),
-        account_id=account_id,
-        order_id=order_id,
-    )
+    sequence = _whole(fields.get("venue_sequence"), 1, SEQUENCE_MAX)
     try:
         if len(raw) > REPORT_BYTES_MAX:
             raise Unreadable(f"{len(raw)} bytes: a report has at most {REPORT_BYTES_MAX}")
         report, unknown = _report(fields, strict)
     except Unreadable as error:
-        return placed._replace(error=error)
-    return placed._replace(report=report, unknown=unknown)
+        return Reported(raw, session, sequence, account_id, order_id, error=error)
+    return Reported(raw, session, sequence, account_id, order_id, report, unknown=unknown)
 
 
 def _object(raw: bytes) -> tuple[dict[str, Any], bool]:
@@ -124,6 +121,7 @@ def _report(fields: dict[str, Any], strict: bool) -> tuple[VenueReport, tuple[st
     if adapter is None or not isinstance(name, str):
         raise Unreadable(f"unknown type of report {str(name)[:64]!r}; known: {', '.join(_ADAPTERS)}")
     known = _FIELDS[name]
+    unknown = tuple(fields.keys() - known - OURS)
     named = {key: value for key, value in fields.items() if key in known}
     try:
         if not strict:
@@ -136,16 +134,18 @@ def _report(fields: dict[str, Any], strict: bool) -> tuple[VenueReport, tuple[st
             f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5]
         )
         raise Unreadable("; ".join(told)) from None
-    return report, tuple(key for key in fields if key not in known and key not in ("type", "session"))
+    return report, unknown
 
 
 def _whole(value: Any, low: int, high: int) -> int | None:
     """A whole number in these bounds, also one that is written as text or as 5.0; else None."""
+    if type(value) is int:
+        return value if low <= value <= high else None
     as_text = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20
     if as_text or (isinstance(value, float) and value.is_integer()):
         value = int(value)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and low <= value <= high else None
+        return value if low <= value <= high else None
+    return None
 
 
 def _name(value: Any) -> str | None:

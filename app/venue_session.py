@@ -160,8 +160,8 @@ class VenueSession:
                 await asyncio.sleep(RETRY_S_MIN)
 
     async def _send_all(self) -> None:
-        await self._withhold(_first(self._fresh))  # before anything that may have to wait for the venue
         if not self._epoch:
+            await self._withhold(_first(self._fresh))  # the venue may keep them waiting
             await self._claim()
         await self._settle_doubts()
         await self._send_fresh()
