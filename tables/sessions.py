@@ -1,4 +1,4 @@
-"""How far each task has read the venue's reports, by partition number. Single writer: exchange."""
+"""How far the venue's reports are read, by key shard. Single writer: exchange."""
 
 from app.codecs import TableCodec
 from app.domain.exchange import Session
