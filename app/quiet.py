@@ -18,6 +18,7 @@ from app.engine.cluster import LATEST, TP, Cluster
 from app.errors import StuckError
 from app.monitor import Monitor
 from app.topics import (
+    ACCOUNT_COMMANDS,
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
     MARKET_DATA,
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 INPUTS: Final = {
     "marketdata": (MARKET_DATA,),
-    "risk": (RISK_LIMITS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS),
+    "risk": (RISK_LIMITS, ACCOUNT_COMMANDS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS),
     "compliance": (EXECUTIONS, RISK_DECISIONS),
     "exchange": (RISK_LIMITS, COMPLIANCE_DECISIONS),
     "refdata": (RESTRICTIONS, OPERATOR_COMMANDS),

@@ -68,6 +68,9 @@ class World:
             text: str = answer.read().decode()
             return text
 
+    def notices(self) -> list[str]:
+        return list(json.loads(self.page("/status"))["notices"])
+
     def write(
         self,
         topic: str,
@@ -243,11 +246,12 @@ def test_what_garbage_has_closed_is_a_notice_until_somebody_has_looked_and_all_i
     halt = SetHalt(scope="n-1", halted=True, version=1, who="ann", why="a test")
     world.command(OPERATOR_COMMANDS, halt, value=b"?")
     world.until_in_force(HALTS, "n-1", lambda found: found.halted)
-    notices = json.loads(world.page("/status"))["notices"]
-    assert [each for each in notices if each.startswith("'n-1' is halted: a command could not be read")]
-    assert 'command="SetHalt",outcome="unreadable"' in world.page("/metrics")
+    said = "'n-1' is halted: a command could not be read"  # a worker's tables follow its commits
+    world.until(world.notices, lambda found: any(each.startswith(said) for each in found))
+    counted = 'command="SetHalt",outcome="unreadable"'
+    world.until(lambda: world.page("/metrics"), lambda page: counted in page)
     assert world.run("resume", "n-1", "--why", "it was garbage") == 0
-    assert "n-1" not in "".join(json.loads(world.page("/status"))["notices"])
+    world.until(world.notices, lambda found: not any("n-1" in each for each in found))
 
 
 def test_an_unreadable_instrument_changes_nothing_and_is_refused_by_name(world: World) -> None:
