@@ -168,6 +168,7 @@ def test_a_report_that_comes_again_after_its_order_has_ended_is_a_repeat(report:
 
     assert not is_repeat(after(an_order()), report)
     assert is_repeat(account, report)
+    assert is_repeat(approved(account, an_approval(another_order())), report)
 
 
 def test_an_acknowledgement_that_comes_again_while_its_order_is_open_changes_nothing() -> None:

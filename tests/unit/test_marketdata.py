@@ -151,6 +151,13 @@ class TestNumbers:
 
         assert (state.tick_sequence, said, state.late, state.gaps) == (8, [], 4, 0)
 
+    def test_a_repeat_does_not_bear_out_a_tick_that_was_observed_after_it(self) -> None:
+        feed = session(*range(1, 6))
+        before, _ = folded(feed)
+        state, said = folded([*session(2, since_ms=10), feed[2]], before)
+
+        assert (state.tick_sequence, said) == (5, [])
+
     def test_a_single_tick_out_of_order_is_no_reset(self) -> None:
         state, said = folded(session(1, 3, 2, 4))
 

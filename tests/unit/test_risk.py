@@ -491,6 +491,13 @@ def test_an_order_counts_at_the_worse_of_its_own_price_and_the_markets(
     assert exposure_reaches(10 * counts_at_ticks, order)
 
 
+@pytest.mark.parametrize(("side", "other"), [("buy", "sell"), ("sell", "buy")])
+def test_exposure_is_that_of_the_worse_side_whichever_the_order_grows(side: str, other: str) -> None:
+    account = an_account(**{f"open_{other}_lots": 100})
+
+    assert exposure_reaches(100 * BTC_MICROS, an_order(side=side), account=account)
+
+
 @pytest.mark.parametrize("side", ["buy", "sell"])
 def test_an_open_order_counts_at_its_own_price_until_its_side_is_empty(side: str) -> None:
     account = applied(NEW_ACCOUNT, approved(an_order(side=side, price_ticks=94_000)))
@@ -713,6 +720,7 @@ def test_a_venue_report_that_comes_again_is_a_repeat_for_ever(report: Any) -> No
     assert is_repeat(account, reservation, report)
 
     account = applied(account, approved(an_order(order_id="o-2", sequence=2), account=account))
+    assert is_repeat(account, reservation, report)
     account, _ = apply_report(
         account, a_reservation(order_id="o-2"), cancelled(10, order_id="o-2", venue_sequence=8)
     )
@@ -730,6 +738,8 @@ def test_a_rejection_by_compliance_that_comes_again_is_a_repeat() -> None:
     assert not is_repeat(booked(), a_reservation(), rejection)
     account, reservation = apply_report(booked(), a_reservation(), rejection)
 
+    assert is_repeat(account, reservation, rejection)
+    account = applied(account, approved(an_order(order_id="o-2", sequence=2), account=account))
     assert is_repeat(account, reservation, rejection)
 
 
