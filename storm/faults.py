@@ -17,12 +17,12 @@ from aiokafka import AIOKafkaProducer
 from app.config import settings
 from app.kafka_node import SESSION_MS
 from app.options import SERVICES
-from app.topics import EXECUTIONS, RISK_DECISIONS
+from app.topics import EXECUTIONS, ORDERS, RISK_DECISIONS
 from storm.field import Field, StormVenue, StormWorker, until
 from storm.observer import Observer
 from storm.options import Kind
 from storm.plan import Fault
-from storm.poison import poison
+from storm.poison import echoes, poison
 from storm.steps import Step
 from storm.worker import send
 
@@ -301,8 +301,12 @@ class Injector:
 
     async def _poison(self, fault: Fault, done: Done) -> None:
         async with AIOKafkaProducer(bootstrap_servers=self._field.bootstrap) as producer:
-            for each in poison(f"poison-{self._began_at:.0f}-{fault.index}"):
-                await producer.send_and_wait(each.topic, each.value, each.key, headers=each.headers)
+            partitions = len(await producer.partitions_for(ORDERS.name))
+            dose = poison(f"poison-{self._began_at:.0f}-{fault.index}", self._began_at, fault.index)
+            for each in (*dose, *await echoes(self._field.bootstrap, partitions)):
+                await producer.send_and_wait(
+                    each.topic, each.value, each.key, partition=each.place(partitions), headers=each.headers
+                )
 
     async def _spoil_venue(self, fault: Fault, done: Done) -> None:
         count = 1 + int(10 * fault.length)

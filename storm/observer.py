@@ -6,6 +6,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from app.engine.cluster import TP
 from app.engine.dead_letter import PREFIX
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE
@@ -63,6 +65,7 @@ class Asked(NamedTuple):
 
     ms: int
     partition: int
+    source: str
 
 
 class Gap(NamedTuple):
@@ -115,8 +118,11 @@ class Observer(Monitor):
         service = SERVICE[tp.topic]
         if service not in INPUT:
             return 0
-        source = _text(headers, CORRELATION_ID if service == "exchange" else EVENT_ID).partition(":")[0]
-        asked = self._inputs[INPUT[service]].pop(source, None)
+        if service == "exchange":
+            answered = _text(headers, CORRELATION_ID)
+        else:  # the id of the input, the service and a count
+            answered = _text(headers, EVENT_ID).rsplit(":", 2)[0]
+        asked = self._inputs[INPUT[service]].pop(answered, None)
         asked_ms = asked.ms if asked is not None else 0
         if asked_ms:
             begun_ms = max(asked_ms, self._last(service, tp.partition).appended_ms)
@@ -126,11 +132,10 @@ class Observer(Monitor):
     def _await_answer(self, tp: TP, record: Any, headers: dict[str, bytes]) -> None:
         if tp.topic in ANSWERED and headers.get(EVENT_TYPE) != ANSWERED[tp.topic]:
             return
-        name = f"{tp.topic}/{tp.partition}/{record.offset}"
-        if tp.topic == COMPLIANCE_DECISIONS.name:
-            name = _text(headers, CORRELATION_ID)
+        source = f"{tp.topic}/{tp.partition}/{record.offset}"
         waiting = self._inputs[tp.topic]
-        waiting[name] = Asked(record.timestamp, tp.partition)
+        name = _id_of(tp.topic, record.value, headers) or source
+        waiting[name] = Asked(record.timestamp, tp.partition, source)
         if len(waiting) > INPUTS_KEPT:
             del waiting[next(iter(waiting))]
 
@@ -140,7 +145,9 @@ class Observer(Monitor):
             _text(headers, f"{PREFIX}{part}") for part in ("topic", "partition", "offset")
         )
         source = f"{topic}/{partition}/{offset}"
-        self._inputs[topic].pop(source, None)
+        waiting = self._inputs[topic]
+        for name in [name for name, asked in waiting.items() if asked.source == source]:
+            del waiting[name]
         held = f"{PREFIX}held-behind" in headers
         costly = topic == ORDERS.name and (held or _text(headers, f"{PREFIX}attempts") != "1")
         if (costly or topic in INSIDE) and not (key or b"").startswith(NAME_PREFIX.encode()):
@@ -203,6 +210,25 @@ class Observer(Monitor):
             for asked in self._inputs[topic].values():
                 if asked.ms > self._last(service, asked.partition).appended_ms:
                     yield Gap(service, asked.partition, now_ms, now_ms - asked.ms)
+
+
+class _Named(msgspec.Struct):
+    order_id: str
+
+
+_named = msgspec.json.Decoder(_Named).decode
+
+
+def _id_of(topic: str, value: bytes | None, headers: dict[str, bytes]) -> str:
+    """What the answer to an input names it by; empty where it has no id of its own."""
+    if topic == COMPLIANCE_DECISIONS.name:
+        return _text(headers, CORRELATION_ID)
+    if topic != ORDERS.name:
+        return _text(headers, EVENT_ID)
+    try:
+        return _named(value or b"").order_id
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _text(headers: dict[str, bytes], name: str) -> str:

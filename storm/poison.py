@@ -1,50 +1,215 @@
-"""Records that nobody can take in: at both edges, and put between two services by a stranger.
+"""What a clumsy outside writes: records that nobody can take in, and sound ones that have to be refused.
 
-Each ends as a dead letter. Of those between two services there are several under one key, so that all but
-the first have to wait behind it. At the edges each is a dead letter alone: the ticks that come after one have
-to become prices.
+Garbage ends as a dead letter: at both edges, and put between two services by a stranger. Of those between two
+services there are several under one key, so that all but the first have to wait behind it; a command about
+that key does not. At the edges each is a dead letter alone: the ticks that come after one have to become
+prices. What stands on another partition than its key's is a dead letter alone, too.
+
+Sound and wrong are orders of accounts and instruments of our own: too old, halted, restricted, in another
+currency, with a field that nobody knows, with a wild number; prices far off and numbers that jump. And what a
+tool does that reads too far back: it writes decisions and executions a second time.
 """
 
+import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import count
+from typing import Any, Final, NamedTuple
 
-from app.topics import MARKET_DATA, ORDERS, RISK_DECISIONS
-from feed.wire import headers_of
-from models.events import TickReceived
-from models.values import INSTRUMENTS
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from app.engine.cluster import partition_of
+from app.engine.topics import TopicSpec
+from app.topics import (
+    COMPLIANCE_DECISIONS,
+    EXECUTIONS,
+    MARKET_DATA,
+    OPERATOR_COMMANDS,
+    ORDERS,
+    RESTRICTIONS,
+    RISK_DECISIONS,
+    RISK_LIMITS,
+)
+from feed.demo import instruments
+from feed.wire import command_record, limits_record, order_record, tick_record
+from models.commands import SetAccount, SetHalt, SetInstrument, SetRestriction, SetRiskLimits
+from models.events import OrderReceived, TickReceived
+from models.values import Frozen, Instrument
 
 NAME_PREFIX = "poison-"
 UNREADABLE = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
+TRADER, HALTED = f"{NAME_PREFIX}trader", f"{NAME_PREFIX}halted"
+DOLLARS, EUROS = "POISON-USD", "POISON-EUR"
+PRICE_TICKS: Final = 100
+DOSES_MAX: Final = 100
+"""So many in a storm have numbers of their own."""
 
 
 class Poison(NamedTuple):
-    """A record, and where to put it."""
+    """A record, and where to put it: on its key's partition, or `astray` on another one."""
 
     topic: str
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
     headers: list[tuple[str, bytes]]
+    astray: bool = False
+
+    def place(self, partitions: int) -> int | None:
+        """The partition of so many to put it on; None: where the producer puts it."""
+        if not self.astray or self.key is None:
+            return None
+        return (partition_of(self.key, partitions) + 1) % partitions
 
 
-def poison(name: str) -> Iterator[Poison]:
-    """A dose of everything; `name` is unique to it and is the key of all but one tick of each real symbol.
+def poison(name: str, began_at: float, index: int) -> Iterator[Poison]:
+    """A dose of everything; `name` is unique to it and is the key of all garbage but a tick of each real
+    symbol.
 
-    It begins with NAME_PREFIX, which tells these records from the pipeline's own.
+    It begins with NAME_PREFIX, which tells these records from the pipeline's own. `began_at` (Unix) and
+    `index` are the storm's and the dose's: accounts and symbols go on from one dose to the next.
     """
+    yield from _garbage(name)
+    yield from _strays(name)
+    yield from _clumsy(int(began_at) % 100_000 * DOSES_MAX + index * DOSES_MAX)
+
+
+def _garbage(name: str) -> Iterator[Poison]:
     key = name.encode()
     for value in UNREADABLE:
         for topic in (ORDERS, MARKET_DATA):
             yield Poison(topic.name, key, value, [])
-    for symbol in (name, name, *INSTRUMENTS):
+    for symbol in (name, name, *instruments()):
         yield _unbelievable(symbol)
     for value in UNREADABLE:
-        yield Poison(RISK_DECISIONS.name, key, value, [])
+        for topic in (RISK_DECISIONS, COMPLIANCE_DECISIONS):
+            yield Poison(topic.name, key, value, [])
+    yield _limits(name, version=1, kill_switch=True)
 
 
 def _unbelievable(symbol: str) -> Poison:
     """A tick that can be read, and whose price cannot be true: market data refuses it."""
-    tick = TickReceived(
-        symbol=symbol, sequence=1, price_ticks=0, quantity_lots=1, exchange_at_ms=0, observed_at_ms=0
+    return _tick(symbol, sequence=1, price_ticks=0)
+
+
+def _strays(name: str) -> Iterator[Poison]:
+    """Sound records, sent by a client with another partitioner."""
+    yield _order(name, 1, DOLLARS)._replace(astray=True)
+    yield _limits(name, version=2)._replace(astray=True)
+    yield Poison(RISK_DECISIONS.name, name.encode(), UNREADABLE[0], [], astray=True)
+    for symbol in instruments():
+        yield _tick(symbol, sequence=1, price_ticks=PRICE_TICKS)._replace(astray=True)
+
+
+def _clumsy(number: int) -> Iterator[Poison]:
+    """Orders that have to be refused, ticks that have to wait; `number` grows from dose to dose."""
+    yield from _world(number)
+    sequence = count(number + 1)
+    yield _order(TRADER, next(sequence), DOLLARS)  # is restricted
+    yield _order(TRADER, next(sequence), EUROS)
+    yield _order(TRADER, next(sequence), DOLLARS, submitted_at_ms=int(time.time()))
+    yield _with_field(_order(TRADER, next(sequence), DOLLARS), stop_price_ticks=90)
+    yield _order(TRADER, number + 50_000_000, DOLLARS)
+    yield _order(HALTED, number + 1, DOLLARS)
+    yield _limits(TRADER, version=number, kill_switch=True)
+    yield _order(TRADER, next(sequence), DOLLARS)
+
+
+def _world(number: int) -> Iterator[Poison]:
+    """What the orders need; it stays from the first dose on, and binds by the second."""
+    told: dict[str, Any] = {"version": 1, "who": "storm", "why": "poison"}
+    for symbol, currency in ((DOLLARS, "USD"), (EUROS, "EUR")):
+        terms = {"symbol": symbol, "base": "POISON", "currency": currency, "tick": "0.01", "lot": "0.01"}
+        instrument = Instrument.model_validate(terms)
+        yield _command(OPERATOR_COMMANDS, SetInstrument(instrument=instrument, **told))
+    for account_id in (TRADER, HALTED):
+        account = SetAccount(account_id=account_id, owner="", firm="", base_currency="USD", **told)
+        yield _command(OPERATOR_COMMANDS, account)
+        yield _limits(account_id, version=number)
+    yield _command(OPERATOR_COMMANDS, SetHalt(scope=HALTED, halted=True, **told))
+    yield _command(RESTRICTIONS, SetRestriction(symbol=DOLLARS, restricted=True, **told))
+    for symbol in (DOLLARS, EUROS):
+        yield _tick(symbol, sequence=number + 1, price_ticks=PRICE_TICKS)
+    yield _tick(DOLLARS, sequence=number + 2, price_ticks=10 * PRICE_TICKS)
+    yield _tick(EUROS, sequence=10**12, price_ticks=PRICE_TICKS)
+
+
+def _order(account_id: str, sequence: int, symbol: str, **changed: int) -> Poison:
+    order = OrderReceived.model_validate(
+        {
+            "order_id": f"{account_id}-{sequence}",
+            "account_id": account_id,
+            "sequence": sequence,
+            "symbol": symbol,
+            "side": "buy",
+            "quantity_lots": 1,
+            "price_ticks": PRICE_TICKS,
+            "submitted_at_ms": _now_ms(),
+        }
+        | changed
     )
-    headers = headers_of(tick, symbol, f"{symbol}/{tick.sequence}")
-    return Poison(MARKET_DATA.name, symbol.encode(), tick.model_dump_json().encode(), headers)
+    return Poison(ORDERS.name, *order_record(order, 0))
+
+
+def _with_field(order: Poison, **more: int) -> Poison:
+    return order._replace(value=msgspec.json.encode(msgspec.json.decode(order.value or b"") | more))
+
+
+def _limits(account_id: str, version: int, *, kill_switch: bool = False) -> Poison:
+    """Limits that leave room for anything of ours."""
+    limits = SetRiskLimits(
+        account_id=account_id,
+        version=version,
+        order_quantity_lots_max=1_000,
+        order_notional_micros_max=10**12,
+        position_lots_max=10**6,
+        gross_exposure_micros_max=10**15,
+        price_collar_bps=10_000,
+        price_age_ms_max=60_000,
+        open_orders_max=1_000,
+        kill_switch=kill_switch,
+        who="storm",
+        why="poison",
+    )
+    return Poison(RISK_LIMITS.name, *limits_record(limits))
+
+
+def _tick(symbol: str, sequence: int, price_ticks: int) -> Poison:
+    now_ms = _now_ms()
+    tick = TickReceived(
+        symbol=symbol,
+        sequence=sequence,
+        price_ticks=price_ticks,
+        quantity_lots=1,
+        exchange_at_ms=now_ms,
+        observed_at_ms=now_ms,
+    )
+    return Poison(MARKET_DATA.name, *tick_record(tick))
+
+
+def _command(topic: TopicSpec, command: Frozen) -> Poison:
+    return Poison(topic.name, *command_record(topic, command))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+ECHO_S_MAX: Final = 2.0
+ECHOES_MAX: Final = 20
+
+
+async def echoes(bootstrap: str, partitions: int) -> list[Poison]:
+    """The last decisions of compliance and executions, word for word, to be written a second time."""
+    tps = [
+        TopicPartition(topic.name, number)
+        for topic in (COMPLIANCE_DECISIONS, EXECUTIONS)
+        for number in range(partitions)
+    ]
+    found: list[Poison] = []
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed") as consumer:
+        consumer.assign(tps)
+        for tp, end in (await consumer.end_offsets(tps)).items():
+            consumer.seek(tp, max(0, end - ECHOES_MAX))
+        for tp, records in (await consumer.getmany(timeout_ms=int(ECHO_S_MAX * 1000))).items():
+            found += [Poison(tp.topic, each.key, each.value, list(each.headers)) for each in records]
+    return found[:ECHOES_MAX]
