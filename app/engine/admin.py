@@ -149,6 +149,8 @@ def _adopting(wanted: Wanted, found: Mapping[str, Found], *, always: bool) -> Wa
     if not (always or has_run or all(each.name in found for each in counted)):
         return wanted
     (count,) = counts
+    if wanted.stateful and not _is_power_of_two(count):
+        return wanted
     log.warning("the topics that exist have %s partitions: that counts, not %s", count, wanted.partitions)
     return wanted._replace(partitions=count)
 

@@ -294,6 +294,13 @@ async def test_who_says_so_takes_the_count_that_is_there(topics: Topics) -> None
     await topics.are(orders=4, executions=4)
 
 
+async def test_a_count_that_tables_cannot_have_is_nobodys_count(topics: Topics) -> None:
+    await topics.make("orders", 3)
+    with pytest.raises(TopicMismatch, match=r"orders-\w+: 3 partitions, not 8\. "):
+        await topics.ensure(spec("orders"), spec("executions"), stateful=True, adopt=True)
+    await topics.are(orders=3)
+
+
 async def test_topics_that_disagree_are_nobodys_count(topics: Topics) -> None:
     await topics.make("orders", 4)
     await topics.make("executions", 2)
