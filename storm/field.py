@@ -54,16 +54,19 @@ class Deaths(Restarts):
     def __init__(self, take_over_s: float) -> None:
         super().__init__(pause_s_min=take_over_s)
         self.meant = False
-        self.last_was_meant = False
+        """Whether the death to come, or the last one, is; until the next life."""
         self.pause_s = take_over_s
         self._usual_s = take_over_s
 
     def pause_after(self, lived_s: float, now_s: float) -> float | None:
-        self.last_was_meant = self.meant
         if not self.meant:
             return super().pause_after(lived_s, now_s)
-        pause_s, self.pause_s, self.meant = self.pause_s, self._usual_s, False
+        pause_s, self.pause_s = self.pause_s, self._usual_s
         return pause_s
+
+    def begin_life(self) -> None:
+        """Another process starts: nobody means it to end."""
+        self.meant = False
 
 
 class StormWorker(Worker):
@@ -96,6 +99,10 @@ class StormWorker(Worker):
         """What the client ids of all its lives begin with."""
         return f"{self.name}."
 
+    def command(self) -> list[str]:
+        self.deaths.begin_life()
+        return super().command()
+
     def environment(self) -> dict[str, str]:
         planted = {"STORM_MUTANT": self._mutant.name} if self._mutant is not None else {}
         armed = {"STORM_ARM": str(self.armed_at)}
@@ -103,9 +110,9 @@ class StormWorker(Worker):
 
     async def after_death(self) -> None:
         self.died_at_ms = time.time() * 1000
-        if not self.deaths.last_was_meant and not (self.damaged and "Timeout (" in self._last_words()):
+        if not self.deaths.meant and not (self.damaged and "Timeout (" in self._last_words()):
             self._note(f"{self.name} ended by itself: {self._last_words()}")
-        self.damaged = self.damaged and self.deaths.last_was_meant
+        self.damaged = self.damaged and self.deaths.meant
         if self.unseen:
             self.unseen = False
             return
@@ -142,9 +149,16 @@ class StormWorker(Worker):
 
 
 class StormVenue(Venue):
-    """A venue of this release or, from its next start, of another one."""
+    """A venue of this release or, from its next start, of the one at `release`."""
 
-    release: Path | None = None
+    def __init__(self, data_dir: Path, deaths: Deaths) -> None:
+        super().__init__(data_dir, restarts=deaths)
+        self.release: Path | None = None
+        self._deaths = deaths
+
+    def command(self) -> list[str]:
+        self._deaths.begin_life()
+        return super().command()
 
     def environment(self) -> dict[str, str]:
         return super().environment() | environment(self.release)
@@ -198,7 +212,7 @@ class Field(Pipeline):
         await self.kafka.stop()
 
     def make_venue(self) -> Venue:
-        return StormVenue(self.plan.data_dir, restarts=self.venue_deaths)
+        return StormVenue(self.plan.data_dir, self.venue_deaths)
 
     def next_release(self) -> Path:
         """Where the packages of the next release are; they are made when they are first asked for."""
