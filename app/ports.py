@@ -13,6 +13,7 @@ from typing import Final
 from app.errors import PortTakenError, UserError
 
 TRIES_MAX: Final = 100
+REACHED_S_MAX: Final = 5.0
 TAKEN: Final = (errno.EADDRINUSE, errno.EACCES)
 
 
@@ -75,8 +76,19 @@ def _reserved(host: str, number: int) -> Port:
 
 
 def require_host(host: str) -> None:
-    """Raises UserError, in one line, where nothing can listen on this address at all."""
-    reserve(host).release()
+    """Raises UserError, in one line, where nothing can listen on this address, or nobody reach who does."""
+    port = reserve(host)
+    try:
+        with listening(host, port.number) as server:
+            socket.create_connection(server.getsockname()[:2], timeout=REACHED_S_MAX).close()
+    except PortTakenError:
+        pass  # by a stranger, just now, who listens there
+    except OSError as error:
+        raise UserError(
+            f"nobody can reach what listens on {host}: {error}; bring its network interface up"
+        ) from None
+    finally:
+        port.release()
 
 
 def listening(host: str, number: int) -> socket.socket:

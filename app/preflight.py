@@ -2,9 +2,9 @@
 
 `needs` and `refusals` are pure; `look` asks the machine; `prepare` raises what may be raised and refuses, in
 one line, before anything is started. The numbers are those of `python -m app run` with 8 and with 64
-partitions, from /proc/<pid>/fd, maps and status. Kafka had 375 and 1,999 open files, a worker 86 and 534 (the
-exchange 100 and 619), the venue 27 and 98; Kafka took 257 and 328 MB, a worker 85 and 105 MB; the data
-directory began with 22 and 47 MB in 1,400 and 10,500 files.
+partitions, from /proc/<pid>/fd, maps and status. Kafka had 565 and 3,272 open files, 987 and 5,244 memory
+maps and 279 and 373 MB; a worker 87 and 535 files (the exchange 107 and 630), 85 and 105 MB; the data
+directory began with 13 and 56 MB in 2,300 and 17,600 files.
 """
 
 import logging
@@ -23,20 +23,20 @@ from app.ports import require_host
 log = logging.getLogger(__name__)
 
 MB: Final = 1_000_000
-HEADROOM: Final = 2
+HEADROOM: Final = 1.5
 """Logs and tables grow: each segment and each table file is one more open file."""
 
-KAFKA_FILES: Final = 150
-KAFKA_FILES_PER_PARTITION: Final = 29
-"""Of all topics together: 22 of them, tables' changelogs included."""
+KAFKA_FILES: Final = 180
+KAFKA_FILES_PER_PARTITION: Final = 49
+"""Of all topics together, tables' changelogs included."""
 
-KAFKA_MAPS: Final = 400
-KAFKA_MAPS_PER_PARTITION: Final = 42
+KAFKA_MAPS: Final = 380
+KAFKA_MAPS_PER_PARTITION: Final = 76
 WORKER_FILES: Final = 30
 WORKER_FILES_PER_PARTITION: Final = 10
 
-KAFKA_BYTES: Final = 250 * MB
-KAFKA_BYTES_PER_PARTITION: Final = 1.3 * MB
+KAFKA_BYTES: Final = 265 * MB
+KAFKA_BYTES_PER_PARTITION: Final = 1.7 * MB
 WORKER_BYTES: Final = 82 * MB
 WORKER_BYTES_PER_PARTITION: Final = 0.4 * MB
 OTHER_BYTES: Final = 250 * MB
@@ -44,7 +44,7 @@ OTHER_BYTES: Final = 250 * MB
 
 DISK_BYTES: Final = 50 * MB
 DISK_BYTES_PER_PARTITION: Final = MB
-DISK_FILES_PER_PARTITION: Final = 200
+DISK_FILES_PER_PARTITION: Final = 300
 
 PATH_BYTES_BELOW: Final = 200
 """The longest name that Kafka or RocksDB makes below a data directory."""
@@ -83,15 +83,14 @@ def needs(partitions: int, workers: int, *, kafka: bool, reserve_bytes: int = 0)
         *([f"{workers} workers"] if workers else []),
     ]
     worker_bytes = WORKER_BYTES + WORKER_BYTES_PER_PARTITION * partitions
+    kafka_files = KAFKA_FILES + KAFKA_FILES_PER_PARTITION * partitions
     kafka_bytes = KAFKA_BYTES + KAFKA_BYTES_PER_PARTITION * partitions
     return Needs(
         what=" with ".join((parts[0], " and ".join(parts[1:]))),
-        files=HEADROOM
-        * max(
-            kafkas * (KAFKA_FILES + KAFKA_FILES_PER_PARTITION * partitions),
-            WORKER_FILES + WORKER_FILES_PER_PARTITION * partitions,
+        files=int(
+            HEADROOM * max(kafkas * kafka_files, WORKER_FILES + WORKER_FILES_PER_PARTITION * partitions)
         ),
-        maps=HEADROOM * kafkas * (KAFKA_MAPS + KAFKA_MAPS_PER_PARTITION * partitions),
+        maps=int(HEADROOM * kafkas * (KAFKA_MAPS + KAFKA_MAPS_PER_PARTITION * partitions)),
         memory_bytes=int(kafkas * kafka_bytes + workers * worker_bytes + (OTHER_BYTES if workers else 0)),
         disk_bytes=DISK_BYTES + DISK_BYTES_PER_PARTITION * partitions + reserve_bytes,
         disk_files=DISK_FILES_PER_PARTITION * partitions,

@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -120,6 +121,19 @@ def refused(*arguments: str, **environment: str) -> str:
 def test_a_machine_without_the_address_to_listen_on_is_refused(tmp_path: Path) -> None:
     line = refused("run", "--data-dir", str(tmp_path), PIPELINE_WEB_HOST="192.0.2.1")
     assert re.search(r"nothing can listen on 192\.0\.2\.1: .*; use an address of this machine", line)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs a network of its own")
+def test_a_machine_whose_loopback_is_down_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-m", "app", "run", "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: nobody can reach what listens on 127\.0\.0\.1: .*\n", done.stderr)
 
 
 def test_a_port_of_kafka_that_is_taken_is_refused(tmp_path: Path, taken: int) -> None:

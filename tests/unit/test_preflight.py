@@ -40,19 +40,19 @@ def test_what_the_machine_does_not_tell_is_not_missed() -> None:
         (
             PLENTY._replace(files_max=1_024),
             64,
-            "64 partitions with Kafka and 4 workers need up to 4,012 open files in a process, and 1,024 are "
+            "64 partitions with Kafka and 4 workers need up to 4,974 open files in a process, and 1,024 are "
             "allowed: raise the hard limit (ulimit -Hn), or take fewer partitions",
         ),
         (
             PLENTY._replace(maps_max=4_096),
             64,
-            "64 partitions with Kafka and 4 workers need up to 6,176 memory maps in a process, and 4,096 are "
+            "64 partitions with Kafka and 4 workers need up to 7,866 memory maps in a process, and 4,096 are "
             "allowed: raise vm.max_map_count, or take fewer partitions",
         ),
         (
             PLENTY._replace(memory_bytes=500 * MB),
             8,
-            "8 partitions with Kafka and 4 workers need 851 MB of memory, and 500 MB are free: end "
+            "8 partitions with Kafka and 4 workers need 869 MB of memory, and 500 MB are free: end "
             "something, or take fewer workers",
         ),
         (
@@ -64,7 +64,7 @@ def test_what_the_machine_does_not_tell_is_not_missed() -> None:
         (
             PLENTY._replace(disk_files=1_000),
             8,
-            "8 partitions with Kafka and 4 workers need 1,600 files on the disk of /data, and 1,000 "
+            "8 partitions with Kafka and 4 workers need 2,400 files on the disk of /data, and 1,000 "
             "are possible (df -i): remove some or choose another data directory",
         ),
     ],
