@@ -101,13 +101,14 @@ class OutsidePipeline:
         return account
 
     def order_fields(self, account: str, sequence: int, **changed: Any) -> dict[str, Any]:
+        """A small order at the market; orders in a row differ, or the later ones would be duplicates."""
         return {
             "order_id": f"{account}-{sequence}",
             "account_id": account,
             "sequence": sequence,
             "symbol": BTC,
             "side": "buy",
-            "quantity_lots": 10,
+            "quantity_lots": 9 + sequence % 100,
             "price_ticks": PRICE_TICKS,
             "submitted_at_ms": int(time.time() * 1000),
             "time_in_force": "ioc",

@@ -28,7 +28,7 @@ def test_a_repeat_about_an_open_order_changes_nothing(pipeline: OutsidePipeline,
     assert pipeline.ending(resting).event_type == "TradeExecuted"
     pipeline.price(BTC)
     assert pipeline.ending(pipeline.send_order(account, 2)).event_type == "TradeExecuted"
-    assert pipeline.filled_lots(account) == 20
+    assert pipeline.filled_lots(account) == 10 + 11
     assert pipeline.all_ready()
 
 
@@ -43,7 +43,7 @@ def test_a_repeat_about_an_ended_order_changes_nothing(pipeline: OutsidePipeline
         (record,) = [each for each in pipeline.listener.heard("orders") if each.order_id == first]
         again(pipeline, record)
     assert pipeline.ending(pipeline.send_order(account, 2)).event_type == "TradeExecuted"
-    assert pipeline.filled_lots(account) == 20
+    assert pipeline.filled_lots(account) == 10 + 11
     assert pipeline.all_ready()
 
 
