@@ -111,7 +111,10 @@ def refusal(status: int, path: str, text: bytes = b"") -> VenueRefuses:
             "or the pipeline with topics of its own"
         )
     elif status == 409:
-        told = f"the venue has a newer owner of our sessions (409{said}): one pipeline at a venue"
+        told = (
+            f"the venue has a newer owner of our sessions (409{said}): one pipeline at a venue, with the "
+            "ledger of its own run"
+        )
     else:
         told = f"the venue refuses {path} ({status}{said}): check VENUE_URL and the venue's release"
     return VenueRefuses(told, kind=f"{path} {status}", status=status)

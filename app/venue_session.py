@@ -1,9 +1,9 @@
 """One task's talk with the venue, on the sessions of its key shards: intents out once, reports in once.
 
-An order goes out only after its intent is committed, and after a last look. Whether an order reached the
-venue is asked for, never guessed, whenever it is in doubt: after a restart, and after a call that gave no
-answer. Only what the venue never had may be withheld. Reports carry a sequence by session; how far they are
-read is committed in the transaction that makes executions of them.
+An order goes out only after its intent is committed, after a last look, and while its reports can be heard.
+Whether an order reached the venue is asked for, never guessed, whenever it is in doubt: after a restart, and
+after a call that gave no answer. Only what the venue never had may be withheld. Reports carry a sequence by
+session; how far they are read is committed in the transaction that makes executions of them.
 
 Every call names the epoch of the sessions that it speaks for, which is raised and committed before the first
 one and after each that gave no answer: who has lost the task cannot raise it. The venue refuses an epoch
@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -56,6 +57,9 @@ LIVED_S_MIN = 1.0
 """A stream that ended sooner has not worked: the pause before the next one grows."""
 
 GAP_RETRY_S = 5.0
+HOLD_S = 0.5
+BLAMES_THE_BODY = (400, 413, 422)
+"""Answers that blame what was sent: one order may be at fault, the others need not wait for it."""
 
 
 class VenueTables(NamedTuple):
@@ -93,6 +97,7 @@ class VenueSession:
             for _, intent in task.table(self._intents).items()
             if intent.may_be_unknown
         }
+        self._listening = asyncio.Event()
         self._gaps: dict[int, int] = {}
         self._work_to_do = asyncio.Event()
         self._work_to_do.set()
@@ -141,6 +146,9 @@ class VenueSession:
             self._work_to_do.clear()
             while (self._in_doubt or self._fresh) and not self._task.closed:
                 try:
+                    if not self._listening.is_set():
+                        await self._hold()
+                        continue
                     await self._send_all()
                     self._well("orders")
                     pause_s = RETRY_S_MIN
@@ -153,7 +161,8 @@ class VenueSession:
                     log.warning("%s could not commit for the venue: %s", self._task, error)
                 except VenueRefuses as error:
                     self._ill("orders", error)
-                    self._orders_per_call = max(1, self._orders_per_call // 2)
+                    if error.status in BLAMES_THE_BODY:
+                        self._orders_per_call = max(1, self._orders_per_call // 2)
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2, RETRY_S_MAX)
                 self._epoch = 0
@@ -165,6 +174,12 @@ class VenueSession:
             await self._claim()
         await self._settle_doubts()
         await self._send_fresh()
+
+    async def _hold(self) -> None:
+        """No order leaves while nobody hears the reports of it; what grows too old meanwhile is withheld."""
+        await self._withhold(_first(self._fresh))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._listening.wait(), HOLD_S)
 
     async def _claim(self) -> None:
         """Raise the epoch of all the task's sessions, in one transaction."""
@@ -305,6 +320,7 @@ class VenueSession:
         arrived: asyncio.Queue[list[Reported]] = asyncio.Queue()
         loop, began_s = asyncio.get_running_loop(), time.monotonic()
         async with self._venue.reports(self._cursors()) as socket:
+            self._listening.set()
             timers = [loop.call_later(LIVED_S_MIN, self._well, "reports")]
             if self._gaps:
                 timers.append(loop.call_later(GAP_RETRY_S, arrived.put_nowait, []))
@@ -314,6 +330,7 @@ class VenueSession:
                     self._note_gaps(await self._book(reports))
                     self._well("reports")
             finally:
+                self._listening.clear()
                 for timer in timers:
                     timer.cancel()
                 listening.cancel()

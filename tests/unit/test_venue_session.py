@@ -248,10 +248,11 @@ async def test_a_wrong_token_is_one_log_line_and_a_reason_that_says_what_to_do(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.venue.rule = lambda path, body: (401, f"Bearer {TOKEN} is wrong")
-    world.venue.refuse = (401, "")
-    await world.venue.hang_up()
     world.submit(order_of())
     await world.until(lambda: len(world.venue.calls) > 3)
+    world.venue.refuse = (401, "")
+    await world.venue.hang_up()
+    await world.stays(lambda: world.troubles.reasons())
     what_to_do = "the venue refuses VENUE_TOKEN (401): set VENUE_TOKEN to the venue's token"
     assert world.troubles.reasons() == [what_to_do]
     lines = [record for record in caplog.records if "VENUE_TOKEN" in record.getMessage()]
@@ -307,12 +308,16 @@ async def test_a_report_stream_that_does_not_open_is_a_reason_until_it_does(
 ) -> None:
     async with a_world(monkeypatch) as world:
         world.venue.refuse = (status, "<html>hello</html>")
+        provide(world)
         world.start()
+        world.submit(order_of())
         await world.until(lambda: world.troubles.reasons())
         assert str(status) in world.troubles.reasons()[0]
         if status == 409:
             assert "ledger of this run" in world.troubles.reasons()[0]
+        assert world.venue.calls == []  # what it would report, nobody would hear
         world.venue.refuse = None
+        await world.until(lambda: world.venue.orders)
         await world.until(lambda: not world.troubles.reasons())
 
 
@@ -573,6 +578,21 @@ async def test_a_call_has_no_more_orders_than_the_venue_takes(world: World) -> N
     world.submit(*(order_of(sequence=sequence) for sequence in range(1, ORDERS_PER_CALL_MAX + 2)))
     await world.until(lambda: not world.session.waiting)
     assert [len(call["orders"]) for call in world.venue.posted("/orders")] == [ORDERS_PER_CALL_MAX, 1]
+
+
+async def test_an_order_that_grows_too_old_while_the_reports_are_away_is_withheld(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world(monkeypatch) as world:
+        provide(world)
+        world.venue.refuse = (503, "")
+        world.start()
+        world.submit(order_of())
+        await world.stays(lambda: not world.task.executions)
+        world.task.table(CONTROLS).values["acc-1"] = generous(order_age_ms_max=1)
+        await world.until(lambda: world.task.executions)
+        assert world.task.executions[0][1]["reason"] == "order_too_old"
+        assert world.venue.calls == []
 
 
 async def test_a_price_that_is_gone_withholds(world: World) -> None:
