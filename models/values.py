@@ -106,12 +106,3 @@ class Instrument(Frozen):
     @property
     def _scale(self) -> tuple[str, Decimal, Decimal, int]:
         return self.currency, self.tick, self.lot, self.multiplier
-
-
-INSTRUMENTS = {
-    instrument.symbol: instrument
-    for instrument in (
-        Instrument(symbol="BTC-USD", base="BTC", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.0001")),
-        Instrument(symbol="ETH-USD", base="ETH", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.001")),
-    )
-}

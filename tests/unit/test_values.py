@@ -6,18 +6,22 @@ import pytest
 
 from app.engine import TopicSpec
 from app.topics import MARKET_DATA, ORDERS, RISK_LIMITS
-from models.values import INSTRUMENTS, Frozen, Instrument
-from tests.builders import a_tick, an_order, limits
+from feed.demo import instruments
+from models.values import Frozen
+from tests.builders import a_tick, an_instrument, an_order, limits
 
 
 @pytest.mark.parametrize(("symbol", "micros"), [("BTC-USD", 1), ("ETH-USD", 10)])
 def test_one_tick_of_one_lot_in_micros(symbol: str, micros: int) -> None:
-    assert INSTRUMENTS[symbol].notional_micros(price_ticks=1, quantity_lots=1) == micros
+    assert instruments()[symbol].notional_micros(price_ticks=1, quantity_lots=1) == micros
 
 
-@pytest.mark.parametrize("instrument", [*INSTRUMENTS.values()], ids=INSTRUMENTS)
-def test_a_tick_of_a_lot_is_a_whole_number_of_micros(instrument: Instrument) -> None:
-    assert instrument.micros_per_tick_lot == instrument.tick * instrument.lot * 1_000_000
+@pytest.mark.parametrize(
+    "changed", [{"tick": "0.0000001"}, {"tick": "0.01", "lot": "0.00001", "multiplier": 3}, {"lot": "0"}]
+)
+def test_a_tick_of_a_lot_that_is_no_whole_number_of_micros_is_refused(changed: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"not whole|greater than 0"):
+        an_instrument(**changed)
 
 
 @pytest.mark.parametrize(
