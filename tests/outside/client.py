@@ -45,7 +45,13 @@ class Heard(NamedTuple):
 
     @property
     def order_id(self) -> str:
-        value = self.value
+        """The order that it is about; "" for none, and for what is no JSON object."""
+        try:
+            value = self.value
+        except ValueError:
+            return ""
+        if not isinstance(value, dict):
+            return ""
         return str(value.get("order_id") or value.get("order", {}).get("order_id", ""))
 
     @property

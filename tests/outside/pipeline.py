@@ -64,12 +64,17 @@ class OutsidePipeline:
         """Send an operator's command and return its answer."""
         before = len(self.listener.heard("command-answers"))
         self.client.send(topic, key, fields, event_type)
+        return self.answer(key, before, event_type)
+
+    def answer(self, key: str, before: int = 0, command: str = "SetRiskLimits") -> Heard:
+        """The first answer to such a command on this key, from the `before`th answer on."""
 
         def answered() -> Any:
             answers = self.listener.heard("command-answers")[before:]
-            return next((each for each in answers if (each.key or b"").decode() == key), None)
+            found = (each for each in answers if each.key == key.encode())
+            return next((each for each in found if each.value["command"] == command), None)
 
-        found: Heard = self.listener.until(answered, f"answered {event_type} of {key}")
+        found: Heard = self.listener.until(answered, f"answered {command} of {key}")
         return found
 
     def version(self, subject: str) -> int:
@@ -190,8 +195,10 @@ class OutsidePipeline:
         return found
 
     def filled_lots(self, account: str) -> int:
-        fills = [each for each in self.listener.heard("executions") if each.event_type == "TradeExecuted"]
-        return sum(each.value["quantity_lots"] for each in fills if each.value["account_id"] == account)
+        """What the venue has filled; a report that stands on the topic twice counts once."""
+        reports = [each for each in self.listener.heard("executions") if each.key == account.encode()]
+        fills = [each.value for each in reports if each.event_type == "TradeExecuted"]
+        return sum({each["trade_id"]: each["quantity_lots"] for each in fills}.values())
 
     def dead_letter(self, containing: str, key: str) -> Heard:
         """A dead letter of this key whose error contains the text."""

@@ -21,6 +21,7 @@ def account_that_crc32_puts_elsewhere(pipeline: OutsidePipeline) -> str:
         partition, _ = pipeline.clumsy.send("risk-limits", account, fields, "SetRiskLimits")
         right, _ = pipeline.client.send("orders", account, b"where does this go?", None)
         if partition != right:
+            pipeline.answer(account)
             return account
 
 
@@ -149,7 +150,7 @@ class TestNumbers:
             why="a slip of the client",
         )
         assert answer.value["accepted"], answer
-        assert pipeline.ending(pipeline.send_order(account, 2)).event_type == "TradeExecuted"
+        assert pipeline.ending(pipeline.send_order(account, 2, quantity_lots=9)).event_type == "TradeExecuted"
 
     def test_it_is_never_set_below_an_approved_order(self, pipeline: OutsidePipeline) -> None:
         account = pipeline.open_account(new_account())
@@ -163,7 +164,7 @@ class TestNumbers:
         account = new_account("stranger")
         assert pipeline.refusal(pipeline.send_order(account, 1)) == "unknown_account"
         assert pipeline.refusal(pipeline.send_order(account, 2)) == "unknown_account"
-        status, _ = pipeline.page("risk", f"/tables/positions/{account}?format=json")
+        status, _ = pipeline.page("risk", f"/api/tables/positions/{account}")
         assert status == 404
 
 
