@@ -10,7 +10,6 @@ def main() -> None:
     os.environ |= {
         "KAFKA_BOOTSTRAP": given.bootstrap,
         "PIPELINE_DATA_DIR": str(given.data_dir),
-        "PIPELINE_GUARANTEE": given.guarantee,
         "PIPELINE_PARTITIONS": str(given.partitions),
     }
     from app.risk import app  # reads the settings

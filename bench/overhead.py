@@ -22,7 +22,7 @@ TITLE = f"Overhead: the risk agent on two workers, {PARTITIONS} partitions"
 def workers(name: str, *, supervised: bool, standbys: int) -> Contender:
     flags = [f"--supervised={supervised:d}", f"--standbys={standbys}"]
     command = [sys.executable, "-m", "bench.overhead_workers", *flags]
-    return replace(ENGINE_RISK[0], name=f"engine, {name}", command=lambda _: command)
+    return replace(ENGINE_RISK, name=f"engine, {name}", command=lambda _: command)
 
 
 BARE = workers("bare", supervised=False, standbys=0)
@@ -36,7 +36,7 @@ OVERHEADS = [
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
     contenders = plan.chosen(OVERHEADS)
-    records = ENGINE_RISK[0].records(plan.records)
+    records = ENGINE_RISK.records(plan.records)
     skipped = int(records * SKIPPED)
     if contenders:
         prepare(bench, records)

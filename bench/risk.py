@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 
+from app import topics
+from app.engine import TopicSpec
 from bench import job, throughput
-from bench.contenders import ENGINE, STOCK, Contender, python_module
+from bench.contenders import ENGINE, EXACTLY_ONCE, STOCK, Contender, python_module
 from bench.plan import Plan
 from bench.report import Row
 from bench.run import Bench, Speed, speed
@@ -16,7 +18,6 @@ from models.values import Instrument, PartyStatus
 PARTITIONS = 4
 SHARE = 1 / 4
 NEVER_REACHED = 10**15
-BROKER_CLOCK = {"message.timestamp.type": "LogAppendTime"}
 TITLE = (
     "Risk agent: every check of app.domain.risk, tables positions and reservations; 4 partitions, one worker"
 )
@@ -44,7 +45,7 @@ class Audit:
 
 
 STOCK_RISK = replace(STOCK, command=python_module("bench.stock_risk"), audit=Audit)
-ENGINE_RISK = [
+(ENGINE_RISK,) = [
     replace(
         engine,
         command=python_module("bench.engine_risk"),
@@ -60,6 +61,7 @@ ENGINE_RISK = [
         ),
     )
     for engine in ENGINE
+    if engine.guarantee == EXACTLY_ONCE  # the pipeline knows no other
 ]
 
 
@@ -102,9 +104,9 @@ PRICE = PriceUpdated(
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    contenders = plan.chosen([STOCK_RISK, *ENGINE_RISK])
+    contenders = plan.chosen([STOCK_RISK, ENGINE_RISK])
     if any(contender is not STOCK_RISK for contender in contenders):
-        prepare(bench, ENGINE_RISK[0].records(plan.records))
+        prepare(bench, ENGINE_RISK.records(plan.records))
 
     def measure(contender: Contender) -> Speed:
         records = contender.records(plan.records)
@@ -115,7 +117,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
         finally:
             bench.cluster.delete_group("risk")
 
-    return throughput.rows("risk", plan.rounds(contenders, measure), stock=STOCK_RISK, ours=ENGINE_RISK[0])
+    return throughput.rows("risk", plan.rounds(contenders, measure), stock=STOCK_RISK, ours=ENGINE_RISK)
 
 
 def prepare(bench: Bench, records: int) -> None:
@@ -126,15 +128,15 @@ def prepare(bench: Bench, records: int) -> None:
     symbol = PRICE.symbol.encode()
     limits_set = ((name.encode(), limits(name).model_dump_json().encode()) for name in accounts)
     accounts_set = ((name.encode(), registered(name).model_dump_json().encode()) for name in accounts)
-    _fill(bench, "risk-limits", "SetRiskLimits", limits_set)
-    _fill(bench, "accounts", "AccountRegistered", accounts_set)
-    _fill(bench, "instruments", "InstrumentListed", [(symbol, LISTED.model_dump_json().encode())])
-    _fill(bench, "prices", "PriceUpdated", [(symbol, PRICE.model_dump_json().encode())])
-    _fill(bench, "orders", "OrderReceived", job.records(records))
+    _fill(bench, topics.RISK_LIMITS, "SetRiskLimits", limits_set)
+    _fill(bench, topics.ACCOUNTS, "AccountRegistered", accounts_set)
+    _fill(bench, topics.INSTRUMENTS, "InstrumentListed", [(symbol, LISTED.model_dump_json().encode())])
+    _fill(bench, topics.PRICES, "PriceUpdated", [(symbol, PRICE.model_dump_json().encode())])
+    _fill(bench, topics.ORDERS, "OrderReceived", job.records(records))
 
 
-def _fill(bench: Bench, topic: str, event_type: str, records: Iterable[tuple[bytes, bytes]]) -> None:
+def _fill(bench: Bench, topic: TopicSpec, event_type: str, records: Iterable[tuple[bytes, bytes]]) -> None:
     headers = {"event-type": event_type, "schema-version": "1", "event-id": "1", "correlation-id": "1"}
-    bench.cluster.create_topic(topic, PARTITIONS, BROKER_CLOCK)
-    bench.cluster.fill(topic, records, [(name, text.encode()) for name, text in headers.items()])
-    bench.filled.add(topic)
+    bench.cluster.create_topic(topic.name, PARTITIONS, topic.config)
+    bench.cluster.fill(topic.name, records, [(name, text.encode()) for name, text in headers.items()])
+    bench.filled.add(topic.name)
