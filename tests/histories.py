@@ -69,7 +69,7 @@ SYMBOL, OTHER_SYMBOL = "BTC-USD", "ETH-USD"
 PRICE_TICKS = 90_000
 START_MS = 1_700_000_000_000
 ORDER_EVERY_MS = 2_000
-PARTITIONS = {"orders": 8, "risk-decisions": 8}
+PARTITIONS = {"orders": 8, "risk-decisions": 8, "risk-limits": 8}
 """So that a dead letter may blame the partition; in all else the world has but one."""
 
 

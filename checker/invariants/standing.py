@@ -370,7 +370,8 @@ def _obeys(controls: Controls, wanted: Wanted) -> bool:
 
 def _blind(history: Slice, service: str, topic: str) -> set[bytes]:
     """The accounts of which this service has a record of this topic as a dead letter, or holds one."""
-    return {letter.key for letter in history.letters(service, topic) if letter.key is not None}
+    letters = history.letters(service, topic)
+    return {each.key for each in letters if each.key is not None and not each.is_wrong_partition}
 
 
 def _decoded(

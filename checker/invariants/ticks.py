@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from checker.findings import Findings
 from checker.history import Market
 from checker.records import MARKET_DATA, DeadLetter, Origin, PriceUpdated, Raw, TickReceived, read_tick
-from checker.reference import BINDS_WITHIN_MS, Reference, Unreadable
+from checker.reference import Reference
 from checker.shards import is_elsewhere
 
 I5, I7 = "I5", "I7"
@@ -85,24 +85,21 @@ class Ticks:
             if tick is not None:
                 read.append(tick)
             origin = Origin(record.topic, record.partition, record.offset)
-            usable = tick is not None and self._is_believable(tick, record.timestamp)
-            if tick is not None and (usable or (usable is None and origin not in self.buried)):
-                self._fold(tick)
-            elif usable is False:
+            if tick is None or not self._is_believable(tick, record.timestamp):
                 self.unusable.append(origin)
+            elif origin not in self.buried:  # else its instrument's listing had not been read yet
+                self._fold(tick)
         return read
 
-    def _is_believable(self, tick: TickReceived, logged_at_ms: int) -> bool | None:
-        """Whether a tick may be true; None where it depends on when its instrument's listing was read."""
-        if min(tick.sequence, tick.price_ticks, tick.quantity_lots) <= 0:
-            return False
-        if tick.observed_at_ms > logged_at_ms + CLOCK_SKEW_MS_MAX:
-            return False
-        listed, since_ms = self.reference.instruments, logged_at_ms - BINDS_WITHIN_MS
-        if tick.symbol not in listed:
-            return False if any(True for _ in listed) else None
-        told = listed.between(tick.symbol, since_ms, 1 << 62)
-        return None if any(each is None or isinstance(each, Unreadable) for each in told) else True
+    def _is_believable(self, tick: TickReceived, logged_at_ms: int) -> bool:
+        """Whether a tick may be true: of an instrument ever listed, positive, not from the future."""
+        listed = self.reference.instruments
+        is_told = any(True for _ in listed)  # a release before kept them elsewhere
+        return (
+            (tick.symbol in listed or not is_told)
+            and min(tick.sequence, tick.price_ticks, tick.quantity_lots) > 0
+            and tick.observed_at_ms <= logged_at_ms + CLOCK_SKEW_MS_MAX
+        )
 
     def _fold(self, tick: TickReceived) -> None:
         if tick.symbol in self.unsure:

@@ -161,6 +161,8 @@ def a_clumsy_world() -> World:
     stray = world.log_stranger(b"far")
     world.log.strays["risk-decisions"] = {stray.offset: "b'far'"}
     world.bury(stray, key=b"far", service="compliance", error="WrongPartition")
+    stray_limits = Origin("risk-limits", 0, 98)
+    world.bury(stray_limits, key=b"far", error="WrongPartition")
     unusable = (Origin("risk-limits", 0, 99), Origin("restrictions", 0, 99))
     world.shared.unusable = [Unusable(unusable[0], is_stray=True), Unusable(unusable[1], is_stray=False)]
     for origin, service in zip((unusable[0], *unusable), ("risk", "exchange", "refdata"), strict=True):
