@@ -22,7 +22,6 @@ TOKEN = "outside-secret"
 BTC, ETH = "BTC-USD", "ETH-USD"
 PRICE_TICKS = 90_000
 VENUE: Sequence[str] = ("-m", "venue")
-NOTHING: Mapping[str, str] = {}
 OUTPUTS = (
     "orders",
     "prices",
@@ -270,13 +269,9 @@ def outside_pipeline(
     *,
     venue_program: Sequence[str] = VENUE,
     venue_instruments: Path = DEMO,
-    services_know: Mapping[str, str] = NOTHING,
-    comes_up: bool = True,
+    priced: Sequence[str] = (BTC, ETH),
 ) -> Iterator[OutsidePipeline]:
-    """Everything up, the demo's reference data loaded, both instruments priced.
-
-    `services_know` changes the services' environment; `comes_up` False: one of them will not be ready.
-    """
+    """Everything up, the demo's reference data loaded, the instruments priced."""
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(Running("broker", "--data-dir", str(data_dir / "kafka"), "--port", "0"))
         broker.until_said("listens on", 90.0)
@@ -286,7 +281,7 @@ def outside_pipeline(
         url = stack.enter_context(
             venue_process(data_dir / "venue", program=venue_program, instruments=venue_instruments)
         )
-        known = {"KAFKA_BOOTSTRAP": bootstrap, "VENUE_URL": url, "VENUE_TOKEN": TOKEN, **services_know}
+        known = {"KAFKA_BOOTSTRAP": bootstrap, "VENUE_URL": url, "VENUE_TOKEN": TOKEN}
         services = stack.enter_context(
             Running("up", "--data-dir", str(data_dir / "services"), environment=known)
         )
@@ -296,6 +291,6 @@ def outside_pipeline(
         stack.callback(pipeline.listener.close)
         with Running("refdata", "load", str(DEMO), environment=known) as loading:
             assert loading.wait(60) == 0, loading.said
-        for symbol in (BTC, ETH) if comes_up else ():
+        for symbol in priced:
             pipeline.price(symbol)
         yield pipeline

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.running import Running
 from tests.outside import odd_venue
 from tests.outside.client import new_account
 from tests.outside.pipeline import BTC, DEMO, ETH, OutsidePipeline, outside_pipeline
@@ -55,11 +56,12 @@ def test_a_report_that_cannot_be_used_costs_one_order(odd: OutsidePipeline, lots
     assert odd.ending(odd.send_order(account, 2)).event_type == "TradeExecuted"
 
 
-def test_the_wrong_token_is_said(tmp_path: Path) -> None:
-    with outside_pipeline(tmp_path, services_know={"VENUE_TOKEN": "another"}, comes_up=False) as running:
-        reasons = running.listener.until(lambda: running.reasons("exchange"), "said why it is not ready")
-        assert any("VENUE_TOKEN" in each for each in reasons), reasons
-        assert running.reasons("risk") == []
+def test_the_wrong_token_is_said_where_people_look(odd: OutsidePipeline, tmp_path: Path) -> None:
+    known = {"KAFKA_BOOTSTRAP": odd.bootstrap, "VENUE_URL": odd.venue_url, "VENUE_TOKEN": "another"}
+    with Running("up", "--data-dir", str(tmp_path), environment=known) as more_workers:
+        more_workers.until_said("exchange-1 is not ready", 120.0)
+        more_workers.until_said("the venue refuses VENUE_TOKEN", 60.0)
+    assert "Traceback" not in more_workers.said
 
 
 def test_an_instrument_that_the_venue_has_no_more_is_refused_by_it(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_an_instrument_that_the_venue_has_no_more_is_refused_by_it(tmp_path: Pat
     demo["instruments"] = [each for each in demo["instruments"] if each["symbol"] != ETH]
     fewer = tmp_path / "fewer.json"
     fewer.write_text(json.dumps(demo))
-    with outside_pipeline(tmp_path / "data", venue_instruments=fewer) as running:
+    with outside_pipeline(tmp_path / "data", venue_instruments=fewer, priced=[BTC]) as running:
         account = running.open_account(new_account())
         refused = running.send_order(account, 1, symbol=ETH)
         assert running.ending(refused).event_type == "VenueRejected"
