@@ -236,7 +236,7 @@ class Monitor(Service):
                 self.filled += fill.leaves_lots == 0
 
     def _has_counted(self, record: Any) -> bool:
-        """Whether an order was approved before: a tool may write an approval twice, the venue has one order."""
+        """Whether an order was approved before: a tool may write an approval twice, it is one order."""
         approval = _decoded(_approval, record)
         if approval is None:
             return False
