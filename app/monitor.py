@@ -45,6 +45,15 @@ class _Fill(msgspec.Struct):
     leaves_lots: int
 
 
+class _Order(msgspec.Struct):
+    account_id: str
+    sequence: int
+
+
+class _Approval(msgspec.Struct):
+    order: _Order
+
+
 class _Cursor(msgspec.Struct):
     venue_sequence_last: int = 0
 
@@ -52,6 +61,8 @@ class _Cursor(msgspec.Struct):
 _refusal = msgspec.json.Decoder(_Refusal)
 _fill = msgspec.json.Decoder(_Fill)
 _cursor = msgspec.json.Decoder(_Cursor)
+_approval = msgspec.json.Decoder(_Approval)
+APPROVED: Final = "OrderComplianceApproved"
 
 
 class Monitor(Service):
@@ -77,6 +88,7 @@ class Monitor(Service):
         self.filled = 0
         self.venue_sequences: dict[int, int] = {}
         self.positions: dict[TP, int] = {}
+        self._approved_up_to: dict[str, int] = {}
         self.last_outcome_at_ms = 0
         """The broker's time of the last decision or execution."""
         self.first_order_at_ms: int | None = None
@@ -150,7 +162,7 @@ class Monitor(Service):
     @property
     def approved(self) -> int:
         """Orders that compliance has let pass: those that the venue is to get."""
-        return self.events["OrderComplianceApproved"]
+        return self.events[APPROVED]
 
     @property
     def executed(self) -> int:
@@ -215,11 +227,24 @@ class Monitor(Service):
     def _count_events(self, records: list[Any]) -> None:
         for record in records:
             event = (dict(record.headers).get(EVENT_TYPE) or b"").decode(errors="replace")
+            if event == APPROVED and self._has_counted(record):
+                continue
             self.events[event] += 1
             if event.endswith("Rejected") and (refusal := _decoded(_refusal, record)) is not None:
                 self.rejected[refusal.reason] += 1
             elif event == "TradeExecuted" and (fill := _decoded(_fill, record)) is not None:
                 self.filled += fill.leaves_lots == 0
+
+    def _has_counted(self, record: Any) -> bool:
+        """Whether an order was approved before: a tool may write an approval twice, it is one order."""
+        approval = _decoded(_approval, record)
+        if approval is None:
+            return False
+        order = approval.order
+        if order.sequence <= self._approved_up_to.get(order.account_id, 0):
+            return True
+        self._approved_up_to[order.account_id] = order.sequence
+        return False
 
     def _note_cursors(self, records: list[Any]) -> None:
         for record in records:

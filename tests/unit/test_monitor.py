@@ -12,7 +12,7 @@ from app.engine.dead_letter import PREFIX
 from app.engine.topics import EVENT_TYPE
 from app.kept_counts import Counts, read_counts, write_counts
 from app.monitor import CURSORS, FOLLOWED, Monitor
-from app.topics import DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
+from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
 from storm.observer import Observer
 
 
@@ -46,6 +46,15 @@ def test_a_strangers_execution_hides_no_fill(monitor: Monitor, garbage: bytes | 
     fills = [event(number, "TradeExecuted", b'{"leaves_lots": %d}' % number) for number in (0, 1)]
     monitor.take(TP(EXECUTIONS.name, 3), [fills[0], event(2, "TradeExecuted", garbage), fills[1]])
     assert (monitor.events["TradeExecuted"], monitor.filled) == (3, 1)
+
+
+def test_an_approval_that_somebody_writes_again_is_one_order(monitor: Monitor) -> None:
+    approvals = [
+        event(at, "OrderComplianceApproved", b'{"order":{"account_id":"%b","sequence":%d}}' % told)
+        for at, told in enumerate([(b"a", 1), (b"b", 1), (b"a", 3), (b"a", 1), (b"a", 3), (b"b", 2)])
+    ]
+    monitor.take(TP(COMPLIANCE_DECISIONS.name, 0), approvals)
+    assert monitor.approved == 4
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
