@@ -143,7 +143,8 @@ class Contract:
 
     def decode(self, version: int, data: bytes) -> Any:
         """Read what was written in that version. Raises ValueErrors."""
-        data = self.upcast(version, data)
+        if version != self.version:
+            data = self.upcast(version, data)
         try:
             return self.strict(data)
         except ValueError as error:
@@ -213,7 +214,8 @@ class ValueCodec:
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
         self.frozen = contract.frozen
-        self.mark = b'{"%s":%d' % (MARK.encode(), contract.version)
+        self.encode: Callable[[Any], bytes] = self._marked if contract.version > 1 else contract.encode
+        self._mark = b'{"%s":%d' % (MARK.encode(), contract.version)
 
     def decode(self, data: bytes) -> Any:
         """Raises ValueErrors, NewerVersion among them."""
@@ -222,13 +224,9 @@ class ValueCodec:
             version, data = self._unmarked(data)
         return self.contract.decode(version, data)
 
-    def encode(self, value: Any) -> bytes:
+    def _marked(self, value: Any) -> bytes:
         data = self.contract.encode(value)
-        if self.contract.version == 1:
-            return data
-        if data == b"{}":
-            return self.mark + b"}"
-        return self.mark + b"," + data[1:]
+        return self._mark + (b"}" if data == b"{}" else b"," + data[1:])
 
     def _unmarked(self, data: bytes) -> tuple[int, bytes]:
         """The version that the mark tells, and the object without it."""
