@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from app.options import SERVICES
 from tests.integration.running import Running, mentioning, processes, result
 from tests.integration.topics import remove_topics
 
 ORDERS = 1_000
+READY_S = 120.0
+VENUE_AWAY = re.compile(r"exchange-1 is not ready for .*127\.0\.0\.1:9")
 
 
 @pytest.mark.timeout(180)
@@ -20,7 +23,7 @@ def test_a_second_run_goes_on_where_ctrl_c_stopped_the_first(tmp_path: Path) -> 
     where = ("--data-dir", str(data_dir), "--port", "0", "--workers", "compliance=2")
 
     with Running("run", "--speed", "100", *where) as first:
-        first.until_said("5 workers ready")
+        first.until_said(f"{len(SERVICES) + 1} workers ready", READY_S)
         first.until(lambda: re.search(r"orders [1-9].* approved [1-9]", first.said), "to trade", 60)
         first.process.send_signal(signal.SIGINT)
         assert first.wait(30) == 130
@@ -94,8 +97,9 @@ def test_the_members_of_a_killed_worker_leave_their_group_long_before_the_sessio
         "VENUE_TOKEN": "none",
     }
     with Running("up", "--workers", "risk=2", "--data-dir", str(tmp_path), environment=patient) as services:
-        services.until_said("5 workers ready")
         log = tmp_path / "logs" / "risk-1.log"
+        services.until(lambda: shares(log), "to give both workers of risk a part", READY_S)
+        services.until(lambda: VENUE_AWAY.search(services.said), "to say that the venue is away", READY_S)
         seen = len(log.read_text())
         os.kill(processes(tmp_path)["risk-2"], signal.SIGKILL)
         services.until(lambda: "assigned partitions" in log.read_text()[seen:], "to give risk-1 the rest", 20)
@@ -103,6 +107,13 @@ def test_the_members_of_a_killed_worker_leave_their_group_long_before_the_sessio
         services.process.send_signal(signal.SIGTERM)
         assert services.wait(30) == 143
     assert mentioning(tmp_path) == []
+
+
+def shares(log: Path) -> bool:
+    """Whether a worker has said that it is ready, and has a peer."""
+    return (
+        log.exists() and re.search(r"ready: partitions .* of risk, standbys of", log.read_text()) is not None
+    )
 
 
 def test_one_directory_is_for_one_run(tmp_path: Path, bootstrap: str) -> None:
