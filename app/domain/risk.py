@@ -173,7 +173,7 @@ def decide_risk(
     ) or _exposure_refusal(order, limits, account, holding, listed.instrument, price, reference)
     if refusal is not None:
         return _rejected(order, source, refusal)
-    return OrderRiskApproved(
+    return OrderRiskApproved.checked(
         order=order,
         reference_price_ticks=price.price_ticks,
         reference_tick_sequence=price.tick_sequence,

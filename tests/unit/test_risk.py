@@ -184,6 +184,13 @@ def test_a_sound_order_is_approved_with_what_the_decision_rests_on() -> None:
     )
 
 
+def test_an_approval_has_every_field_and_is_written_like_one_that_was_checked() -> None:
+    approval = approved(an_order())
+
+    assert set(vars(approval)) == set(OrderRiskApproved.model_fields)
+    assert OrderRiskApproved.model_validate_json(approval.model_dump_json()) == approval
+
+
 def test_a_rejection_names_where_the_order_stands() -> None:
     outcome = decide(an_order(quantity_lots=-5))
 

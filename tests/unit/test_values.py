@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from app.engine import TopicSpec
 from app.topics import MARKET_DATA, ORDERS, RISK_LIMITS
 from feed.demo import instruments
+from models.events import OrderReceived
 from models.values import Frozen
 from tests.builders import a_tick, an_instrument, an_order, limits
 
@@ -55,3 +57,17 @@ def test_an_account_that_the_venue_would_not_take_is_refused_by_name(account_id:
 
 def json_with(data: bytes, field: str, value: int | str) -> bytes:
     return json.dumps(json.loads(data) | {field: value}).encode()
+
+
+def test_a_model_of_checked_fields_is_like_one_that_was_checked() -> None:
+    order = an_order()
+    cheap = OrderReceived.checked(**{name: getattr(order, name) for name in OrderReceived.model_fields})
+
+    assert cheap == order
+    assert hash(cheap) == hash(order)
+    assert repr(cheap) == repr(order)
+    assert cheap.model_dump_json() == order.model_dump_json()
+    assert cheap.model_copy(update={"sequence": 2}) == an_order(sequence=2)
+    assert OrderReceived.model_validate_json(cheap.model_dump_json()) == order
+    with pytest.raises(ValidationError, match="frozen"):
+        cheap.sequence = 2  # type: ignore[misc]
