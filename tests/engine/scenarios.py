@@ -126,7 +126,9 @@ async def lost_offsets(world: World, vain_s: float) -> list[str]:
 async def open_transaction(world: World, vain_s: float) -> list[str]:
     """Rule 2: nobody reads past somebody's open transaction, and who has to wait for it says so."""
     upstream = AIOKafkaProducer(
-        bootstrap_servers=world.options.bootstrap, transactional_id=f"upstream-{world.options.id}"
+        bootstrap_servers=world.options.bootstrap,
+        transactional_id=f"upstream-{world.options.id}",
+        transaction_timeout_ms=15_000,
     )
     await upstream.start()
     try:

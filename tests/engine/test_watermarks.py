@@ -147,7 +147,7 @@ async def client(world: World) -> AsyncIterator[AIOKafkaProducer]:
     producer = AIOKafkaProducer(
         bootstrap_servers=world.options.bootstrap,
         transactional_id=f"client-{world.options.id}",
-        transaction_timeout_ms=60_000,
+        transaction_timeout_ms=15_000,
     )
     await producer.start()
     try:
