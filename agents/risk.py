@@ -102,7 +102,7 @@ def judge(
         order,
         source=record.source,
         received_at_ms=record.timestamp_ms,
-        decided_at_ms=max(now_ms, record.timestamp_ms),
+        decided_at_ms=now_ms if now_ms > record.timestamp_ms else record.timestamp_ms,
         account=account,
         limits=work[LIMITS].get(order.account_id),
         reference=reference,
