@@ -32,14 +32,23 @@ from app.topics import (
 )
 from feed.demo import instruments
 from feed.wire import command_record, limits_record, order_record, tick_record
-from models.commands import SetAccount, SetHalt, SetInstrument, SetRestriction, SetRiskLimits
+from models.commands import (
+    ORDER_AGE_MS_MAX,
+    SetAccount,
+    SetHalt,
+    SetInstrument,
+    SetRestriction,
+    SetRiskLimits,
+)
 from models.events import OrderReceived, TickReceived
 from models.values import Frozen, Instrument
 
 NAME_PREFIX = "poison-"
 UNREADABLE = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
-TRADER, HALTED = f"{NAME_PREFIX}trader", f"{NAME_PREFIX}halted"
-DOLLARS, EUROS = "POISON-USD", "POISON-EUR"
+TRADER, HALTED, HASTY, KILLED = (f"{NAME_PREFIX}{name}" for name in ("trader", "halted", "hasty", "killed"))
+DOLLARS, EUROS, OPEN = "POISON-USD", "POISON-EUR", "POISON-OPEN"
+HASTY_MS: Final = 400
+"""The oldest that an order of HASTY may be: what waits behind a fault must not leave any more."""
 PRICE_TICKS: Final = 100
 DOSES_MAX: Final = 100
 """So many in a storm have numbers of their own."""
@@ -110,24 +119,27 @@ def _clumsy(number: int) -> Iterator[Poison]:
     yield _with_field(_order(TRADER, next(sequence), DOLLARS), stop_price_ticks=90)
     yield _order(TRADER, number + 50_000_000, DOLLARS)
     yield _order(HALTED, number + 1, DOLLARS)
-    yield _limits(TRADER, version=number, kill_switch=True)
-    yield _order(TRADER, next(sequence), DOLLARS)
+    for quantity_lots in (1, 2, 3, 4, 5):
+        yield _order(HASTY, number + quantity_lots, OPEN, quantity_lots=quantity_lots)
+    yield _limits(KILLED, version=number, kill_switch=True)
+    yield _order(KILLED, number + 1, OPEN)
 
 
 def _world(number: int) -> Iterator[Poison]:
     """What the orders need; it stays from the first dose on, and binds by the second."""
     told: dict[str, Any] = {"version": 1, "who": "storm", "why": "poison"}
-    for symbol, currency in ((DOLLARS, "USD"), (EUROS, "EUR")):
+    for symbol, currency in ((DOLLARS, "USD"), (EUROS, "EUR"), (OPEN, "USD")):
         terms = {"symbol": symbol, "base": "POISON", "currency": currency, "tick": "0.01", "lot": "0.01"}
         instrument = Instrument.model_validate(terms)
         yield _command(OPERATOR_COMMANDS, SetInstrument(instrument=instrument, **told))
-    for account_id in (TRADER, HALTED):
+    for account_id in (TRADER, HALTED, HASTY, KILLED):
         account = SetAccount(account_id=account_id, owner="", firm="", base_currency="USD", **told)
         yield _command(OPERATOR_COMMANDS, account)
-        yield _limits(account_id, version=number)
+        age_ms_max = HASTY_MS if account_id == HASTY else ORDER_AGE_MS_MAX
+        yield _limits(account_id, version=number, order_age_ms_max=age_ms_max)
     yield _command(OPERATOR_COMMANDS, SetHalt(scope=HALTED, halted=True, **told))
     yield _command(RESTRICTIONS, SetRestriction(symbol=DOLLARS, restricted=True, **told))
-    for symbol in (DOLLARS, EUROS):
+    for symbol in (DOLLARS, EUROS, OPEN):
         yield _tick(symbol, sequence=number + 1, price_ticks=PRICE_TICKS)
     yield _tick(DOLLARS, sequence=number + 2, price_ticks=10 * PRICE_TICKS)
     yield _tick(EUROS, sequence=10**12, price_ticks=PRICE_TICKS)
@@ -154,7 +166,9 @@ def _with_field(order: Poison, **more: int) -> Poison:
     return order._replace(value=msgspec.json.encode(msgspec.json.decode(order.value or b"") | more))
 
 
-def _limits(account_id: str, version: int, *, kill_switch: bool = False) -> Poison:
+def _limits(
+    account_id: str, version: int, *, kill_switch: bool = False, order_age_ms_max: int = ORDER_AGE_MS_MAX
+) -> Poison:
     """Limits that leave room for anything of ours."""
     limits = SetRiskLimits(
         account_id=account_id,
@@ -167,6 +181,7 @@ def _limits(account_id: str, version: int, *, kill_switch: bool = False) -> Pois
         price_age_ms_max=60_000,
         open_orders_max=1_000,
         kill_switch=kill_switch,
+        order_age_ms_max=order_age_ms_max,
         who="storm",
         why="poison",
     )

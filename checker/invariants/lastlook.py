@@ -19,10 +19,14 @@ LATE = "an order was first reported when it was too old to leave, but may have l
 
 
 class _Leave(NamedTuple):
-    """An order that left, the earliest and the latest time that it can have."""
+    """An order that left, the earliest and the latest time that it can have.
+
+    `intended_at_ms` is by the exchange's own clock, 0 when that is not told.
+    """
 
     order: Order
     received_at_ms: int
+    intended_at_ms: int
     since_ms: int
     until_ms: int
 
@@ -37,23 +41,34 @@ def check_last_look(history: Slice, traces: Traces, shared: Shared) -> Findings:
         for message in _faults(leave, shared):
             found.violate(I7, message, trace.order_id)
         age_ms_max = _longest_age_ms(shared.limits, leave.order.account_id)
-        submitted_at_ms = min(leave.order.submitted_at_ms, leave.received_at_ms)
         if age_ms_max is None:
             continue
-        if leave.since_ms - submitted_at_ms > age_ms_max + CLOCK_SKEW_MS_MAX:
+        if _oldest_ms(leave, leave.intended_at_ms or leave.since_ms) > age_ms_max:
             found.violate(I7, "an order was sent that was too old", trace.order_id)
-        elif leave.until_ms - submitted_at_ms > age_ms_max + CLOCK_SKEW_MS_MAX:
+        elif _oldest_ms(leave, leave.until_ms) > age_ms_max:
             found.skip(I7, LATE, trace.order_id)
     return found
+
+
+def _oldest_ms(leave: _Leave, at_ms: int) -> int:
+    """The age of an order at that time of the exchange, for certain.
+
+    By the client's clock as it stands, as the exchange reckons; by the broker's less what clocks may differ.
+    """
+    return max(
+        at_ms - leave.order.submitted_at_ms,
+        max(at_ms, leave.since_ms) - leave.received_at_ms - CLOCK_SKEW_MS_MAX,
+    )
 
 
 def _leave(history: Slice, trace: Trace) -> _Leave | None:
     if not trace.reports or trace.received is None or trace.order is None or not trace.compliance_approved:
         return None
     key = f"{trace.order.account_id}/{trace.order_id}".encode()
-    since_ms = max(trace.compliance[0].timestamp_ms, history.intended_at_ms.get(key, 0))
+    intended_at_ms = history.intended_at_ms.get(key, 0)
+    since_ms = max(trace.compliance[0].timestamp_ms, intended_at_ms)
     until_ms = max(since_ms, trace.reports[0].timestamp_ms)
-    return _Leave(trace.order, trace.received.timestamp_ms, since_ms, until_ms)
+    return _Leave(trace.order, trace.received.timestamp_ms, intended_at_ms, since_ms, until_ms)
 
 
 def _faults(leave: _Leave, shared: Shared) -> Iterator[str]:
