@@ -35,7 +35,8 @@ def make_topic(bootstrap: str, name: str, partitions: int, **config: str) -> Non
     topic = NewTopic(
         name, num_partitions=partitions, config={k.replace("_", "."): v for k, v in config.items()}
     )
-    AdminClient({"bootstrap.servers": bootstrap}).create_topics([topic])[name].result(30)
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([topic])[name].result(30)
 
 
 def topic_names(bootstrap: str) -> set[str]:
@@ -154,6 +155,7 @@ def _free_port() -> int:
 def test_any_process_may_be_killed_kafka_among_them(tmp_path: Path) -> None:
     arguments = ("run", "--data-dir", str(tmp_path), "--port", "0", "--speed", "5")
     with Running(*arguments) as running:
+        running.until(lambda: set(KILLED) <= set(processes(tmp_path)), "to have every process", START_S)
         running.until_said("workers ready", START_S)
         before = processes(tmp_path)
         for name in KILLED:

@@ -1,9 +1,10 @@
 """Records of a newer release between services: what an old build does with what it does not know."""
 
 import time
+from pathlib import Path
 
 from tests.outside.client import Heard, new_account
-from tests.outside.pipeline import OutsidePipeline
+from tests.outside.pipeline import OutsidePipeline, outside_pipeline
 
 
 def approval(pipeline: OutsidePipeline, account: str, sequence: int) -> Heard:
@@ -24,8 +25,13 @@ def test_a_field_that_a_newer_release_adds_between_services_is_ignored(pipeline:
     assert pipeline.all_ready()
 
 
-def test_a_newer_version_makes_its_partition_wait_and_say_so(pipeline: OutsidePipeline) -> None:
-    """The last test of its pipeline: the partition waits from here on."""
+def test_a_newer_version_makes_its_partition_wait_and_say_so(tmp_path: Path) -> None:
+    with outside_pipeline(tmp_path) as pipeline:
+        wait_for_a_newer_build(pipeline)
+
+
+def wait_for_a_newer_build(pipeline: OutsidePipeline) -> None:
+    """Make a partition of compliance wait: for good, since no newer build comes."""
     account = pipeline.open_account(new_account("zz-newer"))
     seen = approval(pipeline, account, 1)
     partition, _ = pipeline.client.send(

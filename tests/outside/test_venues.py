@@ -1,6 +1,7 @@
 """Venues of another release, with a fault, or with another token."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def test_an_instrument_that_the_venue_has_no_more_is_refused_by_it(tmp_path: Pat
     fewer = tmp_path / "fewer.json"
     fewer.write_text(json.dumps(demo))
     with outside_pipeline(tmp_path / "data", venue_instruments=fewer, priced=[BTC]) as running:
+        running.tick(ETH, quantity_lots=1)
         account = running.open_account(new_account())
+        time.sleep(0.5)  # the price is on its way
         refused = running.send_order(account, 1, symbol=ETH)
         assert running.ending(refused).event_type == "VenueRejected"
         assert running.ending(running.send_order(account, 2, symbol=BTC)).event_type == "TradeExecuted"
