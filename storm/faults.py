@@ -16,10 +16,9 @@ from aiokafka import AIOKafkaProducer
 
 from app.config import settings
 from app.kafka_node import SESSION_MS
-from app.options import SERVICES
 from app.topics import EXECUTIONS, ORDERS, RISK_DECISIONS
 from storm.field import Field, StormVenue, StormWorker, until
-from storm.observer import Observer
+from storm.observer import OUTPUT, Observer
 from storm.options import Kind
 from storm.plan import Fault
 from storm.poison import echoes, poison
@@ -257,7 +256,7 @@ class Injector:
         kafka = self._field.kafka
         where = {
             service: self._observer.live(service, range(int(self._field.shared["PIPELINE_PARTITIONS"])))
-            for service in SERVICES
+            for service in OUTPUT
         }
         node = self._dice.choice(kafka.alive)
         since_ms = time.time() * 1000
