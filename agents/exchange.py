@@ -40,8 +40,14 @@ async def intend(batches: Any) -> None:
                         pass
                     case limits:
                         control(work, (record.key or b"").decode(), limits)
-            if intents and (session := sessions.get(batch.task.partition)) is not None:
-                work.after_commit(partial(session.submit, intents))
+            if intents:
+                work.after_commit(partial(hand_over, batch.task.partition, intents))
+
+
+def hand_over(partition: int, intents: list[Intent]) -> None:
+    """Tell the session of intents that are committed; one that begins later finds them in its table."""
+    if (session := sessions.get(partition)) is not None:
+        session.submit(intents)
 
 
 def take_on(work: UnitOfWork, order: OrderReceived) -> list[Intent]:
