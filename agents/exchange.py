@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from app.domain.exchange import Intent, Sent, apply_limits, is_repeat, new_intent
-from app.engine import Task, UnitOfWork, unit_of_work
+from app.domain.exchange import Intent, Sent, apply_limits, is_repeat, killed, new_intent
+from app.domain.limits import asks_to_kill
+from app.engine import Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.engine.web_status import Measure
 from app.exchange import app
 from app.topics import COMPLIANCE_DECISIONS, HALTS, PRICES, RISK_LIMITS
@@ -39,8 +40,14 @@ async def intend(batches: Any) -> None:
                         pass
                     case limits:
                         control(work, (record.key or b"").decode(), limits)
-            if intents and (session := sessions.get(batch.task.partition)) is not None:
-                work.after_commit(partial(session.submit, intents))
+            if intents:
+                work.after_commit(partial(hand_over, batch.task.partition, intents))
+
+
+def hand_over(partition: int, intents: list[Intent]) -> None:
+    """Tell the session of intents that are committed; one that begins later finds them in its table."""
+    if (session := sessions.get(partition)) is not None:
+        session.submit(intents)
 
 
 def take_on(work: UnitOfWork, order: OrderReceived) -> list[Intent]:
@@ -60,6 +67,17 @@ def control(work: UnitOfWork, account_id: str, limits: SetRiskLimits | None) -> 
     controls = apply_limits(known, limits)
     if controls is not known:
         work[CONTROLS][account_id] = controls
+
+
+@app.buried
+def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
+    """Switch the kill switch on, as risk does, by limits that cannot be read: orders may be on their way."""
+    if spec is not RISK_LIMITS or isinstance(error, WrongPartition) or not asks_to_kill(raw.value):
+        return
+    account_id = (raw.key or b"").decode("utf-8", "backslashreplace")
+    known = work[CONTROLS].get(account_id)
+    if known is not None and not known.kill_switch:
+        work[CONTROLS][account_id] = killed(known)
 
 
 def is_halted(account_id: str) -> bool:

@@ -42,6 +42,8 @@ from models.events import (
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 DEAD_LETTER_HEADER_BYTES_MAX = 64 * 1024
 LARGE = {"max.message.bytes": str(RECORD_BYTES_MAX)}
+IN_FORCE = {**BROKER_CLOCK, **COMPACTED}
+"""Of global tables: between partitions the clock tells which record is newer, and writers have several."""
 
 
 def _account(value: Any) -> bytes:
@@ -116,7 +118,7 @@ MARKET_DATA = TopicSpec(
     config={**BROKER_CLOCK, **LARGE},
 )
 MARKET_ALERTS = TopicSpec("market-alerts", JsonCodec(MarketDataAlert), _symbol)
-PRICES = TopicSpec("prices", JsonCodec(PriceUpdated), _symbol, config={**BROKER_CLOCK, **COMPACTED})
+PRICES = TopicSpec("prices", JsonCodec(PriceUpdated), _symbol, config=IN_FORCE)
 ORDERS = TopicSpec(
     "orders",
     JsonCodec(OrderReceived),
@@ -149,13 +151,13 @@ OPERATOR_COMMANDS = TopicSpec(
     config=KEPT,
 )
 COMMAND_ANSWERS = TopicSpec("command-answers", JsonCodec(CommandAnswered), _subject, config=BROKER_CLOCK)
-INSTRUMENTS = TopicSpec("instruments", JsonCodec(InstrumentListed), _instrument, config=COMPACTED)
-ACCOUNTS = TopicSpec("accounts", JsonCodec(AccountRegistered), _account, config=COMPACTED)
+INSTRUMENTS = TopicSpec("instruments", JsonCodec(InstrumentListed), _instrument, config=IN_FORCE)
+ACCOUNTS = TopicSpec("accounts", JsonCodec(AccountRegistered), _account, config=IN_FORCE)
 COUNTERPARTIES = TopicSpec(
-    "counterparties", JsonCodec(CounterpartyRegistered), _counterparty, config=COMPACTED
+    "counterparties", JsonCodec(CounterpartyRegistered), _counterparty, config=IN_FORCE
 )
-RESTRICTED_LIST = TopicSpec("restricted-list", JsonCodec(RestrictionInForce), _symbol, config=COMPACTED)
-HALTS = TopicSpec("halts", JsonCodec(HaltInForce), _scope, config=COMPACTED)
+RESTRICTED_LIST = TopicSpec("restricted-list", JsonCodec(RestrictionInForce), _symbol, config=IN_FORCE)
+HALTS = TopicSpec("halts", JsonCodec(HaltInForce), _scope, config=IN_FORCE)
 RISK_DECISIONS = TopicSpec(
     "risk-decisions", JsonCodec(OrderRiskApproved, OrderRiskRejected), _account_of_order, config=BROKER_CLOCK
 )

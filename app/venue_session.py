@@ -269,8 +269,14 @@ class VenueSession:
                 refused[order_id] = found
         if refused:
             async with unit_of_work(self._task) as work:
-                for order_id, found in refused.items():
-                    del work[self._intents][_key(intents[order_id].order)]
+                for order_id, found in list(refused.items()):
+                    key = _key(intents[order_id].order)
+                    known = work[self._intents].get(key)
+                    if known is None or not known.may_be_unknown:  # a report was booked meanwhile
+                        gone.append(order_id)
+                        del refused[order_id]
+                        continue
+                    del work[self._intents][key]
                     event_id = f"{order_id}:exchange:withheld"
                     work.emit(EXECUTIONS, found, event_id=event_id, correlation_id=order_id)
         for order_id in (*gone, *refused):

@@ -151,9 +151,12 @@ def apply_limits(controls: Controls | None, limits: SetRiskLimits | None) -> Con
             price_age_ms_max=limits.price_age_ms_max,
             price_collar_bps=limits.price_collar_bps,
         )
-    if limits.kill_switch and not controls.kill_switch:
-        return controls.model_copy(update={"kill_switch": True})
-    return controls
+    return killed(controls) if limits.kill_switch and not controls.kill_switch else controls
+
+
+def killed(controls: Controls) -> Controls:
+    """The same controls with the kill switch on."""
+    return controls.model_copy(update={"kill_switch": True})
 
 
 def last_look(

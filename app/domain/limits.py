@@ -100,7 +100,7 @@ def decide_unread(
     fields = _fields(value)
     version = fields.get("version")
     reason, limits = f"it cannot be read: {why_not}", in_force
-    if fields.get("kill_switch") is True and in_force is not None:
+    if asks_to_kill(value) and in_force is not None:
         reason, limits = f"the kill switch is on, the rest is refused: {reason}", killed(in_force)
     answer = CommandAnswered(
         command=command,
@@ -112,6 +112,11 @@ def decide_unread(
         why=_text(fields.get("why")),
     )
     return Unread(answer, limits)
+
+
+def asks_to_kill(value: bytes | None) -> bool:
+    """Whether a command that cannot be read was to switch the kill switch on."""
+    return _fields(value).get("kill_switch") is True
 
 
 def _fields(value: bytes | None) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """A task's session with the venue: what goes out, what comes in, and whatever a venue may do instead."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from functools import partial
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from aiohttp import WSServerHandshakeError
 
+from app.domain.exchange import IntentState
 from app.engine import Fenced, Transient, shard_of
 from app.venue_client import told
 from app.venue_session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
+from tables.intents import INTENTS
 from tests.builders import a_price
 from tests.venue_world import (
     TOKEN,
@@ -189,6 +192,21 @@ async def test_a_withheld_order_whose_commit_failed_is_looked_at_again(world: Wo
     world.task.fail = None
     await world.until(lambda: world.task.executions)
     assert len(world.task.executions) == 1
+
+
+async def test_an_order_whose_report_is_booked_meanwhile_is_not_withheld(world: World) -> None:
+    await world.until(lambda: world.venue.was_opened(1))
+    await world.task.lock.acquire()
+    world.halted.add("acc-1")
+    world.submit(order_of())
+    await asyncio.sleep(0.05)  # both have looked, and wait for the lock: the report first
+    table = world.task.table(INTENTS).values
+    (key,) = table
+    table[key] = table[key].model_copy(update={"state": IntentState.ACKNOWLEDGED})
+    world.task.lock.release()
+    await world.until(lambda: not world.session.waiting)
+    assert world.task.executions == []
+    assert world.intent(order_of()) is not None
 
 
 # Whatever a venue may answer
