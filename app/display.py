@@ -4,6 +4,7 @@ All counts are those of the whole log, earlier runs included.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,6 +22,8 @@ from app.options import SERVICES
 from app.pipeline import Pipeline
 from app.quiet import Lookout, Standing
 from app.topics import MARKET_DATA, ORDERS
+
+log = logging.getLogger(__name__)
 
 LIVE_EVERY_S: Final = 0.5
 LINE_EVERY_S: Final = 3.0
@@ -54,6 +57,7 @@ class Display:
     async def shown(self) -> AsyncIterator[None]:
         """Show the pipeline for the time of a `with` block."""
         showing = asyncio.create_task(self._show_live() if self._console.is_terminal else self._show_lines())
+        showing.add_done_callback(_tell_its_end)
         try:
             yield
         finally:
@@ -147,6 +151,12 @@ class Display:
             yield "restarts", ", ".join(f"{name} {count}" for name, count in restarted.items())
         yield "tables", "  ".join(worker.url for worker in pipeline.workers)
         yield "logs", str(pipeline.plan.data_dir / "logs")
+
+
+def _tell_its_end(showing: "asyncio.Task[None]") -> None:
+    """Orders flow though nobody sees them: a display that fails ends nothing, but is not silent."""
+    if not showing.cancelled() and (error := showing.exception()) is not None:
+        log.warning("the display has failed, everything else goes on: %r", error)
 
 
 def _ends(found: Flow) -> str:

@@ -92,3 +92,14 @@ async def test_a_kafka_that_does_not_answer_is_told(
     shown, said = a_display(monitor, Looks(STANDING, pause_s=0.2))
     await shown._patient_look()
     assert "Kafka has not answered for 0 s\n" in said.getvalue()
+
+
+async def test_a_display_that_fails_is_told_and_ends_nothing(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(display, "LINE_EVERY_S", 0.0)
+    nowhere: Any = None
+    shown, _ = a_display(monitor, nowhere)
+    async with shown.shown():
+        await asyncio.sleep(0.05)
+    assert "the display has failed, everything else goes on: AttributeError" in caplog.text
