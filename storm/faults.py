@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -302,7 +303,7 @@ class Injector:
         async with AIOKafkaProducer(bootstrap_servers=self._field.bootstrap) as producer:
             partitions = len(await producer.partitions_for(ORDERS.name))
             dose = poison(f"poison-{self._began_at:.0f}-{fault.index}", self._began_at, fault.index)
-            for each in (*dose, *await echoes(self._field.bootstrap, partitions)):
+            for each in chain(dose, await echoes(self._field.bootstrap, partitions)):
                 await producer.send_and_wait(
                     each.topic, each.value, each.key, partition=each.place(partitions), headers=each.headers
                 )

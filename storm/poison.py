@@ -45,10 +45,13 @@ from models.values import Frozen, Instrument
 
 NAME_PREFIX = "poison-"
 UNREADABLE = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
-TRADER, HALTED, HASTY, KILLED = (f"{NAME_PREFIX}{name}" for name in ("trader", "halted", "hasty", "killed"))
+TRADER, HALTED, KILLED = (f"{NAME_PREFIX}{name}" for name in ("trader", "halted", "killed"))
 DOLLARS, EUROS, OPEN = "POISON-USD", "POISON-EUR", "POISON-OPEN"
-HASTY_MS: Final = 400
-"""The oldest that an order of HASTY may be: what waits behind a fault must not leave any more."""
+HASTY: Final = {
+    f"{NAME_PREFIX}within-{age_ms}-ms": age_ms
+    for age_ms in (15, 20, 28, 40, 55, 75, 100, 140, 200, 280, 400, 550, 750, 1_000)
+}
+"""Accounts by the oldest that their orders may be: some get past risk in time, and not to the venue."""
 PRICE_TICKS: Final = 100
 DOSES_MAX: Final = 100
 """So many in a storm have numbers of their own."""
@@ -75,7 +78,8 @@ def poison(name: str, began_at: float, index: int) -> Iterator[Poison]:
     symbol.
 
     It begins with NAME_PREFIX, which tells these records from the pipeline's own. `began_at` (Unix) and
-    `index` are the storm's and the dose's: accounts and symbols go on from one dose to the next.
+    `index` are the storm's and the dose's: accounts and symbols go on from one dose to the next. Each record
+    is made when it is asked for, and says the time of that.
     """
     yield from _garbage(name)
     yield from _strays(name)
@@ -119,8 +123,8 @@ def _clumsy(number: int) -> Iterator[Poison]:
     yield _with_field(_order(TRADER, next(sequence), DOLLARS), stop_price_ticks=90)
     yield _order(TRADER, number + 50_000_000, DOLLARS)
     yield _order(HALTED, number + 1, DOLLARS)
-    for quantity_lots in (1, 2, 3, 4, 5):
-        yield _order(HASTY, number + quantity_lots, OPEN, quantity_lots=quantity_lots)
+    for account_id in HASTY:
+        yield _order(account_id, number + 1, OPEN)
     yield _limits(KILLED, version=number, kill_switch=True)
     yield _order(KILLED, number + 1, OPEN)
 
@@ -132,10 +136,10 @@ def _world(number: int) -> Iterator[Poison]:
         terms = {"symbol": symbol, "base": "POISON", "currency": currency, "tick": "0.01", "lot": "0.01"}
         instrument = Instrument.model_validate(terms)
         yield _command(OPERATOR_COMMANDS, SetInstrument(instrument=instrument, **told))
-    for account_id in (TRADER, HALTED, HASTY, KILLED):
+    for account_id in (TRADER, HALTED, KILLED, *HASTY):
         account = SetAccount(account_id=account_id, owner="", firm="", base_currency="USD", **told)
         yield _command(OPERATOR_COMMANDS, account)
-        age_ms_max = HASTY_MS if account_id == HASTY else ORDER_AGE_MS_MAX
+        age_ms_max = HASTY.get(account_id, ORDER_AGE_MS_MAX)
         yield _limits(account_id, version=number, order_age_ms_max=age_ms_max)
     yield _command(OPERATOR_COMMANDS, SetHalt(scope=HALTED, halted=True, **told))
     yield _command(RESTRICTIONS, SetRestriction(symbol=DOLLARS, restricted=True, **told))

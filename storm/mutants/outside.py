@@ -143,13 +143,13 @@ def kill_switch_waits_behind_a_quarantine(patch: Patch) -> None:
     patch.setattr(TopicSpec, "protects", property(lambda spec: False, lambda spec, value: None))
 
 
-@mutant("I7", "exchange", faults=("poison", "freeze"))
+@mutant("I7", "exchange", faults=("poison",))
 def last_look_forgotten(patch: Patch) -> None:
     """An approved order leaves whatever has happened since."""
     patch.setattr(venue_session, "last_look", lambda order, **known: None)
 
 
-@mutant("I7", "exchange", faults=("poison", "freeze"))
+@mutant("I7", "exchange", faults=("poison",))
 def last_look_without_age(patch: Patch) -> None:
     """An approved order leaves for the venue however old it is."""
     look = exchange.last_look
