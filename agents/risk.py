@@ -15,11 +15,13 @@ from app.domain.limits import (
 from app.domain.reference import Known, Reference
 from app.domain.risk import (
     NEW_ACCOUNT,
+    Refusal,
     apply_decision,
     apply_report,
     decide_risk,
     is_limit_breach,
     is_repeat,
+    rejection,
     reserve,
 )
 from app.engine import Record, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
@@ -98,9 +100,8 @@ def judge(
 ) -> None:
     """Approve or reject one order, and reserve what an approved one may become."""
     account = work[POSITIONS].get(order.account_id, NEW_ACCOUNT)
-    outcome = decide_risk(
+    decided = decide_risk(
         order,
-        source=record.source,
         received_at_ms=record.timestamp_ms,
         decided_at_ms=now_ms if now_ms > record.timestamp_ms else record.timestamp_ms,
         account=account,
@@ -108,6 +109,7 @@ def judge(
         reference=reference,
         unknown_fields=unknown_fields,
     )
+    outcome = rejection(order, decided, record.source) if isinstance(decided, Refusal) else decided
     after = apply_decision(account, outcome, reference.instruments)
     if after is not account:
         work[POSITIONS][order.account_id] = after

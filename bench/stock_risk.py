@@ -11,7 +11,15 @@ import msgspec
 from pydantic import TypeAdapter
 
 from app.domain.reference import Known, Reference
-from app.domain.risk import NEW_ACCOUNT, AccountRisk, apply_decision, decide_risk, reserve
+from app.domain.risk import (
+    NEW_ACCOUNT,
+    AccountRisk,
+    Refusal,
+    apply_decision,
+    decide_risk,
+    rejection,
+    reserve,
+)
 from bench import job
 from bench.risk import LISTED, PRICE, limits, registered
 from bench.stock_faust import make_app, run, table
@@ -44,15 +52,16 @@ def main() -> None:
             order = read_order(event.value)
             known = positions.get(event.key)
             account = read_account(known) if known else NEW_ACCOUNT
-            outcome = decide_risk(
+            decided = decide_risk(
                 order,
-                source=f"{message.topic}/{message.partition}/{message.offset}",
                 received_at_ms=int(message.timestamp * 1000),
                 decided_at_ms=time.time_ns() // 1_000_000,
                 account=account,
                 limits=limits_in_force.get(order.account_id),
                 reference=reference,
             )
+            source = f"{message.topic}/{message.partition}/{message.offset}"
+            outcome = rejection(order, decided, source) if isinstance(decided, Refusal) else decided
             positions[event.key] = job.encode(apply_decision(account, outcome, reference.instruments))
             if isinstance(outcome, OrderRiskApproved):
                 key = f"{order.account_id}/{order.order_id}".encode()

@@ -26,7 +26,7 @@ from models.events import (
     VenueReport,
 )
 from models.reasons import RiskReason
-from models.values import Instrument, InstrumentStatus, PartyStatus, Side, State
+from models.values import Instrument, InstrumentStatus, PartyStatus, Side, State, maker
 
 CLOCK_SKEW_MS_MAX: Final = 1_000
 """How far a client's clock may run ahead of the broker's."""
@@ -125,55 +125,56 @@ class Refusal(NamedTuple):
 
 NOTHING_HELD: Final = Holding()
 NEW_ACCOUNT: Final = AccountRisk(holdings={}, last_approved_sequence=0)
+_approval: Final = maker(OrderRiskApproved)
 
 
 def decide_risk(
     order: OrderReceived,
     *,
-    source: str,
     received_at_ms: int,
     decided_at_ms: int,
     account: AccountRisk,
     limits: SetRiskLimits | None,
     reference: Reference,
     unknown_fields: Sequence[str] = (),
-) -> OrderRiskApproved | OrderRiskRejected:
+) -> OrderRiskApproved | Refusal:
     """Judge one order; the first reason in the order of `RiskReason` wins.
 
-    `source` is where the order stands (topic/partition/offset), `received_at_ms` the broker's log append time
-    of it, `decided_at_ms` our own, not below that. `limits` are the account's, None where there are none.
-    `unknown_fields` are fields of the order that nobody here knows. Whatever is missing or unreadable refuses
-    the order, never passes it. The controls are those of SEC rule 15c3-5(c)(1): credit and capital thresholds
-    before entry, and price and size parameters order by order.
+    `received_at_ms` is the broker's log append time of the order, `decided_at_ms` our own, not below that.
+    `limits` are the account's, None where there are none. `unknown_fields` are fields of the order that
+    nobody here knows. Whatever is missing or unreadable refuses the order, never passes it. The controls are
+    those of SEC rule 15c3-5(c)(1): credit and capital thresholds before entry, and price and size parameters
+    order by order.
     """
-    registered = reference.accounts.values.get(order.account_id)
+    (accounts, _), (instruments, unreadable_instruments), _, (prices, unreadable_prices) = reference
+    registered = accounts.get(order.account_id)
     if limits is None or registered is None:
-        return _rejected(order, source, Refusal(RiskReason.UNKNOWN_ACCOUNT))
+        return Refusal(RiskReason.UNKNOWN_ACCOUNT)
     refusal = _account_refusal(order, account, limits, registered, reference, unknown_fields)
     if refusal is not None:
-        return _rejected(order, source, refusal)
+        return refusal
     symbol = order.symbol
-    listed = reference.instruments.values.get(symbol)
-    if listed is None or symbol in reference.instruments.unreadable:
-        return _rejected(order, source, _unlisted(symbol, reference))
+    listed = instruments.get(symbol)
+    if listed is None or symbol in unreadable_instruments:
+        return _unlisted(symbol, reference)
     holding = account.holdings.get(symbol, NOTHING_HELD)
     refusal = _instrument_refusal(listed, holding, registered, received_at_ms) or _order_refusal(
         order, limits, received_at_ms, decided_at_ms
     )
     if refusal is not None:
-        return _rejected(order, source, refusal)
-    price = reference.prices.values.get(symbol)
-    if price is None or symbol in reference.prices.unreadable:
-        return _rejected(order, source, Refusal(RiskReason.NO_PRICE))
+        return refusal
+    price = prices.get(symbol)
+    if price is None or symbol in unreadable_prices:
+        return Refusal(RiskReason.NO_PRICE)
     price_age_ms = decided_at_ms - price.observed_at_ms if decided_at_ms > price.observed_at_ms else 0
     if price_age_ms > limits.price_age_ms_max:
-        return _rejected(order, source, Refusal(RiskReason.STALE_PRICE))
+        return Refusal(RiskReason.STALE_PRICE)
     refusal = _limit_refusal(
         order, limits, account.open_orders, listed.instrument, price
     ) or _exposure_refusal(order, limits, account, holding, listed.instrument, price, reference)
     if refusal is not None:
-        return _rejected(order, source, refusal)
-    return OrderRiskApproved.checked(
+        return refusal
+    return _approval(
         order=order,
         reference_price_ticks=price.price_ticks,
         reference_tick_sequence=price.tick_sequence,
@@ -183,6 +184,11 @@ def decide_risk(
         received_at_ms=received_at_ms,
         decided_at_ms=decided_at_ms,
     )
+
+
+def rejection(order: OrderReceived, refusal: Refusal, source: str) -> OrderRiskRejected:
+    """The event of a refusal; `source` is where the order stands: topic/partition/offset."""
+    return OrderRiskRejected(order=order, reason=refusal.reason, source=source, detail=refusal.detail)
 
 
 def is_limit_breach(reason: str) -> bool:
@@ -294,10 +300,6 @@ def with_last_sequence(account: AccountRisk, sequence: int) -> AccountRisk:
     )
 
 
-def _rejected(order: OrderReceived, source: str, refusal: Refusal) -> OrderRiskRejected:
-    return OrderRiskRejected(order=order, reason=refusal.reason, source=source, detail=refusal.detail)
-
-
 def _account_refusal(
     order: OrderReceived,
     account: AccountRisk,
@@ -323,10 +325,9 @@ def _account_refusal(
         return Refusal(
             RiskReason.ACCOUNT_SUSPENDED, f"its record cannot be read: {unreadable[order.account_id]}"
         )
-    if reference.halts.values or reference.halts.unreadable:
-        halt = halted_by(reference.halts, order.account_id)
-        if halt is not None:
-            return Refusal(RiskReason.HALTED, halt)
+    halt = halted_by(reference.halts, order.account_id)
+    if halt is not None:
+        return Refusal(RiskReason.HALTED, halt)
     if limits.kill_switch:
         return Refusal(RiskReason.KILL_SWITCH_ON)
     return None

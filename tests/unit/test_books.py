@@ -16,11 +16,13 @@ from app.domain.exchange import NEW_SESSION, Intent, apply_venue_report, new_int
 from app.domain.risk import (
     NEW_ACCOUNT,
     Holding,
+    Refusal,
     Reservation,
     apply_decision,
     apply_report,
     decide_risk,
     is_repeat,
+    rejection,
     reserve,
 )
 from models.events import (
@@ -143,15 +145,15 @@ class Books(RuleBasedStateMachine):
         world = reference(
             prices=known({name: a_price(symbol=name, price_ticks=at) for name, at in self.marks.items()})
         )
-        outcome = decide_risk(
+        decided = decide_risk(
             order,
-            source="orders/0/0",
             received_at_ms=NOW_MS,
             decided_at_ms=NOW_MS,
             account=self.account,
             limits=LIMITS,
             reference=world,
         )
+        outcome = rejection(order, decided, "orders/0/0") if isinstance(decided, Refusal) else decided
         if quantity_lots > 0 and len(self.reservations) < LIMITS.open_orders_max:
             expected = exact_refusal(self.positions(), self.open_orders(), self.asked(), order, self.marks)
             assert (None if isinstance(outcome, OrderRiskApproved) else outcome.reason) is expected

@@ -15,11 +15,13 @@ from app.domain.risk import (
     TRACELESS,
     AccountRisk,
     Holding,
+    Refusal,
     apply_decision,
     apply_report,
     decide_risk,
     is_limit_breach,
     is_repeat,
+    rejection,
     reserve,
 )
 from app.engine.table import json_functions
@@ -57,14 +59,14 @@ def decide(order: OrderReceived, **changed: Any) -> OrderRiskApproved | OrderRis
     """Decide at once; `accounts`, `instruments`, `halts` and `prices` are changed in the reference data."""
     known_too = {name: changed.pop(name) for name in reference()._fields if name in changed}
     world: dict[str, Any] = {
-        "source": "orders/3/17",
         "received_at_ms": NOW_MS,
         "decided_at_ms": NOW_MS,
         "account": NEW_ACCOUNT,
         "limits": limits(),
         "reference": reference(**known_too),
     }
-    return decide_risk(order, **(world | changed))
+    outcome = decide_risk(order, **(world | changed))
+    return rejection(order, outcome, "orders/3/17") if isinstance(outcome, Refusal) else outcome
 
 
 def rejected(order: OrderReceived, **changed: Any) -> OrderRiskRejected:
