@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -246,7 +247,7 @@ async def _hunt(options: StormOptions, console: Console) -> int:
 
 async def _chase(options: StormOptions, console: Console, mutant: Mutant) -> dict[str, Any]:
     """Run one mutant until it is caught, or for so many rounds; tells by what, and after how much."""
-    report, data_dir = await _blow(options, console, _rounds_for(mutant, options), mutant)
+    report, data_dir = await _blow(options, console, rounds_for(mutant, options), mutant)
     if options.data_dir is None:
         shutil.rmtree(data_dir, ignore_errors=True)
     by = sorted({each.invariant for each in report.violations})
@@ -268,7 +269,7 @@ async def _chase(options: StormOptions, console: Console, mutant: Mutant) -> dic
     }
 
 
-def _rounds_for(mutant: Mutant, options: StormOptions) -> list[list[Fault]]:
+def rounds_for(mutant: Mutant, options: StormOptions) -> list[list[Fault]]:
     """A few faults of the kinds that show it, on the services that have it, again and again."""
     workers = mutant.workers or options.workers
     rounds = []
@@ -280,12 +281,13 @@ def _rounds_for(mutant: Mutant, options: StormOptions) -> list[list[Fault]]:
                 continue
             kind, _, step = name.partition(":")
             seed = (options.seed * 1_000 + number) * 10 + index
-            faults += schedule(
+            (fault,) = schedule(
                 seed,
                 {Kind(kind): 1},
                 [step or str(Step.BEFORE_COMMIT)],
                 workers,
                 services=mutant.services,
             )
+            faults.append(replace(fault, index=number * MUTANT_ROUND_FAULTS + index))
         rounds.append(faults)
     return rounds
