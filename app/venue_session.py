@@ -14,7 +14,7 @@ send after the question.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from app.domain.exchange import (
     NEW_SESSION,
     Controls,
     Intent,
+    Surroundings,
     claimed,
     last_look,
     to_venue_order,
@@ -45,7 +46,7 @@ from app.venue_client import (
 )
 from app.venue_reports import Reported, Unreadable, read_frame
 from app.venue_status import AWAY_S_MAX, Tally, Troubles
-from models.events import OrderReceived, OrderWithheld, PriceUpdated
+from models.events import OrderReceived, OrderWithheld
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +69,6 @@ class VenueTables(NamedTuple):
     intents: Table
     sessions: Table
     controls: Table
-
-
-class Surroundings(NamedTuple):
-    """What the last look looks at besides the account's controls."""
-
-    is_halted: Callable[[str], bool]
-    """Whether trading is halted for this account, or may be."""
-    price: Callable[[str], PriceUpdated | None]
 
 
 class VenueSession:
@@ -288,13 +281,7 @@ class VenueSession:
 
     def _look(self, order: OrderReceived, now_ms: int) -> OrderWithheld | None:
         controls: Controls | None = self._task.table(self._controls).get(order.account_id)
-        reason = last_look(
-            order,
-            now_ms=now_ms,
-            halted=self._around.is_halted(order.account_id),
-            controls=controls,
-            price=self._around.price(order.symbol),
-        )
+        reason = last_look(order, now_ms=now_ms, controls=controls, around=self._around)
         return None if reason is None else withheld(order, reason, now_ms)
 
     # -- in

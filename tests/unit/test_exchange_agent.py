@@ -6,13 +6,33 @@ from typing import Any
 import pytest
 
 import agents.exchange
+from agents.exchange import around
 from app.domain.exchange import Controls
+from app.domain.reference import Known
 from app.engine import WrongPartition
-from app.topics import COMPLIANCE_DECISIONS, RISK_LIMITS
+from app.exchange import app
+from app.topics import (
+    ACCOUNTS,
+    COMPLIANCE_DECISIONS,
+    HALTS,
+    INSTRUMENTS,
+    PRICES,
+    RESTRICTED_LIST,
+    RISK_LIMITS,
+)
 from tables.controls import CONTROLS
 from tests.venue_world import generous
 
 KILLS = b'{"kill_switch": true, "stop": 1}'
+
+
+def test_the_last_look_goes_by_global_tables_which_tasks_wait_for() -> None:
+    followed = {table.topic: table for table in app.global_tables}
+    topics = (ACCOUNTS, INSTRUMENTS, RESTRICTED_LIST, HALTS, PRICES)
+    tables: tuple[Known[Any], ...] = around
+    for topic, known in zip(topics, tables, strict=True):
+        assert known.values is followed[topic].values()
+        assert known.unreadable is followed[topic].unreadable
 
 
 class Work(dict[Any, dict[str, Controls]]):

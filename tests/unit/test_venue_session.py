@@ -17,7 +17,7 @@ from app.venue_session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
-from tests.builders import a_price
+from tests.builders import a_price, a_restriction, listed, registered
 from tests.venue_world import (
     TOKEN,
     Answer,
@@ -103,7 +103,7 @@ async def test_a_fenced_owner_ends_and_sends_nothing(world: World) -> None:
 
 
 async def test_an_order_that_is_halted_before_it_leaves_is_withheld(world: World) -> None:
-    world.halted.add("acc-1")
+    world.halt("acc-1")
     world.submit(order_of())
     await world.until(lambda: world.task.executions)
     ((kind, event),) = world.task.executions
@@ -126,16 +126,38 @@ async def test_the_look_is_taken_again_when_the_venue_kept_the_order_waiting(wor
     world.venue.rule = lambda path, body: (503, "")
     world.submit(order_of())
     await world.until(lambda: len(world.venue.calls) >= 2)
-    world.halted.add("*")
+    world.halt("*")
     world.venue.rule = lambda path, body: None
     await world.until(lambda: world.task.executions)
     assert world.task.executions[0][1]["reason"] == "halted"
     assert world.venue.orders == {}
 
 
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"accounts": {"acc-1": registered(status="suspended")}}, "account_suspended"),
+        ({"accounts": {"acc-1": None}}, "account_suspended"),
+        ({"instruments": {"BTC-USD": listed(status="delisted")}}, "instrument_not_tradable"),
+        ({"restricted": {"BTC-USD": a_restriction()}}, "restricted_instrument"),
+    ],
+)
+async def test_what_is_forbidden_while_the_venue_is_away_does_not_leave(
+    world: World, told: dict[str, Any], reason: str
+) -> None:
+    world.venue.rule = lambda path, body: (503, "")
+    world.submit(order_of())
+    await world.until(lambda: len(world.venue.calls) >= 2)
+    world.tell(**told)
+    world.venue.rule = lambda path, body: None
+    await world.until(lambda: world.task.executions)
+    assert world.task.executions[0][1]["reason"] == reason
+    assert world.venue.orders == {}
+
+
 async def test_an_order_that_may_be_at_the_venue_is_asked_for_and_not_withheld_if_it_is(world: World) -> None:
     def halt_and_say_nothing(path: str, body: dict[str, Any]) -> Answer | None:
-        world.halted.add("*")
+        world.halt("*")
         return (0, "") if path == "/orders" else None
 
     world.venue.rule = halt_and_say_nothing
@@ -148,7 +170,7 @@ async def test_an_order_that_may_be_at_the_venue_is_asked_for_and_not_withheld_i
 async def test_an_order_in_doubt_that_the_venue_never_had_may_be_withheld(world: World) -> None:
     def refuse_once_and_halt(path: str, body: dict[str, Any]) -> Answer | None:
         if path == "/orders":
-            world.halted.add("*")
+            world.halt("*")
             return 500, "not done"
         return None
 
@@ -160,6 +182,7 @@ async def test_an_order_in_doubt_that_the_venue_never_had_may_be_withheld(world:
 
 
 async def test_orders_that_pass_leave_beside_one_that_is_withheld(world: World) -> None:
+    provide(world, "acc-1", "acc-9")
     world.task.table(CONTROLS).values["acc-9"] = generous(kill_switch=True)
     stopped, free = order_of("acc-9"), order_of()
     world.submit(stopped, free)
@@ -186,7 +209,7 @@ async def test_an_account_without_limits_counts_as_one_with_its_kill_switch_on(w
 
 async def test_a_withheld_order_whose_commit_failed_is_looked_at_again(world: World) -> None:
     world.task.fail = Transient("Kafka is away")
-    world.halted.add("acc-1")
+    world.halt("acc-1")
     world.submit(order_of())
     await world.stays(lambda: not world.task.executions)
     world.task.fail = None
@@ -197,7 +220,7 @@ async def test_a_withheld_order_whose_commit_failed_is_looked_at_again(world: Wo
 async def test_an_order_whose_report_is_booked_meanwhile_is_not_withheld(world: World) -> None:
     await world.until(lambda: world.venue.was_opened(1))
     await world.task.lock.acquire()
-    world.halted.add("acc-1")
+    world.halt("acc-1")
     world.submit(order_of())
     await asyncio.sleep(0.05)  # both have looked, and wait for the lock: the report first
     table = world.task.table(INTENTS).values
@@ -614,11 +637,11 @@ async def test_an_order_that_grows_too_old_while_the_reports_are_away_is_withhel
 
 
 async def test_a_price_that_is_gone_withholds(world: World) -> None:
-    world.prices.clear()
+    world.tell(prices={"BTC-USD": None})
     world.submit(order_of())
     await world.until(lambda: world.task.executions)
     assert world.task.executions[0][1]["reason"] == "no_price"
-    world.prices["BTC-USD"] = a_price()
+    world.tell(prices={"BTC-USD": a_price()})
     world.submit(order_of(sequence=2))
     await world.until(lambda: world.venue.orders)
 
