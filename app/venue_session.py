@@ -242,7 +242,7 @@ class VenueSession:
     def _limits_may_come(self, account_id: str) -> bool:
         """Whether an account has no controls because its limits are not read yet."""
         known = self._task.table(self._controls).get(account_id)
-        return known is None and self._task.lag.get(RISK_LIMITS.name, 0) > 0
+        return known is None and self._task.is_behind(RISK_LIMITS)
 
     async def _withhold(self, intents: dict[str, Intent]) -> bool:
         """Take out what must not leave: commit OrderWithheld for it. True if there was any.

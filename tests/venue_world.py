@@ -70,7 +70,7 @@ class MemoryTask:
         self.transactional = True
         self.epoch = 1
         self.closed = False
-        self.lag: dict[str, int] = {}
+        self.behind: set[str] = set()
         self.buried: list[Any] = []
         self.endings = work_module.Endings(self.app_id)
         self.lock = asyncio.Lock()
@@ -85,6 +85,9 @@ class MemoryTask:
 
     def table(self, table: Any) -> MemoryTable:
         return self.tables[table.name]
+
+    def is_behind(self, topic: Any) -> bool:
+        return topic.name in self.behind
 
     async def commit(self, work: Any) -> None:
         await asyncio.sleep(self.commit_s)

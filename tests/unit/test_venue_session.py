@@ -193,11 +193,27 @@ async def test_orders_that_pass_leave_beside_one_that_is_withheld(world: World) 
 
 async def test_an_account_whose_limits_are_on_their_way_waits_for_them(world: World) -> None:
     del world.task.table(CONTROLS).values["acc-1"]
-    world.task.lag["risk-limits"] = 1
+    world.task.behind.add("risk-limits")
     world.submit(order_of())
     await world.stays(lambda: not world.task.executions and not world.venue.posted("/orders"))
     provide(world)
     await world.until(lambda: world.venue.orders)
+
+
+async def test_an_intent_of_an_earlier_life_waits_for_limits_that_nobody_has_heard_of_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world(monkeypatch) as world:
+        provide(world)
+        controls = world.task.table(CONTROLS).values.pop("acc-1")
+        world.task.behind.add("risk-limits")
+        world.intended(order_of())
+        world.start()
+        await world.until(lambda: world.venue.posted("/orders/query"))
+        await world.stays(lambda: not world.task.executions and not world.venue.posted("/orders"))
+        world.task.table(CONTROLS).values["acc-1"] = controls
+        await world.until(lambda: world.venue.orders)
+        assert world.task.executions == []
 
 
 async def test_an_account_without_limits_counts_as_one_with_its_kill_switch_on(world: World) -> None:
