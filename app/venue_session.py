@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -145,6 +146,8 @@ class VenueSession:
                     await self._send_all()
                     self._well("orders")
                     pause_s = RETRY_S_MIN
+                    if self._fresh:
+                        await self._wait_for_limits()
                     continue
                 except Fenced:
                     return
@@ -163,16 +166,22 @@ class VenueSession:
 
     async def _send_all(self) -> None:
         if not self._epoch:
-            await self._withhold(_first(self._fresh))  # the venue may keep them waiting
+            await self._withhold(self._next())  # the venue may keep them waiting
             await self._claim()
         await self._settle_doubts()
         await self._send_fresh()
 
     async def _hold(self) -> None:
         """No order leaves while nobody hears the reports of it; what grows too old meanwhile is withheld."""
-        await self._withhold(_first(self._fresh))
+        await self._withhold(self._next())
         with suppress(TimeoutError):
             await asyncio.wait_for(self._listening.wait(), HOLD_S)
+
+    async def _wait_for_limits(self) -> None:
+        """What is left waits for limits: look again in a moment, or at once when there are other orders."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._work_to_do.wait(), RETRY_S_MIN)
+        self._work_to_do.clear()
 
     async def _claim(self) -> None:
         """Raise the epoch of all the task's sessions, in one transaction."""
@@ -196,11 +205,11 @@ class VenueSession:
 
     async def _send_fresh(self) -> None:
         """Send what passes a last look right before it leaves; a call that waits is looked at again."""
-        while (chunk := _first(self._fresh, self._orders_per_call)) and not self._task.closed:
+        while self._fresh and not self._task.closed:
             await self._venue.admitted()
-            if any(self._limits_may_come(intent.order.account_id) for intent in chunk.values()):
-                await asyncio.sleep(RETRY_S_MIN)
-                continue
+            chunk = self._next(self._orders_per_call)
+            if not chunk:
+                return
             if await self._withhold(chunk):
                 continue
             for order_id in chunk:
@@ -225,6 +234,19 @@ class VenueSession:
                 )
             self._orders_per_call = min(ORDERS_PER_CALL_MAX, self._orders_per_call * 2)
 
+    def _next(self, count: int = ORDERS_PER_CALL_MAX) -> dict[str, Intent]:
+        """The first orders that may be looked at.
+
+        While limits may come, those of an account without controls wait for them, all in their order.
+        """
+        if not self._task.is_behind(RISK_LIMITS):
+            return _first(self._fresh, count)
+        controls = self._task.table(self._controls)
+        accounts = {intent.order.account_id for intent in self._fresh.values()}
+        waiting = {account_id for account_id in accounts if controls.get(account_id) is None}
+        others = (each for each in self._fresh.items() if each[1].order.account_id not in waiting)
+        return dict(islice(others, count))
+
     def _epochs(self, intents: dict[str, Intent]) -> dict[str, int]:
         """The sessions that these orders are sent on, with the epoch under which we speak."""
         return {str(_shard(intent.order.account_id)): self._epoch for intent in intents.values()}
@@ -239,11 +261,6 @@ class VenueSession:
 
     # -- the last look
 
-    def _limits_may_come(self, account_id: str) -> bool:
-        """Whether an account has no controls because its limits are not read yet."""
-        known = self._task.table(self._controls).get(account_id)
-        return known is None and self._task.is_behind(RISK_LIMITS)
-
     async def _withhold(self, intents: dict[str, Intent]) -> bool:
         """Take out what must not leave: commit OrderWithheld for it. True if there was any.
 
@@ -256,8 +273,6 @@ class VenueSession:
             known = committed.get(_key(intent.order))
             if known is None or not known.may_be_unknown:
                 gone.append(order_id)  # a report has come, though nothing was sent: never send it
-            elif self._limits_may_come(intent.order.account_id):
-                continue
             elif (found := self._look(intent.order, now_ms)) is not None:
                 refused[order_id] = found
         if refused:
@@ -384,7 +399,7 @@ def _handshake(error: aiohttp.WSServerHandshakeError) -> VenueAway | VenueRefuse
 
 
 def _first(intents: dict[str, Intent], count: int = ORDERS_PER_CALL_MAX) -> dict[str, Intent]:
-    return dict(list(intents.items())[:count])
+    return dict(islice(intents.items(), count))
 
 
 def _key(order: OrderReceived) -> str:

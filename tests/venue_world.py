@@ -71,6 +71,7 @@ class MemoryTask:
         self.epoch = 1
         self.closed = False
         self.behind: set[str] = set()
+        self.asked = 0
         self.buried: list[Any] = []
         self.endings = work_module.Endings(self.app_id)
         self.lock = asyncio.Lock()
@@ -87,6 +88,7 @@ class MemoryTask:
         return self.tables[table.name]
 
     def is_behind(self, topic: Any) -> bool:
+        self.asked += 1
         return topic.name in self.behind
 
     async def commit(self, work: Any) -> None:

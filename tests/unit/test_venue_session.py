@@ -200,6 +200,44 @@ async def test_an_account_whose_limits_are_on_their_way_waits_for_them(world: Wo
     await world.until(lambda: world.venue.orders)
 
 
+async def test_an_account_that_waits_for_its_limits_holds_up_no_other_and_keeps_its_order(
+    world: World,
+) -> None:
+    first, second = accounts_of(world.task.partition, 2)
+    provide(world, first, second)
+    controls = world.task.table(CONTROLS).values.pop(first)
+    world.task.behind.add("risk-limits")
+    count = ORDERS_PER_CALL_MAX + 1
+    world.submit(*(order_of(first, number) for number in range(1, count + 1)), order_of(second, 1))
+    await world.until(lambda: world.venue.orders)
+    world.submit(order_of(first, count + 1), order_of(second, 2))
+    await world.until(lambda: len(world.venue.orders) == 2)
+    assert list(world.venue.orders) == [f"{second}-1", f"{second}-2"]
+    world.task.asked = 0
+    await world.stays(lambda: not world.task.executions and len(world.venue.orders) == 2)
+    assert 0 < world.task.asked < 100  # it looks again and again, but not all the time
+    world.task.table(CONTROLS).values[first] = controls
+    await world.until(lambda: not world.session.waiting)
+    assert list(world.venue.orders)[2:] == [f"{first}-{number}" for number in range(1, count + 2)]
+    assert world.task.executions == []
+
+
+async def test_orders_behind_many_that_wait_for_limits_are_withheld_while_the_reports_are_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world(monkeypatch) as world:
+        first, second = accounts_of(world.task.partition, 2)
+        provide(world, second)
+        world.task.behind.add("risk-limits")
+        world.venue.refuse = (503, "")
+        world.start()
+        world.halt(second)
+        world.submit(*(order_of(first, number) for number in range(1, ORDERS_PER_CALL_MAX + 1)))
+        world.submit(order_of(second))
+        await world.until(lambda: world.task.executions)
+        assert [event["order_id"] for _, event in world.task.executions] == [f"{second}-1"]
+
+
 async def test_an_intent_of_an_earlier_life_waits_for_limits_that_nobody_has_heard_of_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
