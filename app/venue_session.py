@@ -1,9 +1,10 @@
 """One task's talk with the venue, on the sessions of its key shards: intents out once, reports in once.
 
-An order goes out only after its intent is committed, after a last look, and while its reports can be heard.
-Whether an order reached the venue is asked for, never guessed, whenever it is in doubt: after a restart, and
-after a call that gave no answer. Only what the venue never had may be withheld. Reports carry a sequence by
-session; how far they are read is committed in the transaction that makes executions of them.
+An order goes out only after its intent is committed, after a last look, while its reports can be heard, and
+while its task waits for no newer build. Whether an order reached the venue is asked for, never guessed,
+whenever it is in doubt: after a restart, and after a call that gave no answer. Only what the venue never had
+may be withheld. Reports carry a sequence by session; how far they are read is committed in the transaction
+that makes executions of them.
 
 Every call names the epoch of the sessions that it speaks for, which is raised and committed before the first
 one and after each that gave no answer: who has lost the task cannot raise it. The venue refuses an epoch
@@ -140,7 +141,7 @@ class VenueSession:
             self._work_to_do.clear()
             while (self._in_doubt or self._fresh) and not self._task.closed:
                 try:
-                    if not self._listening.is_set():
+                    if self._is_held:
                         await self._hold()
                         continue
                     await self._send_all()
@@ -171,14 +172,26 @@ class VenueSession:
         await self._settle_doubts()
         await self._send_fresh()
 
+    @property
+    def _is_held(self) -> bool:
+        """Whether no order may leave at all.
+
+        Nobody would hear the reports of it; or the task waits for a newer build, and behind the record that
+        this one cannot read there may be limits and kill switches.
+        """
+        return not self._listening.is_set() or self._task.waits_for is not None
+
     async def _hold(self) -> None:
-        """No order leaves while nobody hears the reports of it; what grows too old meanwhile is withheld."""
+        """Let a moment pass without any order; what grows too old meanwhile is withheld."""
         await self._withhold(self._next())
+        if self._listening.is_set():
+            await asyncio.sleep(HOLD_S)
+            return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._listening.wait(), HOLD_S)
 
     async def _wait_for_limits(self) -> None:
-        """What is left waits for limits: look again in a moment, or at once when there are other orders."""
+        """What is left waits, as a rule for limits: look again in a moment, or at once when more has come."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._work_to_do.wait(), RETRY_S_MIN)
         self._work_to_do.clear()
@@ -207,6 +220,8 @@ class VenueSession:
         """Send what passes a last look right before it leaves; a call that waits is looked at again."""
         while self._fresh and not self._task.closed:
             await self._venue.admitted()
+            if self._is_held:
+                return
             chunk = self._next(self._orders_per_call)
             if not chunk:
                 return

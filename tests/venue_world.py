@@ -70,6 +70,7 @@ class MemoryTask:
         self.transactional = True
         self.epoch = 1
         self.closed = False
+        self.waits_for: str | None = None
         self.behind: set[str] = set()
         self.asked = 0
         self.buried: list[Any] = []
@@ -269,6 +270,7 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
     patch.setattr(venue_session, "RECONNECT_S_MAX", 0.05)
     patch.setattr(venue_session, "LIVED_S_MIN", 0.1)
     patch.setattr(venue_session, "GAP_RETRY_S", 0.2)
+    patch.setattr(venue_session, "HOLD_S", 0.05)
     venue = FakeVenue()
     application = web.Application()
     application.add_routes(

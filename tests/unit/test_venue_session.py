@@ -286,6 +286,49 @@ async def test_an_order_whose_report_is_booked_meanwhile_is_not_withheld(world: 
     assert world.intent(order_of()) is not None
 
 
+# While the task waits for a newer build
+
+NEWER = "OrderAmended in version 1 was written by a newer release: upgrade this one"
+
+
+async def test_no_order_leaves_while_the_task_waits_for_a_newer_build_and_reports_are_booked(
+    world: World,
+) -> None:
+    resting, late = order_of(sequence=1), order_of(sequence=2)
+    await acknowledged(world, resting)
+    world.task.waits_for = NEWER
+    world.submit(late)
+    await world.venue.send(report(ACK, resting, 1), fill(resting, 2, 10, 0))
+    await world.until(lambda: world.intent(resting) is None)
+    world.task.asked = 0
+    await world.stays(lambda: list(world.venue.orders) == [resting.order_id])
+    assert 0 < world.task.asked < 100
+    world.task.waits_for = None
+    await world.until(lambda: late.order_id in world.venue.orders)
+    assert [kind for kind, _ in world.task.executions] == [ACK, "TradeExecuted"]
+
+
+async def test_what_is_about_to_leave_stays_when_the_task_begins_to_wait(world: World) -> None:
+    world.venue.rule = lambda path, body: (503, "")
+    world.submit(order_of())
+    await world.until(lambda: len(world.venue.calls) >= 2)
+    world.task.waits_for = NEWER
+    world.venue.rule = lambda path, body: None
+    await world.stays(lambda: world.venue.orders == {} and not world.task.executions)
+    world.task.waits_for = None
+    await world.until(lambda: world.venue.orders)
+
+
+async def test_what_grows_too_old_while_the_task_waits_is_withheld(world: World) -> None:
+    world.task.waits_for = NEWER
+    world.submit(order_of())
+    await world.stays(lambda: not world.task.executions)
+    world.task.table(CONTROLS).values["acc-1"] = generous(order_age_ms_max=1)
+    await world.until(lambda: world.task.executions)
+    assert world.task.executions[0][1]["reason"] == "order_too_old"
+    assert world.venue.calls == []
+
+
 # Whatever a venue may answer
 
 ODD: list[Answer] = [
