@@ -4,10 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import agents.exchange
 from agents.exchange import around
-from app.domain.exchange import Controls
+from app.domain import limits as risk_limits
+from app.domain.exchange import Controls, apply_limits
 from app.domain.reference import Known
 from app.engine import WrongPartition
 from app.exchange import app
@@ -20,7 +23,9 @@ from app.topics import (
     RESTRICTED_LIST,
     RISK_LIMITS,
 )
+from models.commands import SetRiskLimits
 from tables.controls import CONTROLS
+from tests.builders import limits
 from tests.venue_world import generous
 
 KILLS = b'{"kill_switch": true, "stop": 1}'
@@ -69,3 +74,41 @@ def test_anything_else_that_cannot_be_read_changes_no_controls(key: Any, value: 
     work = Work(acc_1=generous())
     refused(work, key, value, **changed)
     assert work[CONTROLS] == {"acc-1": generous()}
+
+
+COMMANDS = st.one_of(
+    st.builds(
+        lambda version, bps, kills: limits(version=version, price_collar_bps=bps, kill_switch=kills),
+        st.integers(1, 4),
+        st.integers(1, 3),
+        st.booleans(),
+    ),
+    st.none(),
+    st.sampled_from([KILLS, b'{"version": 9, "stop": 1}', b"garbage"]),
+)
+"""Limits, their removal, and records that cannot be read."""
+
+
+def in_force_after(command: Any, in_force: SetRiskLimits | None) -> SetRiskLimits | None:
+    """What risk makes of a command."""
+    if isinstance(command, bytes):
+        return risk_limits.decide_unread("SetRiskLimits", "acc-1", command, "stop", in_force).limits
+    if command is None:
+        return None if risk_limits.decide_removal("acc-1", in_force).accepted else in_force
+    if risk_limits.decide_limits(command, in_force).accepted:
+        return risk_limits.apply_limits(command, in_force)
+    return in_force
+
+
+@given(st.lists(COMMANDS, max_size=8))
+def test_the_controls_are_always_those_of_the_limits_that_risk_has_in_force(commands: list[Any]) -> None:
+    """So nothing of a command takes that risk refuses."""
+    in_force: SetRiskLimits | None = None
+    work: Any = Work()
+    for command in commands:
+        in_force = in_force_after(command, in_force)
+        if isinstance(command, bytes):
+            refused(work, b"acc-1", command)
+        else:
+            agents.exchange.control(work, "acc-1", command)
+        assert work[CONTROLS].get("acc-1") == apply_limits(None, in_force)
