@@ -59,7 +59,7 @@ async def intend(batches: Any) -> None:
                     case OrderComplianceRejected():
                         pass
                     case limits:
-                        control(work, (record.key or b"").decode(), limits)
+                        control(work, account_of(record.key), limits)
             if intents:
                 work.after_commit(partial(hand_over, batch.task.partition, intents))
 
@@ -89,12 +89,17 @@ def control(work: UnitOfWork, account_id: str, limits: SetRiskLimits | None) -> 
         work[CONTROLS][account_id] = controls
 
 
+def account_of(key: bytes | None) -> str:
+    """The account under whose key a record stands, as risk reads it."""
+    return (key or b"").decode("utf-8", "backslashreplace")
+
+
 @app.buried
 def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
     """Switch the kill switch on, as risk does, by limits that cannot be read: orders may be on their way."""
     if spec is not RISK_LIMITS or isinstance(error, WrongPartition) or not asks_to_kill(raw.value):
         return
-    account_id = (raw.key or b"").decode("utf-8", "backslashreplace")
+    account_id = account_of(raw.key)
     known = work[CONTROLS].get(account_id)
     if known is not None and not known.kill_switch:
         work[CONTROLS][account_id] = killed(known)

@@ -1,5 +1,7 @@
 """The exchange's agent on what it cannot read, and on when it tells the session of intents."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ from agents.exchange import around
 from app.domain import limits as risk_limits
 from app.domain.exchange import Controls, apply_limits
 from app.domain.reference import Known
-from app.engine import WrongPartition
+from app.engine import Record, WrongPartition
 from app.exchange import app
 from app.topics import (
     ACCOUNTS,
@@ -73,6 +75,25 @@ def test_a_kill_switch_takes_here_too_in_limits_that_cannot_be_read() -> None:
 def test_anything_else_that_cannot_be_read_changes_no_controls(key: Any, value: Any, changed: Any) -> None:
     work = Work(acc_1=generous())
     refused(work, key, value, **changed)
+    assert work[CONTROLS] == {"acc-1": generous()}
+
+
+async def test_a_removal_under_a_key_that_is_no_text_removes_nothing_and_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work: Any = Work(acc_1=generous())
+    work.records = lambda: [Record(RISK_LIMITS.name, 0, 7, 1_000, b"\xff", None, {})]
+
+    @asynccontextmanager
+    async def opened(batch: Any) -> AsyncIterator[Any]:
+        yield work
+
+    async def batches() -> AsyncIterator[Any]:
+        yield SimpleNamespace(task=SimpleNamespace(partition=0))
+
+    monkeypatch.setattr(agents.exchange, "unit_of_work", opened)
+    agent: Any = agents.exchange.intend
+    await agent.fun(batches())
     assert work[CONTROLS] == {"acc-1": generous()}
 
 
