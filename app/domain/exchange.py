@@ -8,23 +8,31 @@ PENDING ── OrderAcknowledged ──▶ ACKNOWLEDGED ── last fill, OrderC
 
 from collections.abc import Collection, Mapping
 from enum import StrEnum
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.fills import open_lots_after
+from app.domain.reference import Known, halted_by, untradable
 from models.commands import SetRiskLimits
 from models.events import (
+    AccountRegistered,
+    HaltInForce,
+    InstrumentListed,
     OrderAcknowledged,
     OrderReceived,
     OrderWithheld,
     PriceUpdated,
+    RestrictionInForce,
     VenueRejected,
     VenueReport,
 )
 from models.reasons import WithheldReason
-from models.values import Frozen, State
+from models.values import Frozen, PartyStatus, State
 
 BASIS_POINTS: Final = 10_000
+CLOCK_BEHIND_MS_MAX: Final = 1_000
+"""How far our clock may run behind the broker's, by which risk has let an order in when trading began."""
+
 UNNUMBERED_MAX: Final = 1_000
 """So many reports without a number are remembered by session: more, and a gap behind them stays a gap."""
 
@@ -81,6 +89,16 @@ class Controls(Frozen):
     order_age_ms_max: int
     price_age_ms_max: int
     price_collar_bps: int
+
+
+class Surroundings(NamedTuple):
+    """What the last look looks at besides the account's controls, as it is in force now."""
+
+    accounts: Known[AccountRegistered]
+    instruments: Known[InstrumentListed]
+    restricted: Known[RestrictionInForce]
+    halts: Known[HaltInForce]
+    prices: Known[PriceUpdated]
 
 
 class VenueOrder(TypedDict):
@@ -163,23 +181,60 @@ def last_look(
     order: OrderReceived,
     *,
     now_ms: int,
-    halted: bool,
     controls: Controls | None,
-    price: PriceUpdated | None,
+    around: Surroundings,
 ) -> WithheldReason | None:
     """Why an approved order that the venue never had must not leave now; None when it may.
 
     `now_ms` is the worker's clock; the first reason in the order of `WithheldReason` wins. An account without
-    controls is one whose limits were removed: as if its kill switch were on. SEC rule 15c3-5(c)(1) asks for
-    these controls right before entry; FIX's gap fill withholds aged orders likewise.
+    controls is one whose limits were removed: as if its kill switch were on. What is missing or unreadable
+    withholds the order, as risk and compliance refuse by it. SEC rule 15c3-5(c)(1) asks for these controls
+    right before entry, 15c3-5(c)(2) for the restrictions; FIX's gap fill withholds aged orders likewise.
     """
-    if halted:
+    if is_suspended(around.accounts, order.account_id):
+        return WithheldReason.ACCOUNT_SUSPENDED
+    if halted_by(around.halts, order.account_id) is not None:
         return WithheldReason.HALTED
     if controls is None or controls.kill_switch:
         return WithheldReason.KILL_SWITCH_ON
+    if not is_tradable(around.instruments, order.symbol, now_ms):
+        return WithheldReason.INSTRUMENT_NOT_TRADABLE
+    if is_restricted(around.restricted, order.symbol):
+        return WithheldReason.RESTRICTED_INSTRUMENT
     if now_ms - order.submitted_at_ms > controls.order_age_ms_max:
         return WithheldReason.ORDER_TOO_OLD
-    if price is None:
+    return _price_reason(order, now_ms, controls, around.prices)
+
+
+def is_suspended(accounts: Known[AccountRegistered], account_id: str) -> bool:
+    """Whether the account may not trade, or nobody can tell that it may."""
+    registered = accounts.values.get(account_id)
+    return (
+        registered is None or registered.status is not PartyStatus.ACTIVE or account_id in accounts.unreadable
+    )
+
+
+def is_tradable(instruments: Known[InstrumentListed], symbol: str, now_ms: int) -> bool:
+    """Whether the instrument takes orders now. When it begins to, the broker's clock has said already."""
+    listed = instruments.values.get(symbol)
+    if listed is None or symbol in instruments.unreadable:
+        return False
+    times_ms = (now_ms, now_ms + CLOCK_BEHIND_MS_MAX)
+    return any(untradable(listed.instrument, at_ms) is None for at_ms in times_ms)
+
+
+def is_restricted(restricted: Known[RestrictionInForce], symbol: str) -> bool:
+    """Whether the instrument is on the restricted list, or nobody can tell that it is not."""
+    restriction = restricted.values.get(symbol)
+    return symbol in restricted.unreadable or (restriction is not None and restriction.restricted)
+
+
+def _price_reason(
+    order: OrderReceived, now_ms: int, controls: Controls, prices: Known[PriceUpdated]
+) -> WithheldReason | None:
+    """What the market has against the order."""
+    price = prices.values.get(order.symbol)
+    if price is None or order.symbol in prices.unreadable:
         return WithheldReason.NO_PRICE
     if now_ms - price.observed_at_ms > controls.price_age_ms_max:
         return WithheldReason.STALE_PRICE

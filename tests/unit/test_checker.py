@@ -1058,9 +1058,64 @@ def send_on_a_stale_price(world: World) -> None:
     finish(world, order)
 
 
+def send_after(world: World, happens: Callable[[], None]) -> None:
+    """It happens between risk's approval and the exchange's intent."""
+    world.limit("fresh", order_age_ms_max=10**6)
+    order = approved(world, "fresh")
+    happens()
+    world.now_ms += 1_500
+    finish(world, order)
+
+
+def delist(world: World, **changed: Any) -> None:
+    world.list_instrument(an_instrument(**({"status": InstrumentStatus.DELISTED} | changed)), version=2)
+
+
+def misread(world: World, table: str, key: str) -> None:
+    getattr(world.shared.reference, table).add(key, world.now_ms, Unreadable())
+
+
+SENT_SUSPENDED = "an order of a suspended account was sent"
+SENT_UNTRADABLE = "an order was sent in an instrument that takes none"
+SENT_RESTRICTED = "an order was sent in a restricted instrument"
+
 LAST_LOOK = {
     "an order sent while all is halted": Planted(
         send_while_halted, "I7", "an order was sent while trading was halted"
+    ),
+    "an order of an account that was suspended": Planted(
+        lambda w: send_after(w, partial(w.register, "fresh", status=PartyStatus.SUSPENDED)),
+        "I7",
+        SENT_SUSPENDED,
+    ),
+    "an order of an account that nobody can read": Planted(
+        lambda w: send_after(w, partial(misread, w, "accounts", "fresh")), "I7", SENT_SUSPENDED
+    ),
+    "an order in an instrument that was delisted": Planted(
+        lambda w: send_after(w, partial(delist, w)), "I7", SENT_UNTRADABLE
+    ),
+    "an order in an instrument whose time was over": Planted(
+        lambda w: send_after(
+            w, partial(delist, w, status=InstrumentStatus.ACTIVE, valid_until_ms=w.now_ms + 500)
+        ),
+        "I7",
+        SENT_UNTRADABLE,
+    ),
+    "an order in an instrument whose time was put off": Planted(
+        lambda w: send_after(
+            w, partial(delist, w, status=InstrumentStatus.ACTIVE, valid_from_ms=w.now_ms + 10**6)
+        ),
+        "I7",
+        SENT_UNTRADABLE,
+    ),
+    "an order in an instrument that nobody can read": Planted(
+        lambda w: send_after(w, partial(misread, w, "instruments", SYMBOL)), "I7", SENT_UNTRADABLE
+    ),
+    "an order in an instrument that was restricted": Planted(
+        lambda w: send_after(w, w.restrict), "I7", SENT_RESTRICTED
+    ),
+    "an order in an instrument whose restriction nobody can read": Planted(
+        lambda w: send_after(w, partial(misread, w, "restricted", SYMBOL)), "I7", SENT_RESTRICTED
     ),
     "an order sent with the kill switch on": Planted(
         send_while_killed, "I7", "an order was sent while the kill switch was on"
@@ -1830,6 +1885,39 @@ class TestLastLook:
         world.fill(order)
         world.write_books()
         assert world.violations() == []
+
+    @pytest.mark.parametrize(
+        "happens",
+        [
+            lambda w: w.register("acc", status=PartyStatus.SUSPENDED),
+            lambda w: delist(w),
+            lambda w: delist(w, status=InstrumentStatus.ACTIVE, valid_until_ms=w.now_ms + 100),
+            lambda w: w.restrict(),
+        ],
+    )
+    def test_what_is_forbidden_after_it_may_have_left_is_no_fault(
+        self, happens: Callable[[World], None]
+    ) -> None:
+        world = World()
+        world.limit(order_age_ms_max=10**6)
+        order = approved(world)
+        world.clear(order)
+        happens(world)
+        world.now_ms += 1_500
+        world.send(order)
+        world.acknowledge(order)
+        world.fill(order)
+        world.write_books()
+        assert world.violations() == []
+
+    def test_what_is_gone_from_the_log_forbids_nothing(self) -> None:
+        world = World()
+        order = approved(world)
+        world.shared.reference.accounts = Timeline()
+        world.shared.reference.instruments = Timeline()
+        finish(world, order)
+        world.write_books()
+        assert "I7" not in {each.invariant for each in world.violations()}
 
     def test_a_price_that_came_while_it_waited_is_no_stale_one(self) -> None:
         world = World()
