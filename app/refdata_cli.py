@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.answers import print_answers, status_of
-from app.domain.refdata import scale_changes
+from app.domain.refdata import scale_after, scale_changes
 from app.errors import UserError
 from app.holders import Holders
 from app.operators import Desk, NotAnswered, Unreadable, login_name, next_version
@@ -168,17 +168,20 @@ def _refusals(changes: Sequence[Change]) -> list[Fault]:
 
 
 async def _scale_faults(desk: Desk, changes: Sequence[Change]) -> list[Fault]:
-    """Lots and ticks may not change while somebody holds some or has an order of them."""
-    scaled = {
-        each.entry.subject: each
-        for each in changes
-        if isinstance(each.before, InstrumentListed)
-        and isinstance(each.entry.command, SetInstrument)
-        and scale_changes(each.before.instrument, each.entry.command.instrument)
-    }
+    """Lots and ticks may not change while somebody has some or an order of them that would not fit then."""
+    scaled, scales = {}, {}
+    for each in changes:
+        before, command = each.before, each.entry.command
+        if (
+            isinstance(before, InstrumentListed)
+            and isinstance(command, SetInstrument)
+            and scale_changes(before.instrument, command.instrument)
+        ):
+            scaled[each.entry.subject] = each
+            scales[each.entry.subject], _ = scale_after(before, command.instrument)
     if not scaled:
         return []
-    holders = await Holders.of(desk, set(scaled))
+    holders = await Holders.of(desk, scales)
     return [
         Fault(
             each.entry.line,

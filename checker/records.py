@@ -297,10 +297,20 @@ class CommandAnswered(Event, frozen=True, gc=False):
     why: str = ""
 
 
+class FormerScale(Event, frozen=True, gc=False):
+    scale: int
+    base: str
+    currency: str
+    tick: Decimal
+    lot: Decimal
+    multiplier: int
+
+
 class InstrumentListed(Event, frozen=True, gc=False):
     instrument: Instrument
     version: int
     scale: int = 1
+    former: tuple[FormerScale, ...] = ()
 
 
 class AccountRegistered(Event, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from models.reasons import (
 from models.values import (
     AccountId,
     Currency,
+    FormerScale,
     Frozen,
     Instrument,
     Int64,
@@ -230,13 +231,15 @@ class CommandAnswered(Frozen):
 class InstrumentListed(Frozen):
     """An instrument as it is in force. Topic `instruments`, key symbol, compacted.
 
-    `scale` grows whenever tick, lot, multiplier or currency change: lots and ticks of one scale are not
-    those of another.
+    `scale` is another one whenever base, tick, lot, multiplier or currency change: lots and ticks of one
+    scale are not those of another. `former` are its other scales so far, the lowest first: changed back to
+    one of them, it has that scale again.
     """
 
     instrument: Instrument
     version: int
     scale: int = 1
+    former: tuple[FormerScale, ...] = ()
 
 
 class AccountRegistered(Frozen):

@@ -14,12 +14,14 @@ from models.events import (
     InstrumentListed,
     RestrictionInForce,
 )
-from models.values import EVERYBODY, Instrument, InstrumentStatus
+from models.values import EVERYBODY, FormerScale, Instrument, InstrumentStatus
 
 T = TypeVar("T")
 
 SCALE: Final = ("base", "currency", "tick", "lot", "multiplier")
 """The fields that say what a lot and a tick are: positions can't be carried over a change of them."""
+FORMER_SCALES_MAX: Final = 32
+"""So many scales of an instrument are remembered. The lowest are forgotten first; no number comes again."""
 
 
 class Decision(NamedTuple, Generic[T]):
@@ -53,7 +55,8 @@ def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -
             f"{', '.join(changed)}: may only change while the instrument is delisted, its status is "
             f"{before.instrument.status}; close the positions and orders, delist it, then change it",
         )
-    return Decision(InstrumentListed(instrument=wanted, version=version, scale=before.scale + bool(changed)))
+    scale, former = scale_after(before, wanted) if changed else (before.scale, before.former)
+    return Decision(InstrumentListed(instrument=wanted, version=version, scale=scale, former=former))
 
 
 def decide_account(command: SetAccount, before: AccountRegistered | None) -> Decision[AccountRegistered]:
@@ -144,9 +147,27 @@ def decide_halt(command: SetHalt, before: HaltInForce | None) -> Decision[HaltIn
     )
 
 
-def scale_changes(before: Instrument, after: Instrument) -> list[str]:
+def scale_changes(before: Instrument | FormerScale, after: Instrument) -> list[str]:
     """The fields in which lots and ticks of one are not those of the other."""
     return [name for name in SCALE if getattr(before, name) != getattr(after, name)]
+
+
+def scale_after(before: InstrumentListed, wanted: Instrument) -> tuple[int, tuple[FormerScale, ...]]:
+    """The scale of lots and ticks that change, and those that are former ones then.
+
+    A scale that it had before is that one again, so that what is held in it fits again.
+    """
+    known = [*before.former, _as_former(before)]
+    highest = max(each.scale for each in known)
+    again = (each.scale for each in known if not scale_changes(each, wanted))
+    scale = next(again, highest + 1)
+    former = sorted((each for each in known if each.scale != scale), key=lambda each: each.scale)
+    return scale, tuple(former[-FORMER_SCALES_MAX:])
+
+
+def _as_former(listed: InstrumentListed) -> FormerScale:
+    fields = {name: getattr(listed.instrument, name) for name in SCALE}
+    return FormerScale(scale=listed.scale, **fields)
 
 
 def unusable_name(name: str) -> str:

@@ -352,6 +352,26 @@ def test_a_tick_does_not_change_while_somebody_holds_the_instrument(
     assert world.in_force(INSTRUMENTS, "P-1").scale == 2
 
 
+def test_a_tick_changes_back_to_the_scale_in_which_it_is_held(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A raw command, which nobody compares with the holders, changed it by mistake."""
+    for version, tick in enumerate(("0.01", "0.1"), 1):
+        command = set_instrument(version, symbol="P-2", status="delisted", tick=tick)
+        world.command(OPERATOR_COMMANDS, command)
+    world.until_in_force(INSTRUMENTS, "P-2", lambda found: found.scale == 2)
+    held = {"holdings": {"P-2": {"position_lots": 3, "scale": 1}}}
+    world.write(POSITIONS, b"holder-2", json.dumps(held).encode(), [])
+    path = tmp_path / "x.csv"
+    heading = "symbol,base,currency,tick,lot,status\n"
+    path.write_text(f"{heading}P-2,BTC,USD,1,0.0001,delisted\n")
+    assert world.run("refdata", "load", str(path)) == 2
+    assert "'P-2' can't change: positions or open orders of holder-2" in capsys.readouterr().err
+    path.write_text(f"{heading}P-2,BTC,USD,0.01,0.0001,active\n")
+    assert world.run("refdata", "load", str(path)) == 0
+    assert world.in_force(INSTRUMENTS, "P-2").scale == 1
+
+
 def test_show_tells_all_kinds(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert world.run("refdata", "show") == 0
     said = capsys.readouterr().out
