@@ -198,7 +198,10 @@ def _give(shared: Shared, topic: str, record: Raw, origin: Origin) -> None:
 def _timeline_into(
     timeline: Timeline[E], wire: Wire[E], name_of: Callable[[E], str], partitions: int
 ) -> Take:
-    """Note what a compacted topic says of each key; what cannot be read or believed makes it unreadable."""
+    """Note what a compacted topic says of each key; what cannot be read or believed makes it unreadable.
+
+    So does a record without a value: our services remove nothing from these topics.
+    """
 
     def take(records: Sequence[Raw]) -> None:
         for record in records:
@@ -206,8 +209,6 @@ def _timeline_into(
             value = wire.read(record.value, record.headers)
             if is_elsewhere(record.key, record.partition, partitions):
                 timeline.add(key, at_ms, Unreadable())
-            elif record.value is None:
-                timeline.add(key, at_ms, None)
             elif value is None or name_of(value) == key:
                 timeline.add(key, at_ms, value or Unreadable())
             else:

@@ -2594,8 +2594,8 @@ class TestReading:
         assert kinds == ["NoneType", "HaltInForce", "Unreadable", "Unreadable"]  # and one under a wrong key
         assert [type(each).__name__ for each in shared.reference.halts.between("*", 3, 4)] == [
             "Unreadable",
-            "NoneType",
-        ]
+            "Unreadable",
+        ], "nothing is ever removed from it"
 
     def test_a_stray_in_a_compacted_topic_makes_its_key_unreadable(self) -> None:
         shared = Shared()
