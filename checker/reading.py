@@ -63,7 +63,7 @@ from checker.records import (
     read_order,
     table_value,
 )
-from checker.reference import Answered, Timeline, Unreadable
+from checker.reference import Answered, Mark, Timeline, Unreadable
 from checker.reference import Commanded as Given
 from checker.shards import is_elsewhere
 
@@ -147,7 +147,8 @@ def market_takes(shared: Shared, ticks: Ticks, partitions: Mapping[str, int]) ->
             if price is None or is_elsewhere(record.key, record.partition, partitions[PRICES]):
                 continue
             shared.last_prices[price.symbol] = price
-            shared.reference.prices.add(price.symbol, record.timestamp, price.price_ticks)
+            mark = Mark(price.price_ticks, price.scale)
+            shared.reference.prices.add(price.symbol, record.timestamp, mark)
             ticks.priced.append(Priced(Origin(record.topic, record.partition, record.offset), price))
             if not shared.market_is_whole:
                 shared.market.add(

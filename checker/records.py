@@ -355,6 +355,7 @@ class PriceUpdated(Event, frozen=True, gc=False):
     observed_at_ms: int
     gaps: int = 0
     epoch: int = 0
+    scale: int = 1
 
 
 Execution = Report | OrderWithheld

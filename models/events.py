@@ -189,7 +189,8 @@ class TickReceived(Frozen):
 class PriceUpdated(Frozen):
     """The last price of a symbol, conflated. Topic `prices`, key symbol, compacted.
 
-    `gaps` counts tick sequences that never came. `epoch` is the feed session of the tick.
+    `gaps` counts tick sequences that never came. `epoch` is the feed session of the tick, `scale` that of the
+    instrument's ticks, in which the price counts.
     """
 
     symbol: str
@@ -198,6 +199,7 @@ class PriceUpdated(Frozen):
     observed_at_ms: int
     gaps: int = 0
     epoch: int = 0
+    scale: int = 1
 
 
 class MarketDataAlert(Frozen):
