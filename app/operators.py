@@ -20,7 +20,7 @@ from app.engine.cluster import LATEST, TP, Cluster, partition_of, retry
 from app.engine.errors import NewerRelease
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 from app.errors import UserError
-from app.log_reader import FETCH_BYTES, bounds, read_up_to
+from app.log_reader import FETCH_BYTES, bounds, decoded, header, read_up_to
 from app.topics import COMMAND_ANSWERS
 from models.events import CommandAnswered
 
@@ -192,7 +192,7 @@ class Desk:
             ):
                 at[fetched.tp] = fetched.next_position
                 for record in fetched.records:
-                    correlation_id = dict(record.headers).get(CORRELATION_ID, b"").decode("utf-8", "replace")
+                    correlation_id = header(record, CORRELATION_ID).decode("utf-8", "replace")
                     if correlation_id in wanted and correlation_id not in found:
                         found[correlation_id] = _answer(record)
 
@@ -260,9 +260,8 @@ def _decoded(spec: TopicSpec, record: Any) -> Any:
     """A record's value, `Unreadable` if it can't be read; None: it removes its key, as the topic allows."""
     if record.value is None:
         return None if spec.tombstones else Unreadable("somebody has removed it; its service never does")
-    headers = dict(record.headers)
     try:
-        return spec.codec.decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value)
+        return decoded(spec, record)
     except NewerRelease as error:
         raise UserError(str(error)) from None
     except ValueError as error:
