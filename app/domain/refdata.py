@@ -17,6 +17,7 @@ from models.events import (
 from models.values import EVERYBODY, FormerScale, Instrument, InstrumentStatus
 
 T = TypeVar("T")
+Party = TypeVar("Party", AccountRegistered, CounterpartyRegistered)
 
 SCALE: Final = ("base", "currency", "tick", "lot", "multiplier")
 """The fields that say what a lot and a tick are: positions can't be carried over a change of them."""
@@ -61,8 +62,6 @@ def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -
 
 def decide_account(command: SetAccount, before: AccountRegistered | None) -> Decision[AccountRegistered]:
     """Register, change or suspend an account. Its base currency stays: currencies are never added up."""
-    if refusal := unusable_name(command.account_id):
-        return Decision(before, f"account_id: {refusal}")
     wanted = AccountRegistered(
         account_id=command.account_id,
         owner=command.owner,
@@ -71,34 +70,37 @@ def decide_account(command: SetAccount, before: AccountRegistered | None) -> Dec
         status=command.status,
         version=command.version,
     )
-    if before is None or wanted == before:
-        return Decision(wanted)
-    if refusal := _stale(command.version, before.version):
-        return Decision(before, refusal)
-    if command.base_currency != before.base_currency:
-        return Decision(
-            before,
-            f"base_currency: {before.base_currency} never changes to {command.base_currency}; register "
-            "another account",
+    refusal = ""
+    if before is not None and wanted.base_currency != before.base_currency:
+        refusal = (
+            f"base_currency: {before.base_currency} never changes to {wanted.base_currency}; register "
+            "another account"
         )
-    return Decision(wanted)
+    return _decide_party(wanted, before, "account_id", refusal)
 
 
 def decide_counterparty(
     command: SetCounterparty, before: CounterpartyRegistered | None
 ) -> Decision[CounterpartyRegistered]:
     """Register, change or suspend a counterparty."""
-    if refusal := unusable_name(command.counterparty_id):
-        return Decision(before, f"counterparty_id: {refusal}")
     wanted = CounterpartyRegistered(
         counterparty_id=command.counterparty_id,
         name=command.name,
         status=command.status,
         version=command.version,
     )
-    if before is None or wanted == before:
+    return _decide_party(wanted, before, "counterparty_id")
+
+
+def _decide_party(wanted: Party, before: Party | None, key: str, refusal: str = "") -> Decision[Party]:
+    """What is wanted, unless its name (the field `key`), its version or what `refusal` says is against it."""
+    if unusable := unusable_name(getattr(wanted, key)):
+        return Decision(before, f"{key}: {unusable}")
+    if before is None:
         return Decision(wanted)
-    if refusal := _stale(command.version, before.version):
+    if wanted == before:
+        return Decision(before)
+    if refusal := _stale(wanted.version, before.version) or refusal:
         return Decision(before, refusal)
     return Decision(wanted)
 
