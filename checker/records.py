@@ -297,10 +297,20 @@ class CommandAnswered(Event, frozen=True, gc=False):
     why: str = ""
 
 
+class FormerScale(Event, frozen=True, gc=False):
+    scale: int
+    base: str
+    currency: str
+    tick: Decimal
+    lot: Decimal
+    multiplier: int
+
+
 class InstrumentListed(Event, frozen=True, gc=False):
     instrument: Instrument
     version: int
     scale: int = 1
+    former: tuple[FormerScale, ...] = ()
 
 
 class AccountRegistered(Event, frozen=True, gc=False):
@@ -345,6 +355,7 @@ class PriceUpdated(Event, frozen=True, gc=False):
     observed_at_ms: int
     gaps: int = 0
     epoch: int = 0
+    scale: int = 1
 
 
 Execution = Report | OrderWithheld

@@ -60,7 +60,7 @@ from checker.records import (
     VenueLetter,
     VenueRejected,
 )
-from checker.reference import Answered
+from checker.reference import Answered, Mark
 from checker.reference import Commanded as Given
 from checker.shards import shard_of
 from models.values import PartyStatus, Side, TimeInForce
@@ -159,7 +159,7 @@ class World:
         self._prices[symbol] = (price_ticks, self.now_ms)
         sequence = self.tick_sequence[symbol]
         self.shared.market.add(symbol, self.epoch, sequence, price_ticks, self.now_ms)
-        self.shared.reference.prices.add(symbol, self._next_ms(), price_ticks)
+        self.shared.reference.prices.add(symbol, self._next_ms(), Mark(price_ticks))
 
     def seen_at_ms(self, symbol: str = SYMBOL) -> int:
         """When the last tick was observed."""

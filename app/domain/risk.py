@@ -164,7 +164,7 @@ def decide_risk(
     if refusal is not None:
         return refusal
     price = prices.get(symbol)
-    if price is None or symbol in unreadable_prices:
+    if price is None or price.scale != listed.scale or symbol in unreadable_prices:
         return Refusal(RiskReason.NO_PRICE)
     price_age_ms = decided_at_ms - price.observed_at_ms if decided_at_ms > price.observed_at_ms else 0
     if price_age_ms > limits.price_age_ms_max:
@@ -439,7 +439,10 @@ def _exposure_micros(symbol: str, holding: Holding, reference: Reference) -> int
     if listed is None or listed.scale != holding.scale or symbol in reference.instruments.unreadable:
         return None
     price = reference.prices.values.get(symbol)
-    mark_ticks = holding.reference_price_ticks if price is None else price.price_ticks
+    if price is None or price.scale != listed.scale:
+        mark_ticks = holding.reference_price_ticks
+    else:
+        mark_ticks = price.price_ticks
     return listed.instrument.notional_micros(_worst_ticks(mark_ticks, holding), holding.worst_lots)
 
 
