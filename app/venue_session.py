@@ -28,6 +28,7 @@ from app.domain.exchange import (
     Controls,
     Intent,
     Surroundings,
+    carried_over,
     claimed,
     last_look,
     to_venue_order,
@@ -116,6 +117,7 @@ class VenueSession:
 
     async def run(self) -> None:
         try:
+            await self._carry_over()
             async with self._venue, asyncio.TaskGroup() as group:
                 group.create_task(self._keep_sending())
                 group.create_task(self._keep_reading())
@@ -131,6 +133,23 @@ class VenueSession:
 
     def _well(self, what: str) -> None:
         self._troubles.clear((self._task.partition, what))
+
+    async def _carry_over(self) -> None:
+        """Begin where the release before has stopped, if it was the last one here; see `carried_over`."""
+        table = self._task.table(self._sessions)
+        known = {shard: table.get(str(shard)) for shard in self._task.shards}
+        carried = carried_over(known, self._task.partition)
+        while carried and not self._task.closed:
+            try:
+                async with unit_of_work(self._task) as work:
+                    for shard, session in carried.items():
+                        work[self._sessions][str(shard)] = session
+            except Transient as error:
+                log.warning("%s could not carry its sessions over: %s", self._task, error)
+                await asyncio.sleep(RETRY_S_MIN)
+            else:
+                log.warning("%s goes on behind the release whose sessions were by partition", self._task)
+                return
 
     # -- out
 

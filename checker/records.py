@@ -143,10 +143,12 @@ class OrderRiskApproved(Event, frozen=True, gc=False):
 
 
 class OrderRiskRejected(Event, frozen=True, gc=False):
+    """`detail` is None in what the release before has written."""
+
     order: Order
     reason: str
     source: str
-    detail: str = ""
+    detail: str | None = None
 
 
 class OrderComplianceApproved(Event, frozen=True, gc=False):

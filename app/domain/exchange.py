@@ -68,11 +68,14 @@ class Session(Frozen):
 
     `epoch` is the one under which its owner speaks to the venue. `unnumbered` are digests of the dead letters
     that were made of reports without a number behind `venue_sequence_last`: they stand for missing numbers.
+    `by_partition`: so far was read by the release that had one session for all shards of a partition, under
+    the partition's number, and nothing since.
     """
 
     venue_sequence_last: int = 0
     epoch: int = 0
     unnumbered: tuple[str, ...] = ()
+    by_partition: bool = False
 
 
 class Sent(State, frozen=True):
@@ -149,6 +152,16 @@ def claimed(sessions: Mapping[int, Session], task_epoch: int) -> dict[int, Sessi
     """
     epoch = max(task_epoch, *(session.epoch + 1 for session in sessions.values()))
     return {number: session.model_copy(update={"epoch": epoch}) for number, session in sessions.items()}
+
+
+def carried_over(known: Mapping[int, Session | None], partition: int) -> dict[int, Session]:
+    """What the shards of a partition begin with behind the release that had one session for all of them.
+
+    `known` are the rows of all its shards. Empty when there is nothing to do: another release has been here.
+    """
+    before = known.get(partition)
+    missing = [shard for shard, session in known.items() if session is None]
+    return dict.fromkeys(missing, before) if before is not None and before.by_partition else {}
 
 
 # -- the last look
@@ -260,29 +273,30 @@ def withheld(order: OrderReceived, reason: WithheldReason, now_ms: int) -> Order
 
 
 def apply_venue_report(
-    session: Session, intent: Intent | None, report: VenueReport
+    session: Session, intent: Intent | None, report: VenueReport, follows: int | None = None
 ) -> tuple[Session, Intent | None, bool]:
     """Fold one report of the session in: (session, intent, whether to emit the report as an execution).
 
     `intent` is the report's order, None when there is none; the one returned is None once the order ended. A
     report that was read before changes nothing and is not emitted. Raises ReportGap when reports are missing
-    before this one, InvariantBroken when it belongs to no intent or does not fit it.
+    before this one (`follows`: see `read_on`), InvariantBroken when it is of no intent or does not fit it.
     """
-    read = read_on(session, report.venue_sequence)
+    read = read_on(session, report.venue_sequence, follows)
     if read is None:
         return session, intent, False
     return read, _after(intent, report), True
 
 
-def read_on(session: Session, venue_sequence: int) -> Session | None:
+def read_on(session: Session, venue_sequence: int, follows: int | None = None) -> Session | None:
     """The session with this number read; None when it was read before. Raises ReportGap.
 
-    Reports that came without a number stand for as many that would be missing.
+    Reports that came without a number stand for as many that would be missing. Nothing is missing where the
+    venue itself tells that the report follows one that was read: its numbers leap.
     """
     last = session.venue_sequence_last
     if venue_sequence <= last:
         return None
-    if venue_sequence - last - 1 > len(session.unnumbered):
+    if (follows is None or follows > last) and venue_sequence - last - 1 > len(session.unnumbered):
         raise ReportGap(last, venue_sequence)
     return Session(venue_sequence_last=venue_sequence, epoch=session.epoch)
 

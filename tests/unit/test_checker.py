@@ -1669,6 +1669,7 @@ def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
         "a price is made of a tick that had to be borne out first",
     ]  # TestTicks
     planted += ["the venue has a session that is no key shard"]  # TestLedger
+    planted += ["the ledger's reports of a partition have a gap"]  # TestReleaseBefore
     rules = [
         rule
         for path in Path(checker.invariants.__file__).parent.glob("*.py")
@@ -2092,6 +2093,89 @@ class TestMovingHistory:
         findings = check_positions(world.log, trace(world.log), Reference())
         assert findings.violations == []
         assert [each.invariant for each in findings.unverifiable] == ["I3"]
+
+
+class TestReleaseBefore:
+    """What stands in a log that begins under the release before, which had other rules."""
+
+    def carried_over(self) -> World:
+        """Three accounts of one partition: an order open all the time, one before and after, one before."""
+        world = World()
+        world.numbers_together = True
+        order = world.cleared()
+        world.acknowledge(order)
+        world.traded("other")
+        world.traded("third")
+        world.fill(order, 3)
+        world.carry_over()
+        world.fill(order, 7)
+        world.traded("other")
+        world.write_books()
+        return world
+
+    def test_numbers_may_leap_where_sessions_were_numbered_together(self) -> None:
+        world = self.carried_over()
+        numbers = [each.venue_sequence for each in world.ledger_reports]
+        assert sorted(numbers) != sorted(set(numbers)), "behind them, sessions have the same numbers"
+        assert world.findings().violations == []
+
+    @pytest.mark.parametrize(
+        ("lost", "rule"),
+        [
+            (1, "the ledger's reports of a partition have a gap"),
+            (-2, "the ledger's reports of a session have a gap"),
+        ],
+    )
+    def test_no_number_is_left_out_by_all_of_them(self, lost: int, rule: str) -> None:
+        world = self.carried_over()
+        del world.ledger_reports[lost]
+        assert rule in told(world.violations())
+
+    def test_a_session_begins_where_its_partition_was_read_to(self) -> None:
+        world = self.carried_over()
+        read, third = world.numbered_before, str(shard_of(b"third")).encode()
+        rewrite(world.log.sessions, third, venue_sequence_last=read, by_partition=True)
+        assert world.findings().violations == []
+        for wrong in (1, read + 99):
+            rewrite(world.log.sessions, third, venue_sequence_last=wrong)
+            assert "a session is not read as far as its reports are in executions" in told(world.violations())
+
+    def test_exposure_by_its_rules_cannot_be_judged(self) -> None:
+        world = World()
+        world.limit(position_lots_max=5)
+        order = world.receive()
+        world.approve(order, decided_at_ms=0)
+        finish(world, order)
+        findings = world.findings()
+        told_of = "an order above the position limit was approved"
+        assert told_of in {each.message for each in findings.unverifiable}
+        assert told_of not in told(findings.violations)
+
+    def test_it_counted_the_orders_of_accounts_that_it_did_not_know(self) -> None:
+        world = World()
+        order = world.receive("stranger")
+        world.refuse(order, "unknown_account")
+        source = f"orders/0/{world.log.orders[-1].offset}"
+        refusal = OrderRiskRejected(order, "unknown_account", source)
+        world.log.risk[-1] = replace(world.log.risk[-1], event=refusal)
+        world.write_books()
+        books = {"last_sequence": order.sequence, "open_orders": 0, "holdings": {}}
+        world.log.positions[b"stranger"] = msgspec.json.encode(books)
+        assert world.findings().violations == []
+
+    def test_it_buried_orders_with_unknown_fields_alone(self) -> None:
+        world = World()
+        world.receive()
+        origin = Origin("orders", 0, world.log.orders[-1].offset)
+        world.log.orders[-1] = replace(world.log.orders[-1], unknown=("stop_price",))
+        world.bury(origin)
+        world.traded()
+        world.write_books()
+        assert world.findings().violations == []
+
+
+def told(violations: list[Violation]) -> set[str]:
+    return {each.message for each in violations}
 
 
 class TestStanding:
@@ -2860,6 +2944,8 @@ class TestLedger:
                 "CREATE TABLE trades (trade_id, client_order_id, quantity_lots, price_ticks, session, "
                 "venue_sequence)"
             )
+            db.execute("CREATE TABLE counters (name, value)")
+            db.execute("INSERT INTO counters VALUES ('numbered_before', 7), ('orders_taken', 9)")
             for session in (1, 9, 2):
                 db.execute(
                     "INSERT INTO orders VALUES ('o', 'a', 's', 'buy', 1, 1, 'gtc', 0, 'open', 1, ?, 1)",
@@ -2869,10 +2955,18 @@ class TestLedger:
                 db.execute("INSERT INTO trades VALUES ('t', 'o', 1, 1, ?, 1)", (session,))
         with LedgerFile(path) as ledger:
             part = ledger.part(1, 8)
+            assert part.numbered_before == 7
             assert [each.session for each in part.orders] == [1, 9]
             assert [each.session for each in part.reports] == [1, 9]
             assert [each.session for each in part.trades] == [1, 9]
             assert ledger.sessions() == {1, 2, 9}
+
+    def test_a_ledger_of_the_release_before_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.sqlite"
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 1")
+        with pytest.raises(CheckerError, match=r"of the release before: check it with that"):
+            LedgerFile(path)
 
     def test_a_session_is_a_key_shard(self) -> None:
         assert check_sessions([0, 255]) == Findings()
