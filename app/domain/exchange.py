@@ -216,7 +216,7 @@ def last_look(
         return WithheldReason.RESTRICTED_INSTRUMENT
     if now_ms - order.submitted_at_ms > controls.order_age_ms_max:
         return WithheldReason.ORDER_TOO_OLD
-    return _price_reason(order, now_ms, controls, around.prices)
+    return _price_reason(order, now_ms, controls, around)
 
 
 def is_suspended(accounts: Known[AccountRegistered], account_id: str) -> bool:
@@ -243,11 +243,13 @@ def is_restricted(restricted: Known[RestrictionInForce], symbol: str) -> bool:
 
 
 def _price_reason(
-    order: OrderReceived, now_ms: int, controls: Controls, prices: Known[PriceUpdated]
+    order: OrderReceived, now_ms: int, controls: Controls, around: Surroundings
 ) -> WithheldReason | None:
-    """What the market has against the order."""
-    price = prices.values.get(order.symbol)
-    if price is None or order.symbol in prices.unreadable:
+    """What the market has against the order. A price in ticks of another scale is no price."""
+    price = around.prices.values.get(order.symbol)
+    if price is None or order.symbol in around.prices.unreadable:
+        return WithheldReason.NO_PRICE
+    if price.scale != around.instruments.values[order.symbol].scale:
         return WithheldReason.NO_PRICE
     if now_ms - price.observed_at_ms > controls.price_age_ms_max:
         return WithheldReason.STALE_PRICE

@@ -270,6 +270,7 @@ LOOKS: dict[str, tuple[dict[str, Any], WithheldReason | None]] = {
         around(prices=known({"BTC-USD": a_price()}, BTC_USD="newer")),
         WithheldReason.NO_PRICE,
     ),
+    "a price in other ticks": (price(scale=2), WithheldReason.NO_PRICE),
     "a price as old as it may be": (price(observed_at_ms=NOW_MS - 5_000), None),
     "a price that is older": (price(observed_at_ms=NOW_MS - 5_001), WithheldReason.STALE_PRICE),
     "a price from a clock that is ahead": (price(observed_at_ms=NOW_MS + 900), None),
