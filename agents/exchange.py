@@ -4,24 +4,44 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from app.domain.exchange import Intent, Sent, apply_limits, is_repeat, killed, new_intent
+from app.domain.exchange import Intent, Sent, Surroundings, apply_limits, is_repeat, killed, new_intent
 from app.domain.limits import asks_to_kill
+from app.domain.reference import Known
 from app.engine import Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.engine.web_status import Measure
 from app.exchange import app
-from app.topics import COMPLIANCE_DECISIONS, HALTS, PRICES, RISK_LIMITS
-from app.venue_session import Surroundings, VenueSession, VenueTables
+from app.topics import (
+    ACCOUNTS,
+    COMPLIANCE_DECISIONS,
+    HALTS,
+    INSTRUMENTS,
+    PRICES,
+    RESTRICTED_LIST,
+    RISK_LIMITS,
+)
+from app.venue_session import VenueSession, VenueTables
 from app.venue_status import Tally, Troubles, measures, notices
 from models.commands import SetRiskLimits
-from models.events import OrderComplianceApproved, OrderComplianceRejected, OrderReceived, PriceUpdated
-from models.values import EVERYBODY
+from models.events import OrderComplianceApproved, OrderComplianceRejected, OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
 from tables.sent import SENT
 from tables.sessions import SESSIONS
 
-prices = app.global_table(PRICES)
-halts = app.global_table(HALTS)
+
+def known(topic: TopicSpec) -> Known[Any]:
+    """A compacted topic as the domain sees it: always as it is now."""
+    table = app.global_table(topic)
+    return Known(table.values(), table.unreadable)
+
+
+around = Surroundings(
+    accounts=known(ACCOUNTS),
+    instruments=known(INSTRUMENTS),
+    restricted=known(RESTRICTED_LIST),
+    halts=known(HALTS),
+    prices=known(PRICES),
+)
 sessions: dict[int, VenueSession] = {}
 tally, troubles = Tally(), Troubles()
 
@@ -39,7 +59,7 @@ async def intend(batches: Any) -> None:
                     case OrderComplianceRejected():
                         pass
                     case limits:
-                        control(work, (record.key or b"").decode(), limits)
+                        control(work, account_of(record.key), limits)
             if intents:
                 work.after_commit(partial(hand_over, batch.task.partition, intents))
 
@@ -69,37 +89,27 @@ def control(work: UnitOfWork, account_id: str, limits: SetRiskLimits | None) -> 
         work[CONTROLS][account_id] = controls
 
 
+def account_of(key: bytes | None) -> str:
+    """The account under whose key a record stands, as risk reads it."""
+    return (key or b"").decode("utf-8", "backslashreplace")
+
+
 @app.buried
 def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
     """Switch the kill switch on, as risk does, by limits that cannot be read: orders may be on their way."""
     if spec is not RISK_LIMITS or isinstance(error, WrongPartition) or not asks_to_kill(raw.value):
         return
-    account_id = (raw.key or b"").decode("utf-8", "backslashreplace")
+    account_id = account_of(raw.key)
     known = work[CONTROLS].get(account_id)
     if known is not None and not known.kill_switch:
         work[CONTROLS][account_id] = killed(known)
-
-
-def is_halted(account_id: str) -> bool:
-    """Whether trading is halted for the account or for all, or nobody can tell."""
-    scopes = (EVERYBODY, account_id)
-    return any(
-        halts.is_unreadable(each) or ((halt := halts.get(each)) is not None and halt.halted)
-        for each in scopes
-    )
-
-
-def price_of(symbol: str) -> PriceUpdated | None:
-    """The last price, None where nobody can tell it."""
-    price: PriceUpdated | None = None if prices.is_unreadable(symbol) else prices.get(symbol)
-    return price
 
 
 @app.per_task
 async def talk_to_venue(task: Task) -> None:
     """Send what is intended and book what is reported, for as long as the task is ours."""
     tables = VenueTables(INTENTS, SESSIONS, CONTROLS)
-    session = VenueSession(task, tables, Surroundings(is_halted, price_of), tally, troubles)
+    session = VenueSession(task, tables, around, tally, troubles)
     sessions[task.partition] = session
     try:
         await session.run()

@@ -5,7 +5,7 @@ from typing import Any
 from app.counts import Count
 from app.domain.errors import RefusedInput
 from app.domain.marketdata import LastPrice, Taken, apply_tick, to_price
-from app.engine import Poison, Record, UnitOfWork, unit_of_work
+from app.engine import Record, UnitOfWork, unit_of_work
 from app.marketdata import app
 from app.topics import INSTRUMENTS, MARKET_ALERTS, MARKET_DATA, PRICES
 from models.events import MarketDataAlert
@@ -27,10 +27,11 @@ async def conflate(batches: Any) -> None:
             for record in work.records():
                 symbol = record.value.symbol
                 state = work[LAST_PRICES].get(symbol)
-                before.setdefault(symbol, state)
-                taken = fold(state, record)
-                work[LAST_PRICES][symbol] = taken.state
-                alerts |= {(symbol, alert.fault): alert for alert in taken.alerts}
+                taken = fold(work, state, record)
+                if taken is not None:
+                    before.setdefault(symbol, state)
+                    work[LAST_PRICES][symbol] = taken.state
+                    alerts |= {(symbol, alert.fault): alert for alert in taken.alerts}
             for symbol in before:
                 publish(work, before[symbol], work[LAST_PRICES][symbol])
             for alert in alerts.values():
@@ -38,14 +39,15 @@ async def conflate(batches: Any) -> None:
                 work.emit(MARKET_ALERTS, alert, event_id=alert_id, correlation_id=alert.symbol)
 
 
-def fold(state: LastPrice | None, record: Record) -> Taken:
+def fold(work: UnitOfWork, state: LastPrice | None, record: Record) -> Taken | None:
     """The state after one tick. One that is refused is a dead letter by itself: the next says it all."""
     tick = record.value
     listed = instruments.get(tick.symbol)
     try:
         return apply_tick(state, tick, received_at_ms=record.timestamp_ms, listed=listed)
     except RefusedInput as refusal:
-        raise Poison(str(refusal), holds_key=False) from refusal
+        work.refuse(refusal)
+        return None
 
 
 def publish(work: UnitOfWork, before: LastPrice | None, after: LastPrice) -> None:

@@ -1,10 +1,10 @@
 """Operators' commands in; what is in force, and an answer to each of them, out."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
+from app.counts import Count
 from app.domain.refdata import (
     Decision,
     decide_account,
@@ -18,7 +18,6 @@ from app.engine import Table, TopicSpec, UnitOfWork, unit_of_work
 from app.engine.cluster import partition_of
 from app.engine.manager import TaskManager
 from app.engine.topics import EVENT_TYPE
-from app.engine.web_status import Measure
 from app.refdata import app
 from app.topics import (
     ACCOUNTS,
@@ -55,8 +54,7 @@ RULES: dict[type, Rule] = {
 }
 
 
-counted: Counter[tuple[str, str]] = Counter()
-"""Commands since this worker's start, by type and what came of them."""
+COMMANDS = Count("refdata_commands_total", "Commands since this worker's start, by what came of them.")
 
 
 @app.agent(app.inputs(RESTRICTIONS, OPERATOR_COMMANDS))
@@ -83,7 +81,11 @@ def obey(work: UnitOfWork, command: Any) -> None:
         why=command.why,
     )
     work.emit(COMMAND_ANSWERS, answer)
-    work.after_commit(lambda: _tell(answer))
+    COMMANDS.add(work, command=answer.command, outcome="accepted" if answer.accepted else "refused")
+    if not answer.accepted:
+        work.after_commit(
+            lambda: log.warning("%s of %s refused: %s", answer.command, answer.subject, answer.reason)
+        )
 
 
 def take(work: UnitOfWork, command: Any, subject: str) -> Decision[Any]:
@@ -116,9 +118,8 @@ def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) ->
         why=unread.why,
     )
     work.emit(COMMAND_ANSWERS, answer)
-    work.after_commit(
-        lambda: _alert(f"{spec.name}/{work.task.partition}/{raw.offset}", unread, answer.reason)
-    )
+    COMMANDS.add(work, command=unread.command, outcome="unreadable")
+    work.after_commit(lambda: _alert(f"{spec.name}/{work.task.partition}/{raw.offset}", answer.reason))
 
 
 def close(work: UnitOfWork, closing: SetRestriction | SetHalt) -> None:
@@ -144,13 +145,6 @@ def closed_to_be_safe() -> Iterable[str]:
                     yield f"{scope!r} is halted: {halt.why}; 'halt' it, or 'resume' it"
 
 
-@app.measures
-def counts() -> Iterable[Measure]:
-    meaning = "Commands since this worker's start, by what came of them"
-    samples = [({"command": name, "outcome": came}, float(n)) for (name, came), n in sorted(counted.items())]
-    return [Measure("refdata_commands_total", meaning, samples)]
-
-
 def _closed(unread: Unread) -> str:
     done = [
         f"{each.symbol!r} is restricted" if isinstance(each, SetRestriction) else f"{each.scope!r} is halted"
@@ -159,13 +153,6 @@ def _closed(unread: Unread) -> str:
     return f"; to be safe {' and '.join(done)} until a good command says otherwise" if done else ""
 
 
-def _tell(answer: CommandAnswered) -> None:
-    counted[answer.command, "accepted" if answer.accepted else "refused"] += 1
-    if not answer.accepted:
-        log.warning("%s of %s refused: %s", answer.command, answer.subject, answer.reason)
-
-
-def _alert(source: str, unread: Unread, reason: str) -> None:
-    counted[unread.command, "unreadable"] += 1
-    so_far = sum(count for (_, came), count in counted.items() if came == "unreadable")
+def _alert(source: str, reason: str) -> None:
+    so_far = COMMANDS.so_far(outcome="unreadable")
     log.error("command %s could not be read (%d so far): %s", source, so_far, reason)

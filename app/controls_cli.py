@@ -13,6 +13,7 @@ from app.holders import read_table_value
 from app.limit_values import NAMES, changed, read_values, shown
 from app.operator_options import is_text
 from app.operators import VERSION_MAX, Desk, Unreadable, login_name, next_version
+from app.refdata_state import standing
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
@@ -34,7 +35,7 @@ async def limits_set(options: argparse.Namespace) -> int:
     who = options.who or login_name()
     account = _named(options.account)
     async with Desk.open(options.bootstrap, options.wait) as desk:
-        registered = await desk.in_force_of(ACCOUNTS, account)
+        registered = (await standing(desk, ACCOUNTS, account)).value
         values = read_values(options.values, registered.base_currency if registered else None)
         before = await _limits(desk, account)
         wanted = changed(before, account, values)
@@ -58,7 +59,7 @@ async def limits_show(options: argparse.Namespace) -> int:
                 f"{options.account!r} has no limits: every order of it is refused; see 'limits set'"
             )
         commanded = await _last_version(desk, options.account)
-        registered = await desk.in_force_of(ACCOUNTS, options.account)
+        registered = (await standing(desk, ACCOUNTS, options.account)).value
     if options.json:
         print(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
         return 0
@@ -92,36 +93,57 @@ async def resume(options: argparse.Namespace) -> int:
     """End a halt."""
     scope, who = options.account or EVERYBODY, options.who or login_name()
     async with Desk.open(options.bootstrap, options.wait) as desk:
-        before = await desk.in_force_of(HALTS, scope)
-        if before is None:
-            await _require_known(desk, ACCOUNTS, scope, "account")
-        if before is None or not before.halted:
-            return _nothing(options, f"{_scope(scope)} not halted")
-        command = SetHalt(
-            scope=scope, halted=False, version=next_version(before.version), who=who, why=options.why
-        )
-        everybody = None if scope == EVERYBODY else await desk.in_force_of(HALTS, EVERYBODY)
-        still = "; everybody is still halted" if everybody is not None and everybody.halted else ""
+        before, unreadable = await standing(desk, HALTS, scope)
+        if not unreadable:
+            if before is None:
+                await _require_known(desk, ACCOUNTS, scope, "account")
+            if before is None or not before.halted:
+                return _nothing(options, f"{_scope(scope)} not halted")
+        version = next_version(None if before is None else before.version)
+        command = SetHalt(scope=scope, halted=False, version=version, who=who, why=options.why)
+        everybody = None if scope == EVERYBODY else await desk.last_of(HALTS, EVERYBODY)
+        is_halted = isinstance(everybody, Unreadable) or (everybody is not None and everybody.halted)
+        still = "; everybody is still halted" if is_halted else ""
         return await _order(
             desk, OPERATOR_COMMANDS, command, options, f"{_scope(scope)} not halted any more{still}"
         )
 
 
 async def restrict(options: argparse.Namespace) -> int:
-    """Put an instrument on the restricted list, or take it off."""
-    symbol, who = options.symbol, options.who or login_name()
+    """Put an instrument on the restricted list, or take it off.
+
+    As with a halt, what can't be read of the state before does not keep it from being restricted.
+    """
+    symbol = options.symbol
     async with Desk.open(options.bootstrap, options.wait) as desk:
-        before = await (desk.in_force_of if options.lift else desk.last_of)(RESTRICTED_LIST, symbol)
-        if before is None or not options.lift:
-            await _require_known(desk, INSTRUMENTS, symbol, "instrument")
-        if options.lift and (before is None or not before.restricted):
-            return _nothing(options, f"{symbol} is not restricted")
+        if options.lift:
+            return await _lift(desk, symbol, options)
+        before = await desk.last_of(RESTRICTED_LIST, symbol)
+        await _require_known(desk, INSTRUMENTS, symbol, "instrument")
         known = None if before is None or isinstance(before, Unreadable) else before.version
-        command = SetRestriction(
-            symbol=symbol, restricted=not options.lift, version=next_version(known), who=who, why=options.why
-        )
-        told = f"{symbol} is {'not restricted any more' if options.lift else 'restricted'}"
-        return await _order(desk, RESTRICTIONS, command, options, told)
+        return await _set_restriction(desk, options, known, f"{symbol} is restricted")
+
+
+async def _lift(desk: Desk, symbol: str, options: argparse.Namespace) -> int:
+    before, unreadable = await standing(desk, RESTRICTED_LIST, symbol)
+    if not unreadable:
+        if before is None:
+            await _require_known(desk, INSTRUMENTS, symbol, "instrument")
+        if before is None or not before.restricted:
+            return _nothing(options, f"{symbol} is not restricted")
+    known = None if before is None else before.version
+    return await _set_restriction(desk, options, known, f"{symbol} is not restricted any more")
+
+
+async def _set_restriction(desk: Desk, options: argparse.Namespace, known: int | None, told: str) -> int:
+    command = SetRestriction(
+        symbol=options.symbol,
+        restricted=not options.lift,
+        version=next_version(known),
+        who=options.who or login_name(),
+        why=options.why,
+    )
+    return await _order(desk, RESTRICTIONS, command, options, told)
 
 
 async def sequence(options: argparse.Namespace) -> int:

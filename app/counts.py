@@ -28,6 +28,14 @@ class Count:
         """
         work.after_commit(partial(_add, self._name, number, tuple(sorted(labels.items()))))
 
+    def so_far(self, **labels: str) -> int:
+        """How often something with these labels has been counted, whatever its others."""
+        return sum(
+            number
+            for (name, found), number in _counts.items()
+            if name == self._name and labels.items() <= dict(found).items()
+        )
+
 
 def count_measures() -> Iterator[Measure]:
     """All that this worker has counted since it started."""

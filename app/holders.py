@@ -23,21 +23,25 @@ class Holders(NamedTuple):
     ordering: Mapping[str, Set[str]]
 
     @classmethod
-    async def of(cls, desk: Desk, symbols: Set[str]) -> "Holders":
-        """Look at all accounts. What can't be read raises UserError: it could be a holder."""
+    async def of(cls, desk: Desk, scales: Mapping[str, int]) -> "Holders":
+        """Look at all accounts. What can't be read raises UserError: it could be a holder.
+
+        `scales` are the ones that symbols are to have: who holds one in that scale already does not count.
+        """
         holding: dict[str, set[str]] = defaultdict(set)
         ordering: dict[str, set[str]] = defaultdict(set)
+        fitting: dict[str, set[str]] = defaultdict(set)
         positions = TableCodec("risk.positions", AccountRisk)
         intents = TableCodec("exchange.intents", Intent)
         for key, value in (await _values(desk, POSITIONS)).items():
             account: AccountRisk = read_table_value(POSITIONS, key, positions, value)
             for symbol, held in account.holdings.items():
-                if symbol in symbols and (held.position_lots or held.open_buy_lots or held.open_sell_lots):
-                    holding[symbol].add(key)
+                if symbol in scales and not held.is_flat:
+                    (fitting if held.scale == scales[symbol] else holding)[symbol].add(key)
         for key, value in (await _values(desk, INTENTS)).items():
             intent: Intent = read_table_value(INTENTS, key, intents, value)
             order = intent.order
-            if order.symbol in symbols:
+            if order.symbol in scales and order.account_id not in fitting[order.symbol]:
                 ordering[order.symbol].add(order.account_id)
         return cls(holding, ordering)
 

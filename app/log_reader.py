@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 from app.engine.cluster import EARLIEST, LATEST, TP, Cluster, retry
+from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 
 FETCH_WAIT_MS: Final = 20
 FETCH_BYTES: Final = 1024 * 1024
@@ -26,6 +27,16 @@ async def read_up_to(
         for fetched in await retry(read):
             at[fetched.tp] = fetched.next_position
             yield [each for each in fetched.records if each.offset < ends[fetched.tp]]
+
+
+def header(record: Any, name: str) -> bytes:
+    """A record's header; empty where there is none, and where it is null, as any client may write it."""
+    return dict(record.headers).get(name) or b""
+
+
+def decoded(spec: TopicSpec, record: Any) -> Any:
+    """A record's value as its topic has it; raises what the codec raises."""
+    return spec.codec.decode(header(record, EVENT_TYPE), header(record, SCHEMA_VERSION), record.value or b"")
 
 
 async def bounds(cluster: Cluster, tps: list[TP], last: int | None) -> tuple[dict[TP, int], dict[TP, int]]:

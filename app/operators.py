@@ -20,7 +20,7 @@ from app.engine.cluster import LATEST, TP, Cluster, partition_of, retry
 from app.engine.errors import NewerRelease
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 from app.errors import UserError
-from app.log_reader import FETCH_BYTES, bounds, read_up_to
+from app.log_reader import FETCH_BYTES, bounds, decoded, header, read_up_to
 from app.topics import COMMAND_ANSWERS
 from models.events import CommandAnswered
 
@@ -89,29 +89,28 @@ class Desk:
 
     async def in_force(self, spec: TopicSpec) -> dict[str, Any]:
         """Every key's last value, decoded; `Unreadable` where this build can't."""
-        records = await self.last_records(spec.name)
-        return {_text(key): _decoded(spec, record) for key, record in records.items()}
+        records = await self._last_records(spec.name)
+        found = {_text(key): _decoded(spec, record) for key, record in records.items()}
+        return {key: value for key, value in found.items() if value is not None}
 
     async def last_of(self, spec: TopicSpec, key: str) -> Any:
         """One key's last value: None where there is none, `Unreadable` where this build can't read it."""
-        record = await self.last_record(spec.name, key)
+        data = _bytes(key)
+        record = (await self._last_records(spec.name, await self._home(spec.name, data))).get(data)
         return None if record is None else _decoded(spec, record)
-
-    async def in_force_of(self, spec: TopicSpec, key: str) -> Any:
-        """The same; raises UserError when it can't be read."""
-        value = await self.last_of(spec, key)
-        if isinstance(value, Unreadable):
-            raise UserError(f"{key!r} in {spec.name} can't be read: {value.reason}")
-        return value
 
     async def last_record(self, topic: str, key: str) -> Any:
         """The last record of one key, None where there is none or it is deleted."""
         data = _bytes(key)
-        partition = partition_of(data, await self.partition_count(topic))
-        return (await self.last_records(topic, partition)).get(data)
+        return (await self.last_records(topic, await self._home(topic, data))).get(data)
 
     async def last_records(self, topic: str, partition: int | None = None) -> dict[bytes, Any]:
         """The last record of each key that is not deleted, of one partition or of all."""
+        records = await self._last_records(topic, partition)
+        return {key: record for key, record in records.items() if record.value is not None}
+
+    async def _last_records(self, topic: str, partition: int | None = None) -> dict[bytes, Any]:
+        """The same, with the records without a value."""
         count = await self.partition_count(topic)
         numbers = range(count) if partition is None else [partition]
         starts, ends = await self._ask(bounds(self._cluster, [TP(topic, each) for each in numbers], None))
@@ -119,7 +118,10 @@ class Desk:
         pieces = aiter(read_up_to(self._cluster, starts, ends))
         while (piece := await self._ask(_next(pieces))) is not None:
             last.update((record.key, record) for record in piece if record.key is not None)
-        return {key: record for key, record in last.items() if record.value is not None}
+        return last
+
+    async def _home(self, topic: str, key: bytes) -> int:
+        return partition_of(key, await self.partition_count(topic))
 
     async def partition_count(self, topic: str) -> int:
         if topic not in self._topics:
@@ -190,7 +192,7 @@ class Desk:
             ):
                 at[fetched.tp] = fetched.next_position
                 for record in fetched.records:
-                    correlation_id = dict(record.headers).get(CORRELATION_ID, b"").decode("utf-8", "replace")
+                    correlation_id = header(record, CORRELATION_ID).decode("utf-8", "replace")
                     if correlation_id in wanted and correlation_id not in found:
                         found[correlation_id] = _answer(record)
 
@@ -255,9 +257,11 @@ def _subject(spec: TopicSpec, command: Any) -> str:
 
 
 def _decoded(spec: TopicSpec, record: Any) -> Any:
-    headers = dict(record.headers)
+    """A record's value, `Unreadable` if it can't be read; None: it removes its key, as the topic allows."""
+    if record.value is None:
+        return None if spec.tombstones else Unreadable("somebody has removed it; its service never does")
     try:
-        return spec.codec.decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value)
+        return decoded(spec, record)
     except NewerRelease as error:
         raise UserError(str(error)) from None
     except ValueError as error:

@@ -120,8 +120,9 @@ class Pipeline(Service):
         self.cluster = Cluster(self.bootstrap, "supervisor")
         await self._reach_kafka(self.cluster)
         if self.plan.embedded:
+            await self._ensure_topics(change=False)
+            await self._start_venue()  # which may change a ledger of the release before, or refuse it
             await self.prepare_topics(self.cluster)
-            await self._start_venue()
         await self._start_workers(self.cluster)
         self.tell(f"{len(self.workers)} workers ready after {time.monotonic() - started_at:.1f} s")
         firsts = {each.service: each.url for each in reversed(self.workers)}
@@ -146,7 +147,7 @@ class Pipeline(Service):
         finally:
             starting.cancel()
 
-    async def prepare_topics(self, cluster: Cluster) -> None:
+    async def _ensure_topics(self, *, change: bool) -> None:
         wanted = self.plan.partitions
         try:
             await ensure_topics(
@@ -158,9 +159,14 @@ class Pipeline(Service):
                 inputs=[topic.name for topic in TOPICS if topic.key_of is not None],
                 stateful=True,
                 adopt=wanted is None,
+                change=change,
             )
         except EngineError as error:
             raise UserError(str(error)) from error
+
+    async def prepare_topics(self, cluster: Cluster) -> None:
+        wanted = self.plan.partitions
+        await self._ensure_topics(change=True)
         partitions = await cluster.partition_count(ORDERS.name)
         if wanted not in (None, partitions):
             raise UserError(
@@ -184,6 +190,7 @@ class Pipeline(Service):
         self.venue = self.make_venue()
         self.shared |= {"VENUE_URL": self.venue.url, "VENUE_TOKEN": self.venue.token}
         await self.processes.add(self.venue)
+        await self.venue.until_up()
 
     def make_venue(self) -> Venue:
         return Venue(self.plan.data_dir)

@@ -1,5 +1,6 @@
 """The pipeline's processes: workers of the services, the venue, the feed. What each is started with."""
 
+import asyncio
 import hashlib
 import logging
 import platform
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 FEED_COUNTED_S: Final = 1.0
 """After the death of a feed that has to send so many orders: by then those that it sent are counted."""
+
+UP_POLL_S: Final = 0.05
 
 VENUE_HOST: Final = "127.0.0.1"
 
@@ -45,6 +48,17 @@ class Server(Child):
     def url(self) -> str:
         """Where it is reached."""
         return f"http://{self._host}:{self.port}"
+
+    async def until_up(self) -> None:
+        """Wait until it can be reached, however often it has to be started."""
+        while not self.should_stop:
+            try:
+                _, writer = await asyncio.open_connection(self._host, self.port)
+            except OSError:
+                await asyncio.sleep(UP_POLL_S)
+            else:
+                writer.close()
+                return
 
     def is_final(self, status: int) -> bool:
         """A port that a stranger has taken is no wrong configuration."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.answers import print_answers, status_of
-from app.domain.refdata import scale_changes
-from app.errors import UserError
+from app.domain.refdata import scale_after, scale_changes
 from app.holders import Holders
 from app.operators import Desk, NotAnswered, Unreadable, login_name, next_version
 from app.refdata_files import BadFile, Entry, Fault, read_file
 from app.refdata_kinds import CONTROLS, KINDS, Fields, Kind
+from app.refdata_state import confirmed
 from app.topics import OPERATOR_COMMANDS
 from models.commands import SetInstrument
 from models.events import InstrumentListed
@@ -21,11 +21,15 @@ EXIT_DIFFERENT = 1
 
 
 class Change(NamedTuple):
-    """What loading an entry means: `before` is in force (None: nothing), `fields` differ: old and new."""
+    """What loading an entry means: `before` is in force (None: nothing), `fields` differ: old and new.
+
+    `unreadable` says why the services can't read what is in force: loaded, it is told again.
+    """
 
     entry: Entry
     before: Any
     fields: Mapping[str, tuple[Any, Any]]
+    unreadable: str = ""
 
     @property
     def is_new(self) -> bool:
@@ -38,8 +42,10 @@ class Change(NamedTuple):
     def told(self) -> str:
         """What differs, in a line."""
         if self.is_new:
-            return ", ".join(f"{name} {new}" for name, (_, new) in self.fields.items() if new is not None)
-        return ", ".join(f"{name} {_shown(old)} → {_shown(new)}" for name, (old, new) in self.fields.items())
+            said = [f"{name} {new}" for name, (_, new) in self.fields.items() if new is not None]
+        else:
+            said = [f"{name} {_shown(old)} → {_shown(new)}" for name, (old, new) in self.fields.items()]
+        return ", ".join(said + [f"told again, it can't be read: {self.unreadable}"] * bool(self.unreadable))
 
 
 class Comparison(NamedTuple):
@@ -50,7 +56,7 @@ class Comparison(NamedTuple):
 
     @property
     def different(self) -> list[Change]:
-        return [each for each in self.changes if each.fields]
+        return [each for each in self.changes if each.fields or each.unreadable]
 
 
 async def load(options: argparse.Namespace) -> int:
@@ -125,12 +131,10 @@ async def compare(desk: Desk, entries: Sequence[Entry]) -> Comparison:
     in_force = {name: await desk.in_force(kind.state) for name, kind in kinds.items()}
     changes = []
     for entry in entries:
-        before = in_force[entry.kind.name].pop(entry.subject, None)
-        if isinstance(before, Unreadable):
-            raise UserError(
-                f"{entry.kind.name} {entry.subject!r} can't be read as it is in force: {before.reason}"
-            )
-        changes.append(Change(entry, before, _differences(entry.kind, before, entry.command)))
+        told = in_force[entry.kind.name].pop(entry.subject, None)
+        before, unreadable = await confirmed(desk, entry.kind.state, entry.subject, told)
+        fields = _differences(entry.kind, before, entry.command)
+        changes.append(Change(entry, before, fields, unreadable))
     return Comparison(changes, [(name, key) for name in in_force for key in sorted(in_force[name])])
 
 
@@ -168,17 +172,20 @@ def _refusals(changes: Sequence[Change]) -> list[Fault]:
 
 
 async def _scale_faults(desk: Desk, changes: Sequence[Change]) -> list[Fault]:
-    """Lots and ticks may not change while somebody holds some or has an order of them."""
-    scaled = {
-        each.entry.subject: each
-        for each in changes
-        if isinstance(each.before, InstrumentListed)
-        and isinstance(each.entry.command, SetInstrument)
-        and scale_changes(each.before.instrument, each.entry.command.instrument)
-    }
+    """Lots and ticks may not change while somebody has some or an order of them that would not fit then."""
+    scaled, scales = {}, {}
+    for each in changes:
+        before, command = each.before, each.entry.command
+        if (
+            isinstance(before, InstrumentListed)
+            and isinstance(command, SetInstrument)
+            and scale_changes(before.instrument, command.instrument)
+        ):
+            scaled[each.entry.subject] = each
+            scales[each.entry.subject], _ = scale_after(before, command.instrument)
     if not scaled:
         return []
-    holders = await Holders.of(desk, set(scaled))
+    holders = await Holders.of(desk, scales)
     return [
         Fault(
             each.entry.line,
@@ -201,6 +208,7 @@ def _change_json(change: Change) -> dict[str, Any]:
         "line": change.entry.line,
         "new": change.is_new,
         "fields": {name: [old, new] for name, (old, new) in change.fields.items()},
+        "unreadable": change.unreadable or None,
     }
 
 

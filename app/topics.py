@@ -43,7 +43,12 @@ RECORD_BYTES_MAX = 8 * 1024 * 1024
 DEAD_LETTER_HEADER_BYTES_MAX = 64 * 1024
 LARGE = {"max.message.bytes": str(RECORD_BYTES_MAX)}
 IN_FORCE = {**BROKER_CLOCK, **COMPACTED}
-"""Of global tables: between partitions the clock tells which record is newer, and writers have several."""
+"""Of global tables: between partitions the clock tells which record is newer, and writers have several.
+
+None of them has tombstones. Their writers never remove a key: an instrument is delisted, an account is
+suspended, a halt or a restriction is lifted by a record that says so. A record without a value is somebody
+else's; taken at its word it would lift a halt without a trace.
+"""
 
 
 def _account(value: Any) -> bytes:

@@ -68,7 +68,7 @@ class Booking:
             self._refuse(work, reported, note_unnumbered(session, reported.digest), error)
         elif report is None:
             error = reported.error or Unreadable("it cannot be read")
-            self._refuse(work, reported, read_on(session, sequence), error)
+            self._refuse(work, reported, read_on(session, sequence, reported.follows), error)
         else:
             self._apply(work, number, session, reported, report)
 
@@ -77,11 +77,13 @@ class Booking:
     ) -> None:
         key = f"{report.account_id}/{report.order_id}"
         try:
-            read, intent, is_new = apply_venue_report(session, work[self._intents].get(key), report)
+            read, intent, is_new = apply_venue_report(
+                session, work[self._intents].get(key), report, reported.follows
+            )
             if is_new and (own := shard_of(report.account_id.encode())) != number:
                 raise InvariantBroken(f"account {report.account_id} has session {own}, not {number}")
         except InvariantBroken as error:
-            self._refuse(work, reported, read_on(session, report.venue_sequence), error)
+            self._refuse(work, reported, read_on(session, report.venue_sequence, reported.follows), error)
             return
         if not is_new:
             self._count(work, "repeated")
@@ -130,7 +132,7 @@ class Booking:
 def _misnumbered(session: Session, reported: Reported, later: Iterable[Reported]) -> bool:
     """Whether the numbers that follow in the session show that this one is wrong."""
     sequence = reported.sequence
-    if sequence is None or sequence <= session.venue_sequence_last + 1:
+    if sequence is None or sequence <= session.venue_sequence_last + 1 or reported.follows is not None:
         return False
     numbers = {each.sequence for each in later if each.session == reported.session and each.sequence}
     return is_misnumbered(session, sequence, numbers)

@@ -17,7 +17,7 @@ from models.registry import REPORTS
 REPORT_BYTES_MAX: Final = 64 * 1024
 SEQUENCE_MAX: Final = 2**62
 NAME_CHARS_MAX: Final = 256
-OURS: Final = {"type", "session"}
+OURS: Final = {"type", "session", "follows"}
 """What a report has besides the fields of its event."""
 
 _MODELS: Final = [each.model for each in REPORTS.values()]
@@ -34,7 +34,8 @@ class Reported(NamedTuple):
     """One report as it came: `report` is None when it can't be read, and `error` says why.
 
     `session` is its own, else the shard of its account; it and `sequence` are None where they are missing or
-    odd, as are `account_id` and `order_id`. `unknown` are fields that this build does not know.
+    odd, as are `account_id` and `order_id`. `follows` is the number of the report before it, which the venue
+    tells where numbers leap. `unknown` are fields that this build does not know.
     """
 
     raw: bytes
@@ -45,6 +46,7 @@ class Reported(NamedTuple):
     report: VenueReport | None = None
     error: Unreadable | None = None
     unknown: tuple[str, ...] = ()
+    follows: int | None = None
 
     @property
     def digest(self) -> str:
@@ -89,13 +91,14 @@ def read_report(raw: bytes) -> Reported:
     if session is None and account_id is not None:
         session = shard_of(account_id.encode())
     sequence = _whole(fields.get("venue_sequence"), 1, SEQUENCE_MAX)
+    follows = _whole(fields.get("follows"), 0, SEQUENCE_MAX)
     try:
         if len(raw) > REPORT_BYTES_MAX:
             raise Unreadable(f"{len(raw)} bytes: a report has at most {REPORT_BYTES_MAX}")
         report, unknown = _report(fields, strict)
     except Unreadable as error:
-        return Reported(raw, session, sequence, account_id, order_id, error=error)
-    return Reported(raw, session, sequence, account_id, order_id, report, unknown=unknown)
+        return Reported(raw, session, sequence, account_id, order_id, error=error, follows=follows)
+    return Reported(raw, session, sequence, account_id, order_id, report, unknown=unknown, follows=follows)
 
 
 def _object(raw: bytes) -> tuple[dict[str, Any], bool]:

@@ -1,9 +1,10 @@
 """One task's talk with the venue, on the sessions of its key shards: intents out once, reports in once.
 
-An order goes out only after its intent is committed, after a last look, and while its reports can be heard.
-Whether an order reached the venue is asked for, never guessed, whenever it is in doubt: after a restart, and
-after a call that gave no answer. Only what the venue never had may be withheld. Reports carry a sequence by
-session; how far they are read is committed in the transaction that makes executions of them.
+An order goes out only after its intent is committed, after a last look, while its reports can be heard, and
+while its task waits for no newer build. Whether an order reached the venue is asked for, never guessed,
+whenever it is in doubt: after a restart, and after a call that gave no answer. Only what the venue never had
+may be withheld. Reports carry a sequence by session; how far they are read is committed in the transaction
+that makes executions of them.
 
 Every call names the epoch of the sessions that it speaks for, which is raised and committed before the first
 one and after each that gave no answer: who has lost the task cannot raise it. The venue refuses an epoch
@@ -14,8 +15,9 @@ send after the question.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -25,6 +27,8 @@ from app.domain.exchange import (
     NEW_SESSION,
     Controls,
     Intent,
+    Surroundings,
+    carried_over,
     claimed,
     last_look,
     to_venue_order,
@@ -45,7 +49,7 @@ from app.venue_client import (
 )
 from app.venue_reports import Reported, Unreadable, read_frame
 from app.venue_status import AWAY_S_MAX, Tally, Troubles
-from models.events import OrderReceived, OrderWithheld, PriceUpdated
+from models.events import OrderReceived, OrderWithheld
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +72,6 @@ class VenueTables(NamedTuple):
     intents: Table
     sessions: Table
     controls: Table
-
-
-class Surroundings(NamedTuple):
-    """What the last look looks at besides the account's controls."""
-
-    is_halted: Callable[[str], bool]
-    """Whether trading is halted for this account, or may be."""
-    price: Callable[[str], PriceUpdated | None]
 
 
 class VenueSession:
@@ -121,6 +117,7 @@ class VenueSession:
 
     async def run(self) -> None:
         try:
+            await self._carry_over()
             async with self._venue, asyncio.TaskGroup() as group:
                 group.create_task(self._keep_sending())
                 group.create_task(self._keep_reading())
@@ -137,6 +134,23 @@ class VenueSession:
     def _well(self, what: str) -> None:
         self._troubles.clear((self._task.partition, what))
 
+    async def _carry_over(self) -> None:
+        """Begin where the release before has stopped, if it was the last one here; see `carried_over`."""
+        table = self._task.table(self._sessions)
+        known = {shard: table.get(str(shard)) for shard in self._task.shards}
+        carried = carried_over(known, self._task.partition)
+        while carried and not self._task.closed:
+            try:
+                async with unit_of_work(self._task) as work:
+                    for shard, session in carried.items():
+                        work[self._sessions][str(shard)] = session
+            except Transient as error:
+                log.warning("%s could not carry its sessions over: %s", self._task, error)
+                await asyncio.sleep(RETRY_S_MIN)
+            else:
+                log.warning("%s goes on behind the release whose sessions were by partition", self._task)
+                return
+
     # -- out
 
     async def _keep_sending(self) -> None:
@@ -146,12 +160,14 @@ class VenueSession:
             self._work_to_do.clear()
             while (self._in_doubt or self._fresh) and not self._task.closed:
                 try:
-                    if not self._listening.is_set():
+                    if self._is_held:
                         await self._hold()
                         continue
                     await self._send_all()
                     self._well("orders")
                     pause_s = RETRY_S_MIN
+                    if self._fresh:
+                        await self._wait_for_limits()
                     continue
                 except Fenced:
                     return
@@ -170,16 +186,34 @@ class VenueSession:
 
     async def _send_all(self) -> None:
         if not self._epoch:
-            await self._withhold(_first(self._fresh))  # the venue may keep them waiting
+            await self._withhold(self._next())  # the venue may keep them waiting
             await self._claim()
         await self._settle_doubts()
         await self._send_fresh()
 
+    @property
+    def _is_held(self) -> bool:
+        """Whether no order may leave at all.
+
+        Nobody would hear the reports of it; or the task waits for a newer build, and behind the record that
+        this one cannot read there may be limits and kill switches.
+        """
+        return not self._listening.is_set() or self._task.waits_for is not None
+
     async def _hold(self) -> None:
-        """No order leaves while nobody hears the reports of it; what grows too old meanwhile is withheld."""
-        await self._withhold(_first(self._fresh))
+        """Let a moment pass without any order; what grows too old meanwhile is withheld."""
+        await self._withhold(self._next())
+        if self._listening.is_set():
+            await asyncio.sleep(HOLD_S)
+            return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._listening.wait(), HOLD_S)
+
+    async def _wait_for_limits(self) -> None:
+        """What is left waits, as a rule for limits: look again in a moment, or at once when more has come."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._work_to_do.wait(), RETRY_S_MIN)
+        self._work_to_do.clear()
 
     async def _claim(self) -> None:
         """Raise the epoch of all the task's sessions, in one transaction."""
@@ -203,11 +237,13 @@ class VenueSession:
 
     async def _send_fresh(self) -> None:
         """Send what passes a last look right before it leaves; a call that waits is looked at again."""
-        while (chunk := _first(self._fresh, self._orders_per_call)) and not self._task.closed:
+        while self._fresh and not self._task.closed:
             await self._venue.admitted()
-            if any(self._limits_may_come(intent.order.account_id) for intent in chunk.values()):
-                await asyncio.sleep(RETRY_S_MIN)
-                continue
+            if self._is_held:
+                return
+            chunk = self._next(self._orders_per_call)
+            if not chunk:
+                return
             if await self._withhold(chunk):
                 continue
             for order_id in chunk:
@@ -232,6 +268,19 @@ class VenueSession:
                 )
             self._orders_per_call = min(ORDERS_PER_CALL_MAX, self._orders_per_call * 2)
 
+    def _next(self, count: int = ORDERS_PER_CALL_MAX) -> dict[str, Intent]:
+        """The first orders that may be looked at.
+
+        While limits may come, those of an account without controls wait for them, all in their order.
+        """
+        if not self._task.is_behind(RISK_LIMITS):
+            return _first(self._fresh, count)
+        controls = self._task.table(self._controls)
+        accounts = {intent.order.account_id for intent in self._fresh.values()}
+        waiting = {account_id for account_id in accounts if controls.get(account_id) is None}
+        others = (each for each in self._fresh.items() if each[1].order.account_id not in waiting)
+        return dict(islice(others, count))
+
     def _epochs(self, intents: dict[str, Intent]) -> dict[str, int]:
         """The sessions that these orders are sent on, with the epoch under which we speak."""
         return {str(_shard(intent.order.account_id)): self._epoch for intent in intents.values()}
@@ -246,11 +295,6 @@ class VenueSession:
 
     # -- the last look
 
-    def _limits_may_come(self, account_id: str) -> bool:
-        """Whether an account has no controls because its limits are not read yet."""
-        known = self._task.table(self._controls).get(account_id)
-        return known is None and self._task.lag.get(RISK_LIMITS.name, 0) > 0
-
     async def _withhold(self, intents: dict[str, Intent]) -> bool:
         """Take out what must not leave: commit OrderWithheld for it. True if there was any.
 
@@ -263,8 +307,6 @@ class VenueSession:
             known = committed.get(_key(intent.order))
             if known is None or not known.may_be_unknown:
                 gone.append(order_id)  # a report has come, though nothing was sent: never send it
-            elif self._limits_may_come(intent.order.account_id):
-                continue
             elif (found := self._look(intent.order, now_ms)) is not None:
                 refused[order_id] = found
         if refused:
@@ -288,13 +330,7 @@ class VenueSession:
 
     def _look(self, order: OrderReceived, now_ms: int) -> OrderWithheld | None:
         controls: Controls | None = self._task.table(self._controls).get(order.account_id)
-        reason = last_look(
-            order,
-            now_ms=now_ms,
-            halted=self._around.is_halted(order.account_id),
-            controls=controls,
-            price=self._around.price(order.symbol),
-        )
+        reason = last_look(order, now_ms=now_ms, controls=controls, around=self._around)
         return None if reason is None else withheld(order, reason, now_ms)
 
     # -- in
@@ -397,7 +433,7 @@ def _handshake(error: aiohttp.WSServerHandshakeError) -> VenueAway | VenueRefuse
 
 
 def _first(intents: dict[str, Intent], count: int = ORDERS_PER_CALL_MAX) -> dict[str, Intent]:
-    return dict(list(intents.items())[:count])
+    return dict(islice(intents.items(), count))
 
 
 def _key(order: OrderReceived) -> str:

@@ -66,11 +66,15 @@ class LedgerTrade(NamedTuple):
 
 @dataclass
 class PartLedger:
-    """The sessions of one partition; each part is gone through once, reports by session and sequence."""
+    """The sessions of one partition; each part is gone through once, reports by session and sequence.
+
+    Up to `numbered_before`, and to the next number, all of them have one numbering together.
+    """
 
     orders: Iterable[LedgerOrder] = ()
     reports: Iterable[LedgerReport] = ()
     trades: Iterable[LedgerTrade] = ()
+    numbered_before: int = 0
 
 
 _DECODERS = {
@@ -93,6 +97,12 @@ FROM trades WHERE session % ? = ?
 """
 
 
+BY_PARTITION = 1
+"""The version of a ledger whose sessions are partition numbers."""
+
+_NUMBERED_BEFORE = "SELECT coalesce(max(value), 0) FROM counters WHERE name = 'numbered_before'"
+
+
 class LedgerFile:
     """The ledger at `path`; raises CheckerError when there is none that can be read."""
 
@@ -100,7 +110,14 @@ class LedgerFile:
         self._path = path
         try:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == BY_PARTITION:
+                raise CheckerError(
+                    f"{path} is of the release before: check it with that one, or start this one's venue on "
+                    "it, which brings it up to date"
+                )
             (self._arrival_max,) = self._db.execute("SELECT coalesce(max(arrival), 0) FROM orders").fetchone()
+            (self._numbered_before,) = self._db.execute(_NUMBERED_BEFORE).fetchone()
         except sqlite3.Error as error:
             told = f"{path} can't be read as the venue's ledger: {error}; run the pipeline or name another"
             raise CheckerError(told) from error
@@ -120,6 +137,7 @@ class LedgerFile:
             orders=map(LedgerOrder._make, self._db.execute(_ORDERS, (*of, self._arrival_max))),
             reports=self._reports(of),
             trades=map(LedgerTrade._make, self._db.execute(_TRADES, of)),
+            numbered_before=self._numbered_before,
         )
 
     def sessions(self) -> set[int]:

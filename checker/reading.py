@@ -63,7 +63,7 @@ from checker.records import (
     read_order,
     table_value,
 )
-from checker.reference import Answered, Timeline, Unreadable
+from checker.reference import Answered, Mark, Timeline, Unreadable
 from checker.reference import Commanded as Given
 from checker.shards import is_elsewhere
 
@@ -147,7 +147,8 @@ def market_takes(shared: Shared, ticks: Ticks, partitions: Mapping[str, int]) ->
             if price is None or is_elsewhere(record.key, record.partition, partitions[PRICES]):
                 continue
             shared.last_prices[price.symbol] = price
-            shared.reference.prices.add(price.symbol, record.timestamp, price.price_ticks)
+            mark = Mark(price.price_ticks, price.scale)
+            shared.reference.prices.add(price.symbol, record.timestamp, mark)
             ticks.priced.append(Priced(Origin(record.topic, record.partition, record.offset), price))
             if not shared.market_is_whole:
                 shared.market.add(
@@ -198,7 +199,10 @@ def _give(shared: Shared, topic: str, record: Raw, origin: Origin) -> None:
 def _timeline_into(
     timeline: Timeline[E], wire: Wire[E], name_of: Callable[[E], str], partitions: int
 ) -> Take:
-    """Note what a compacted topic says of each key; what cannot be read or believed makes it unreadable."""
+    """Note what a compacted topic says of each key; what cannot be read or believed makes it unreadable.
+
+    So does a record without a value: our services remove nothing from these topics.
+    """
 
     def take(records: Sequence[Raw]) -> None:
         for record in records:
@@ -206,8 +210,6 @@ def _timeline_into(
             value = wire.read(record.value, record.headers)
             if is_elsewhere(record.key, record.partition, partitions):
                 timeline.add(key, at_ms, Unreadable())
-            elif record.value is None:
-                timeline.add(key, at_ms, None)
             elif value is None or name_of(value) == key:
                 timeline.add(key, at_ms, value or Unreadable())
             else:

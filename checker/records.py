@@ -143,10 +143,12 @@ class OrderRiskApproved(Event, frozen=True, gc=False):
 
 
 class OrderRiskRejected(Event, frozen=True, gc=False):
+    """`detail` is None in what the release before has written."""
+
     order: Order
     reason: str
     source: str
-    detail: str = ""
+    detail: str | None = None
 
 
 class OrderComplianceApproved(Event, frozen=True, gc=False):
@@ -297,10 +299,20 @@ class CommandAnswered(Event, frozen=True, gc=False):
     why: str = ""
 
 
+class FormerScale(Event, frozen=True, gc=False):
+    scale: int
+    base: str
+    currency: str
+    tick: Decimal
+    lot: Decimal
+    multiplier: int
+
+
 class InstrumentListed(Event, frozen=True, gc=False):
     instrument: Instrument
     version: int
     scale: int = 1
+    former: tuple[FormerScale, ...] = ()
 
 
 class AccountRegistered(Event, frozen=True, gc=False):
@@ -345,6 +357,7 @@ class PriceUpdated(Event, frozen=True, gc=False):
     observed_at_ms: int
     gaps: int = 0
     epoch: int = 0
+    scale: int = 1
 
 
 Execution = Report | OrderWithheld

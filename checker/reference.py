@@ -35,6 +35,7 @@ price of that time is certain, at the newest it is possible.
 """
 
 EVERYBODY: Final = "*"
+TIME_MS_MAX: Final = 2**63
 
 T = TypeVar("T")
 
@@ -87,6 +88,13 @@ class Timeline(Generic[T]):
         return found
 
 
+class Mark(NamedTuple):
+    """A price, in ticks of one scale of its instrument."""
+
+    price_ticks: int
+    scale: int = 1
+
+
 class Commanded(NamedTuple):
     """A command that was understood, and where its record stands."""
 
@@ -119,7 +127,7 @@ class Reference:
     accounts: Timeline[AccountRegistered] = field(default_factory=Timeline)
     halts: Timeline[HaltInForce] = field(default_factory=Timeline)
     restricted: Timeline[RestrictionInForce] = field(default_factory=Timeline)
-    prices: Timeline[int] = field(default_factory=Timeline)
+    prices: Timeline[Mark] = field(default_factory=Timeline)
     commands: dict[Subject, list[Commanded]] = field(default_factory=dict)
     answers: dict[Subject, list[Answered]] = field(default_factory=dict)
     answers_are_whole: bool = True
@@ -127,6 +135,11 @@ class Reference:
     """Whether an account's kill switch was on, from when risk answered that it had taken it."""
     sequences: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """By account: when risk answered that it had set the last sequence, and to what."""
+
+    def was_rescaled(self, symbol: str) -> bool:
+        """Whether lots and ticks of an instrument were not always what they are, as far as the log tells."""
+        told = self.instruments.between(symbol, 0, TIME_MS_MAX)
+        return any(isinstance(each, InstrumentListed) and (each.scale != 1 or each.former) for each in told)
 
     def paired(self, subject: Subject) -> list[tuple[Commanded, Answered]]:
         """The commands of one kind about one subject that have an answer, in order, each with it."""

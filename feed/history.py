@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from app.engine.cluster import LATEST, TP, Cluster
 from app.engine.errors import NewerRelease
-from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
+from app.engine.topics import TopicSpec
 from app.errors import UserError
-from app.log_reader import bounds, read_up_to
+from app.log_reader import bounds, decoded, header, read_up_to
 from feed.wire import TICK_NUMBER
 from models.events import CommandAnswered, TickReceived
 
@@ -72,17 +72,14 @@ def _told(record: Any) -> Told | None:
         )
     except (ValueError, TypeError, RecursionError):
         return None
-    number = dict(record.headers).get(TICK_NUMBER, b"")
+    number = header(record, TICK_NUMBER)
     return Told(tick, int(number) if number.isdigit() and len(number) < 19 else tick.epoch + tick.sequence)
 
 
 def _value(topic: TopicSpec, record: Any) -> Any:
     """The value of a record; None for what can't be read, as anybody may write to the topic."""
-    headers = dict(record.headers)
     try:
-        return topic.codec.decode(
-            headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value or b""
-        )
+        return decoded(topic, record)
     except (ValueError, RecursionError, NewerRelease):
         return None
 

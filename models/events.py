@@ -15,6 +15,7 @@ from models.reasons import (
 from models.values import (
     AccountId,
     Currency,
+    FormerScale,
     Frozen,
     Instrument,
     Int64,
@@ -188,7 +189,8 @@ class TickReceived(Frozen):
 class PriceUpdated(Frozen):
     """The last price of a symbol, conflated. Topic `prices`, key symbol, compacted.
 
-    `gaps` counts tick sequences that never came. `epoch` is the feed session of the tick.
+    `gaps` counts tick sequences that never came. `epoch` is the feed session of the tick, `scale` that of the
+    instrument's ticks, in which the price counts.
     """
 
     symbol: str
@@ -197,6 +199,7 @@ class PriceUpdated(Frozen):
     observed_at_ms: int
     gaps: int = 0
     epoch: int = 0
+    scale: int = 1
 
 
 class MarketDataAlert(Frozen):
@@ -230,13 +233,15 @@ class CommandAnswered(Frozen):
 class InstrumentListed(Frozen):
     """An instrument as it is in force. Topic `instruments`, key symbol, compacted.
 
-    `scale` grows whenever tick, lot, multiplier or currency change: lots and ticks of one scale are not
-    those of another.
+    `scale` is another one whenever base, tick, lot, multiplier or currency change: lots and ticks of one
+    scale are not those of another. `former` are its other scales so far, the lowest first: changed back to
+    one of them, it has that scale again.
     """
 
     instrument: Instrument
     version: int
     scale: int = 1
+    former: tuple[FormerScale, ...] = ()
 
 
 class AccountRegistered(Frozen):

@@ -58,8 +58,11 @@ class VenueReason(StrEnum):
 class WithheldReason(StrEnum):
     """Why an approved order does not leave for the venue, first match wins."""
 
+    ACCOUNT_SUSPENDED = "account_suspended"
     HALTED = "halted"
     KILL_SWITCH_ON = "kill_switch_on"
+    INSTRUMENT_NOT_TRADABLE = "instrument_not_tradable"
+    RESTRICTED_INSTRUMENT = "restricted_instrument"
     ORDER_TOO_OLD = "order_too_old"
     NO_PRICE = "no_price"
     STALE_PRICE = "stale_price"

@@ -82,6 +82,12 @@ REPORTS: Final = _named(
 )
 """What the venue sends, by `venue.<type>`. It names no version: its additions are ignored."""
 
+
+def _by_partition(value: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 was keyed by partition number, version 2 by key shard."""
+    return {**value, "by_partition": True}
+
+
 TABLES: Final[Mapping[str, Sequence[Upcast]]] = {
     "marketdata.last_prices": (),
     "risk.positions": (),
@@ -89,7 +95,7 @@ TABLES: Final[Mapping[str, Sequence[Upcast]]] = {
     "risk.risk_limits": (),
     "compliance.recent_orders": (),
     "exchange.intents": (),
-    "exchange.sessions": (),
+    "exchange.sessions": (_by_partition,),
     "exchange.controls": (),
     "exchange.sent": (),
     "refdata.instruments": (),

@@ -97,6 +97,17 @@ class PartyStatus(StrEnum):
     SUSPENDED = "suspended"
 
 
+class FormerScale(Frozen):
+    """What lots and ticks of an instrument were in an earlier `scale`."""
+
+    scale: int
+    base: str
+    currency: Currency
+    tick: Decimal
+    lot: Decimal
+    multiplier: int
+
+
 class Instrument(Frozen):
     """A tradable symbol and the size of its integer units.
 
@@ -129,11 +140,3 @@ class Instrument(Frozen):
     @cached_property
     def micros_per_tick_lot(self) -> int:
         return int(self.tick * self.lot * self.multiplier * MICROS)
-
-    def is_same_scale(self, other: "Instrument") -> bool:
-        """Whether lots and ticks mean the same in both: positions can be carried over."""
-        return self._scale == other._scale
-
-    @property
-    def _scale(self) -> tuple[str, Decimal, Decimal, int]:
-        return self.currency, self.tick, self.lot, self.multiplier

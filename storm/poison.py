@@ -6,8 +6,9 @@ that key does not. At the edges each is a dead letter alone: the ticks that come
 prices. What stands on another partition than its key's is a dead letter alone, too.
 
 Sound and wrong are orders of accounts and instruments of our own: too old, halted, restricted, in another
-currency, with a field that nobody knows, with a wild number; prices far off and numbers that jump. And what a
-tool does that reads too far back: it writes decisions and executions a second time.
+currency, with a field that nobody knows, with a wild number; prices far off and numbers that jump. Sound and
+right are orders in an instrument that is restricted behind them: some still wait for the exchange then. And
+what a tool does that reads too far back: it writes decisions and executions a second time.
 """
 
 import time
@@ -46,12 +47,15 @@ from models.values import Frozen, Instrument
 NAME_PREFIX = "poison-"
 UNREADABLE = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
 TRADER, HALTED, KILLED = (f"{NAME_PREFIX}{name}" for name in ("trader", "halted", "killed"))
-DOLLARS, EUROS, OPEN = "POISON-USD", "POISON-EUR", "POISON-OPEN"
+DOLLARS, EUROS, OPEN, CLOSING = "POISON-USD", "POISON-EUR", "POISON-OPEN", "POISON-CLOSING"
 HASTY: Final = {
     f"{NAME_PREFIX}within-{age_ms}-ms": age_ms
     for age_ms in (15, 20, 28, 40, 55, 75, 100, 140, 200, 280, 400, 550, 750, 1_000)
 }
 """Accounts by the oldest that their orders may be: some get past risk in time, and not to the venue."""
+LATE: Final = tuple(f"{NAME_PREFIX}late-{number}" for number in range(8))
+"""Accounts whose orders are approved right before their instrument is restricted, to the end of the dose."""
+
 PRICE_TICKS: Final = 100
 DOSES_MAX: Final = 100
 """So many in a storm have numbers of their own."""
@@ -81,9 +85,15 @@ def poison(name: str, began_at: float, index: int) -> Iterator[Poison]:
     `index` are the storm's and the dose's: accounts and symbols go on from one dose to the next. Each record
     is made when it is asked for, and says the time of that.
     """
+    number = int(began_at) % 100_000 * DOSES_MAX + index * DOSES_MAX
+    yield _restriction(CLOSING, version=number, restricted=False)
+    yield from _world(number)
+    for account_id in LATE:
+        yield _order(account_id, number + 1, CLOSING)
     yield from _garbage(name)
     yield from _strays(name)
-    yield from _clumsy(int(began_at) % 100_000 * DOSES_MAX + index * DOSES_MAX)
+    yield from _clumsy(number)
+    yield _restriction(CLOSING, version=number + 1)
 
 
 def _garbage(name: str) -> Iterator[Poison]:
@@ -115,7 +125,6 @@ def _strays(name: str) -> Iterator[Poison]:
 
 def _clumsy(number: int) -> Iterator[Poison]:
     """Orders that have to be refused, ticks that have to wait; `number` grows from dose to dose."""
-    yield from _world(number)
     sequence = count(number + 1)
     yield _order(TRADER, next(sequence), DOLLARS)  # is restricted
     yield _order(TRADER, next(sequence), EUROS)
@@ -132,18 +141,18 @@ def _clumsy(number: int) -> Iterator[Poison]:
 def _world(number: int) -> Iterator[Poison]:
     """What the orders need; it stays from the first dose on, and binds by the second."""
     told: dict[str, Any] = {"version": 1, "who": "storm", "why": "poison"}
-    for symbol, currency in ((DOLLARS, "USD"), (EUROS, "EUR"), (OPEN, "USD")):
+    for symbol, currency in ((DOLLARS, "USD"), (EUROS, "EUR"), (OPEN, "USD"), (CLOSING, "USD")):
         terms = {"symbol": symbol, "base": "POISON", "currency": currency, "tick": "0.01", "lot": "0.01"}
         instrument = Instrument.model_validate(terms)
         yield _command(OPERATOR_COMMANDS, SetInstrument(instrument=instrument, **told))
-    for account_id in (TRADER, HALTED, KILLED, *HASTY):
+    for account_id in (TRADER, HALTED, KILLED, *HASTY, *LATE):
         account = SetAccount(account_id=account_id, owner="", firm="", base_currency="USD", **told)
         yield _command(OPERATOR_COMMANDS, account)
         age_ms_max = HASTY.get(account_id, ORDER_AGE_MS_MAX)
         yield _limits(account_id, version=number, order_age_ms_max=age_ms_max)
     yield _command(OPERATOR_COMMANDS, SetHalt(scope=HALTED, halted=True, **told))
-    yield _command(RESTRICTIONS, SetRestriction(symbol=DOLLARS, restricted=True, **told))
-    for symbol in (DOLLARS, EUROS, OPEN):
+    yield _restriction(DOLLARS, version=1)
+    for symbol in (DOLLARS, EUROS, OPEN, CLOSING):
         yield _tick(symbol, sequence=number + 1, price_ticks=PRICE_TICKS)
     yield _tick(DOLLARS, sequence=number + 2, price_ticks=10 * PRICE_TICKS)
     yield _tick(EUROS, sequence=10**12, price_ticks=PRICE_TICKS)
@@ -190,6 +199,11 @@ def _limits(
         why="poison",
     )
     return Poison(RISK_LIMITS.name, *limits_record(limits))
+
+
+def _restriction(symbol: str, version: int, *, restricted: bool = True) -> Poison:
+    command = SetRestriction(symbol=symbol, restricted=restricted, version=version, who="storm", why="poison")
+    return _command(RESTRICTIONS, command)
 
 
 def _tick(symbol: str, sequence: int, price_ticks: int) -> Poison:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from app.domain.exchange import Surroundings
 from app.domain.reference import Known, Reference
 from app.domain.risk import NEW_ACCOUNT, AccountRisk, Holding, Reservation
 from models.commands import SetRiskLimits
@@ -140,6 +141,12 @@ def reference(**changed: Known[Any]) -> Reference:
         "prices": known({"BTC-USD": a_price()}),
     }
     return Reference(**(world | changed))
+
+
+def surroundings(**changed: Known[Any]) -> Surroundings:
+    """A world in which `an_order` may leave: the one of `reference`, and no restrictions."""
+    world = {**reference()._asdict(), "restricted": known({})}
+    return Surroundings(**(world | changed))
 
 
 def an_approval(order: OrderReceived, **changed: Any) -> OrderRiskApproved:

@@ -60,7 +60,7 @@ from checker.records import (
     VenueLetter,
     VenueRejected,
 )
-from checker.reference import Answered
+from checker.reference import Answered, Mark
 from checker.reference import Commanded as Given
 from checker.shards import shard_of
 from models.values import PartyStatus, Side, TimeInForce
@@ -134,6 +134,9 @@ class World:
         self.now_ms = START_MS
         self.tick_sequence: dict[str, int] = defaultdict(int)
         self.epoch = 0
+        self.numbers_together = False
+        """Whether the venue numbers the reports of all sessions as one, as it did for the release before."""
+        self.numbered_before = 0
         self.price_ticks = PRICE_TICKS
         self._prices: dict[str, tuple[int, int]] = {}
         self._sequences: dict[int, int] = defaultdict(int)
@@ -159,7 +162,7 @@ class World:
         self._prices[symbol] = (price_ticks, self.now_ms)
         sequence = self.tick_sequence[symbol]
         self.shared.market.add(symbol, self.epoch, sequence, price_ticks, self.now_ms)
-        self.shared.reference.prices.add(symbol, self._next_ms(), price_ticks)
+        self.shared.reference.prices.add(symbol, self._next_ms(), Mark(price_ticks))
 
     def seen_at_ms(self, symbol: str = SYMBOL) -> int:
         """When the last tick was observed."""
@@ -305,7 +308,7 @@ class World:
 
     def refuse(self, order: Order, reason: str = "position_limit", source: str | None = None) -> None:
         source = source or str(Origin("orders", self.log.partition, self._record_of(order).offset))
-        rejection = OrderRiskRejected(order, reason, source)
+        rejection = OrderRiskRejected(order, reason, source, detail="")
         _append(self.log.risk, self._logged(order.account_id, rejection))
         if reason not in ("duplicate_order_id", "sequence_leap", "unknown_account"):
             self._decided(order)
@@ -468,6 +471,10 @@ class World:
         for account_id, last_sequence in self._sent.items():
             self.log.sent[account_id.encode()] = msgspec.json.encode({"order_sequence_last": last_sequence})
 
+    def carry_over(self) -> None:
+        """The venue begins to number by session, above all that it has numbered."""
+        self.numbers_together, self.numbered_before = False, max(self._sequences.values(), default=0)
+
     # judgement
 
     def findings(self) -> Findings:
@@ -476,6 +483,7 @@ class World:
             self.ledger_orders.values(),
             sorted(self.ledger_reports, key=lambda each: (each.session, each.venue_sequence)),
             self.ledger_trades,
+            self.numbered_before,
         )
         self.shared.reference.settle()
         return judge(self.log, self.shared, ledger, self.originals)
@@ -563,7 +571,8 @@ class World:
 
     def _report(self, order: Order, kind: type[Report], **fields: Any) -> Report:
         session = shard_of(order.account_id.encode())
-        sequence = self._sequences[session] = self._sequences[session] + 1
+        before = self._sequences.values() if self.numbers_together else [self._sequences[session]]
+        sequence = self._sequences[session] = max(*before, 0, self.numbered_before) + 1
         report = kind(
             order.order_id,
             order.account_id,

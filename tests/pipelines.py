@@ -171,10 +171,7 @@ class Pipeline:
         self._ticks: dict[str, int] = defaultdict(int)
         self._replace(monkeypatch)
         for symbol, currency in (("BTC-USD", "USD"), ("ETH-USD", "USD"), ("BTC-EUR", "EUR")):
-            instrument = Instrument.model_validate(
-                {"symbol": symbol, "base": "X", "currency": currency, "tick": "0.01", "lot": "0.0001"}
-            )
-            self.put(INSTRUMENTS, InstrumentListed(instrument=instrument, version=1))
+            self.list_instrument(symbol, currency=currency)
             self.tick(symbol=symbol)
 
     def _replace(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,8 +184,8 @@ class Pipeline:
         monkeypatch.setattr(
             agents.compliance, "restrictions", Global(self.global_values[RESTRICTED_LIST.name])
         )
-        monkeypatch.setattr(agents.exchange, "halts", Global(self.global_values[HALTS.name]))
-        monkeypatch.setattr(agents.exchange, "prices", Global(self.global_values[PRICES.name]))
+        around = exchange.Surroundings(**reference._asdict(), restricted=known(RESTRICTED_LIST))
+        monkeypatch.setattr(agents.exchange, "around", around)
         monkeypatch.setattr(agents.marketdata, "instruments", Global(self.global_values[INSTRUMENTS.name]))
         for module in MODULES:
             monkeypatch.setattr(module, "unit_of_work", lambda batch: Work(self, batch))
@@ -271,9 +268,8 @@ class Pipeline:
         reason = vars(venue_session)["last_look"](
             order,
             now_ms=self.now_ms,
-            halted=agents.exchange.is_halted(order.account_id),
             controls=self._tables["controls"].get(order.account_id),
-            price=agents.exchange.price_of(order.symbol),
+            around=agents.exchange.around,
         )
         if reason is not None:
             del self._tables["intents"][f"{order.account_id}/{order.order_id}"]
@@ -366,6 +362,11 @@ class Pipeline:
     def register(self, account_id: str = "acc", currency: str = "USD", status: str = "active") -> None:
         fields = {"account_id": account_id, "owner": "", "firm": "", "base_currency": currency, "version": 1}
         self.put(ACCOUNTS, AccountRegistered.model_validate(fields | {"status": PartyStatus(status)}))
+
+    def list_instrument(self, symbol: str, version: int = 1, **changed: Any) -> None:
+        terms = {"symbol": symbol, "base": "X", "currency": "USD", "tick": "0.01", "lot": "0.0001"}
+        instrument = Instrument.model_validate(terms | changed)
+        self.put(INSTRUMENTS, InstrumentListed(instrument=instrument, version=version))
 
     def limit(self, account_id: str = "acc", version: int = 1, **changed: Any) -> None:
         """Set limits, generous unless told otherwise; an account that is new is registered."""

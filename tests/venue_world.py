@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -11,19 +11,19 @@ import pytest
 from aiohttp import WSCloseCode, web
 
 from app import venue_client, venue_session
-from app.domain.exchange import Controls, Intent, Session, new_intent
+from app.domain.exchange import Controls, Intent, Session, Surroundings, new_intent
 from app.engine import Fenced, shard_of
 from app.engine import work as work_module
 from app.engine.dead_letter import DeadLetters
 from app.engine.watchdog import Turn
 from app.topics import DEAD_LETTERS, TOPICS
-from app.venue_session import Surroundings, VenueSession, VenueTables
+from app.venue_session import VenueSession, VenueTables
 from app.venue_status import Tally, Troubles
-from models.events import OrderReceived, PriceUpdated
+from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
 from tables.sessions import SESSIONS
-from tests.builders import a_price, an_order
+from tests.builders import BTC, a_halt, a_price, an_order, known, registered
 
 PARTITIONS = 8
 TOKEN = "the-secret"
@@ -70,7 +70,9 @@ class MemoryTask:
         self.transactional = True
         self.epoch = 1
         self.closed = False
-        self.lag: dict[str, int] = {}
+        self.waits_for: str | None = None
+        self.behind: set[str] = set()
+        self.asked = 0
         self.buried: list[Any] = []
         self.endings = work_module.Endings(self.app_id)
         self.lock = asyncio.Lock()
@@ -85,6 +87,10 @@ class MemoryTask:
 
     def table(self, table: Any) -> MemoryTable:
         return self.tables[table.name]
+
+    def is_behind(self, topic: Any) -> bool:
+        self.asked += 1
+        return topic.name in self.behind
 
     async def commit(self, work: Any) -> None:
         await asyncio.sleep(self.commit_s)
@@ -200,16 +206,25 @@ class World:
     def __init__(self, task: MemoryTask, venue: FakeVenue) -> None:
         self.task, self.venue = task, venue
         self.tally, self.troubles = Tally(), Troubles()
-        self.halted: set[str] = set()
-        self.prices: dict[str, PriceUpdated] = {}
+        self.around = Surroundings(*(known({}) for _ in Surroundings._fields))
         self.session: VenueSession = None  # type: ignore[assignment]
         self.running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        around = Surroundings(lambda account: bool(self.halted & {"*", account}), self.prices.get)
         task: Any = self.task
-        self.session = VenueSession(task, TABLES, around, self.tally, self.troubles)
+        self.session = VenueSession(task, TABLES, self.around, self.tally, self.troubles)
         self.running = asyncio.create_task(self.session.run())
+
+    def tell(self, **told: Mapping[str, Any]) -> None:
+        """What global tables say, named as by the last look: values by key, None for what is gone."""
+        for name, values in told.items():
+            table: dict[str, Any] = getattr(self.around, name).values
+            table.update(values)
+            for key in [key for key, value in table.items() if value is None]:
+                del table[key]
+
+    def halt(self, scope: str) -> None:
+        self.tell(halts={scope: a_halt(scope=scope)})
 
     def intended(self, *orders: OrderReceived) -> list[Intent]:
         """Commit intents, as the agent does."""
@@ -255,6 +270,7 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
     patch.setattr(venue_session, "RECONNECT_S_MAX", 0.05)
     patch.setattr(venue_session, "LIVED_S_MIN", 0.1)
     patch.setattr(venue_session, "GAP_RETRY_S", 0.2)
+    patch.setattr(venue_session, "HOLD_S", 0.05)
     venue = FakeVenue()
     application = web.Application()
     application.add_routes(
@@ -296,9 +312,11 @@ def generous(**changed: Any) -> Controls:
 
 
 def provide(world: World, *accounts: str) -> None:
-    """Give accounts controls under which `an_order` passes, and BTC-USD a price."""
-    world.task.table(CONTROLS).values.update((account, generous()) for account in accounts or ("acc-1",))
-    world.prices["BTC-USD"] = a_price()
+    """Register accounts, with controls under which `an_order` passes; list BTC-USD, with a price."""
+    for account in accounts or ("acc-1",):
+        world.task.table(CONTROLS).values[account] = generous()
+        world.tell(accounts={account: registered(account_id=account)})
+    world.tell(instruments={"BTC-USD": BTC}, prices={"BTC-USD": a_price()})
 
 
 def order_of(account: str = "acc-1", sequence: int = 1, **changed: Any) -> OrderReceived:

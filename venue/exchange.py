@@ -133,8 +133,11 @@ class Exchange:
         return self._ledger.reports_after(session, after, count_max)
 
     def last_sequence(self, session: int) -> int:
-        """The `venue_sequence` of the session's last report; 0 when it has none."""
-        return self._current().sequences.get(session, 0)
+        """The number that the session's next report follows."""
+        return self._last(self._current(), session)
+
+    def _last(self, state: _State, session: int) -> int:
+        return max(state.sequences.get(session, 0), self._ledger.numbered_before)
 
     @contextmanager
     def _changing(self) -> Iterator[_State]:
@@ -161,7 +164,7 @@ class Exchange:
         sessions: dict[int, int] = {}
         for fact in facts:
             order = fact.order
-            sequence = state.sequences.get(order.session, 0) + 1
+            sequence = self._last(state, order.session) + 1
             state.sequences[order.session] = sessions[order.session] = sequence
             touched[order.order_id] = order
             reports.append(report_of(fact, sequence))

@@ -26,13 +26,16 @@
     epochs         session, epoch: the highest that any owner of the session has named
     markets        symbol, price_ticks, tick_epoch, tick_sequence, liquidity_lots (left of the last market
                    trade), is_open; a symbol that is not listed any more stays
-    counters       name, value: 'orders_taken' and 'trades_matched'
+    counters       name, value: 'orders_taken', 'trades_matched' and, in a ledger that was of version 1,
+                   'numbered_before': up to it and the next one the numbers of a session may leap, see
+                   `venue/upgrade.py`
 
 One transaction a request holds the change and its reports, and is committed before anything is answered or
 sent. `synchronous` is NORMAL: what is committed outlives a killed process; a power cut can take the last
 commits, never half of one. Readers may open the file at any time, also while the venue runs.
 """
 
+import logging
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,17 +44,19 @@ from pathlib import Path
 from models.values import Side, TimeInForce
 from venue.book import Filled, Market, Numbers, Order, OrderStatus, Tick
 from venue.errors import StartError
-from venue.reports import Report
+from venue.reports import Report, following
+from venue.upgrade import NUMBERED_BEFORE, NotByKeyError, upgrade
 
 SCHEMA_VERSION = 2
 BY_PARTITION = 1
 """The version whose sessions were the partition numbers of a client's topics."""
 
+_log = logging.getLogger(__name__)
+
 _IDS_PER_QUERY = 500  # older SQLite takes 999 variables
 _CACHE_KIB = 32 * 1024
 
 _SCHEMA = f"""
-BEGIN IMMEDIATE;
 CREATE TABLE orders (
     client_order_id TEXT NOT NULL PRIMARY KEY,
     account_id TEXT NOT NULL,
@@ -96,7 +101,6 @@ CREATE TABLE markets (
 );
 CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL);
 PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
 """
 
 _SAVE_ORDER = """
@@ -132,6 +136,8 @@ class Ledger:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._prepare()
+        self.numbered_before = self._counters().get(NUMBERED_BEFORE, 0)
+        """The highest number of a session of version 1; 0 if the ledger has never been of it."""
 
     def close(self) -> None:
         self._db.close()
@@ -150,7 +156,8 @@ class Ledger:
 
     def load_market(self, listed: Collection[str]) -> Market:
         """Books, last prices and counters as they were at the last commit."""
-        counters = dict(self._db.execute("SELECT name, value FROM counters"))
+        counters = self._counters()
+        counters.pop(NUMBERED_BEFORE, None)
         market = Market(listed, Numbers(**counters))
         columns = "symbol, price_ticks, tick_epoch, tick_sequence, liquidity_lots, is_open"
         for symbol, *state in self._db.execute(f"SELECT {columns} FROM markets"):
@@ -231,28 +238,49 @@ class Ledger:
         )
 
     def reports_after(self, session: int, after: int, count_max: int) -> list[tuple[int, str]]:
-        """The next reports of the session above `after`: (venue_sequence, body), in order."""
-        return self._db.execute(
+        """The next reports of the session above `after`: (venue_sequence, body), in order.
+
+        Where numbers may leap, a report that leaps names the one that it follows.
+        """
+        reports = self._db.execute(
             "SELECT venue_sequence, body FROM reports WHERE session = ? AND venue_sequence > ? "
             "ORDER BY venue_sequence LIMIT ?",
             (session, after, count_max),
         ).fetchall()
+        if after > self.numbered_before or not self.numbered_before:
+            return reports
+        (before,) = self._db.execute(
+            "SELECT coalesce(max(venue_sequence), 0) FROM reports WHERE session = ? AND venue_sequence <= ?",
+            (session, after),
+        ).fetchone()
+        return following(before, reports)
+
+    def _counters(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT name, value FROM counters"))
 
     def _prepare(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._db.executescript(_SCHEMA)
+            with self.transaction():
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
         elif version == BY_PARTITION:
-            raise LedgerError(
-                f"{self._path} is a ledger of the release before, whose sessions were partition numbers, "
-                "not key shards: let that release finish its orders, then begin with an empty data directory "
-                "(the pipeline's: --data-dir, or make clean)"
-            )
+            self._upgrade()
         elif version != SCHEMA_VERSION:
             raise LedgerError(
                 f"{self._path} is a ledger of version {version}, this venue reads {SCHEMA_VERSION}: "
                 "use another --data-dir"
             )
+
+    def _upgrade(self) -> None:
+        try:
+            upgrade(self._db, _SCHEMA.split(";"))
+        except NotByKeyError as error:
+            raise LedgerError(
+                f"{self._path} is of the release before, and stays as it was: {error}. Let that release end "
+                "its orders, then begin with an empty data directory"
+            ) from None
+        _log.warning("%s was of the release before and is brought up to date", self._path)
 
 
 def _row_of(order: Order) -> tuple[str | int, ...]:

@@ -49,6 +49,17 @@ def frame_of(reports: Iterable[tuple[int, str]], added: str = "") -> str:
     return "[" + ",".join(f'{{"session":{session},{added}{body[1:]}' for session, body in reports) + "]"
 
 
+def following(before: int, reports: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The reports behind number `before`; one whose number leaps names the one that it follows."""
+    found = []
+    for venue_sequence, body in reports:
+        if venue_sequence != before + 1:
+            body = f'{{"follows":{before},{body[1:]}'
+        found.append((venue_sequence, body))
+        before = venue_sequence
+    return found
+
+
 def _specifics(fact: Fact) -> tuple[str, dict[str, Any]]:
     """The event's name and the fields that only this event has."""
     if isinstance(fact, Filled):

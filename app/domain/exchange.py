@@ -8,23 +8,31 @@ PENDING ── OrderAcknowledged ──▶ ACKNOWLEDGED ── last fill, OrderC
 
 from collections.abc import Collection, Mapping
 from enum import StrEnum
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.fills import open_lots_after
+from app.domain.reference import Known, halted_by, untradable
 from models.commands import SetRiskLimits
 from models.events import (
+    AccountRegistered,
+    HaltInForce,
+    InstrumentListed,
     OrderAcknowledged,
     OrderReceived,
     OrderWithheld,
     PriceUpdated,
+    RestrictionInForce,
     VenueRejected,
     VenueReport,
 )
 from models.reasons import WithheldReason
-from models.values import Frozen, State
+from models.values import Frozen, PartyStatus, State
 
 BASIS_POINTS: Final = 10_000
+CLOCK_BEHIND_MS_MAX: Final = 1_000
+"""How far our clock may run behind the broker's, by which risk has let an order in when trading began."""
+
 UNNUMBERED_MAX: Final = 1_000
 """So many reports without a number are remembered by session: more, and a gap behind them stays a gap."""
 
@@ -60,11 +68,14 @@ class Session(Frozen):
 
     `epoch` is the one under which its owner speaks to the venue. `unnumbered` are digests of the dead letters
     that were made of reports without a number behind `venue_sequence_last`: they stand for missing numbers.
+    `by_partition`: so far was read by the release that had one session for all shards of a partition, under
+    the partition's number, and nothing since.
     """
 
     venue_sequence_last: int = 0
     epoch: int = 0
     unnumbered: tuple[str, ...] = ()
+    by_partition: bool = False
 
 
 class Sent(State, frozen=True):
@@ -81,6 +92,16 @@ class Controls(Frozen):
     order_age_ms_max: int
     price_age_ms_max: int
     price_collar_bps: int
+
+
+class Surroundings(NamedTuple):
+    """What the last look looks at besides the account's controls, as it is in force now."""
+
+    accounts: Known[AccountRegistered]
+    instruments: Known[InstrumentListed]
+    restricted: Known[RestrictionInForce]
+    halts: Known[HaltInForce]
+    prices: Known[PriceUpdated]
 
 
 class VenueOrder(TypedDict):
@@ -133,6 +154,16 @@ def claimed(sessions: Mapping[int, Session], task_epoch: int) -> dict[int, Sessi
     return {number: session.model_copy(update={"epoch": epoch}) for number, session in sessions.items()}
 
 
+def carried_over(known: Mapping[int, Session | None], partition: int) -> dict[int, Session]:
+    """What the shards of a partition begin with behind the release that had one session for all of them.
+
+    `known` are the rows of all its shards. Empty when there is nothing to do: another release has been here.
+    """
+    before = known.get(partition)
+    missing = [shard for shard, session in known.items() if session is None]
+    return dict.fromkeys(missing, before) if before is not None and before.by_partition else {}
+
+
 # -- the last look
 
 
@@ -163,23 +194,62 @@ def last_look(
     order: OrderReceived,
     *,
     now_ms: int,
-    halted: bool,
     controls: Controls | None,
-    price: PriceUpdated | None,
+    around: Surroundings,
 ) -> WithheldReason | None:
     """Why an approved order that the venue never had must not leave now; None when it may.
 
     `now_ms` is the worker's clock; the first reason in the order of `WithheldReason` wins. An account without
-    controls is one whose limits were removed: as if its kill switch were on. SEC rule 15c3-5(c)(1) asks for
-    these controls right before entry; FIX's gap fill withholds aged orders likewise.
+    controls is one whose limits were removed: as if its kill switch were on. What is missing or unreadable
+    withholds the order, as risk and compliance refuse by it. SEC rule 15c3-5(c)(1) asks for these controls
+    right before entry, 15c3-5(c)(2) for the restrictions; FIX's gap fill withholds aged orders likewise.
     """
-    if halted:
+    if is_suspended(around.accounts, order.account_id):
+        return WithheldReason.ACCOUNT_SUSPENDED
+    if halted_by(around.halts, order.account_id) is not None:
         return WithheldReason.HALTED
     if controls is None or controls.kill_switch:
         return WithheldReason.KILL_SWITCH_ON
+    if not is_tradable(around.instruments, order.symbol, now_ms):
+        return WithheldReason.INSTRUMENT_NOT_TRADABLE
+    if is_restricted(around.restricted, order.symbol):
+        return WithheldReason.RESTRICTED_INSTRUMENT
     if now_ms - order.submitted_at_ms > controls.order_age_ms_max:
         return WithheldReason.ORDER_TOO_OLD
-    if price is None:
+    return _price_reason(order, now_ms, controls, around)
+
+
+def is_suspended(accounts: Known[AccountRegistered], account_id: str) -> bool:
+    """Whether the account may not trade, or nobody can tell that it may."""
+    registered = accounts.values.get(account_id)
+    return (
+        registered is None or registered.status is not PartyStatus.ACTIVE or account_id in accounts.unreadable
+    )
+
+
+def is_tradable(instruments: Known[InstrumentListed], symbol: str, now_ms: int) -> bool:
+    """Whether the instrument takes orders now. When it begins to, the broker's clock has said already."""
+    listed = instruments.values.get(symbol)
+    if listed is None or symbol in instruments.unreadable:
+        return False
+    times_ms = (now_ms, now_ms + CLOCK_BEHIND_MS_MAX)
+    return any(untradable(listed.instrument, at_ms) is None for at_ms in times_ms)
+
+
+def is_restricted(restricted: Known[RestrictionInForce], symbol: str) -> bool:
+    """Whether the instrument is on the restricted list, or nobody can tell that it is not."""
+    restriction = restricted.values.get(symbol)
+    return symbol in restricted.unreadable or (restriction is not None and restriction.restricted)
+
+
+def _price_reason(
+    order: OrderReceived, now_ms: int, controls: Controls, around: Surroundings
+) -> WithheldReason | None:
+    """What the market has against the order. A price in ticks of another scale is no price."""
+    price = around.prices.values.get(order.symbol)
+    if price is None or order.symbol in around.prices.unreadable:
+        return WithheldReason.NO_PRICE
+    if price.scale != around.instruments.values[order.symbol].scale:
         return WithheldReason.NO_PRICE
     if now_ms - price.observed_at_ms > controls.price_age_ms_max:
         return WithheldReason.STALE_PRICE
@@ -205,29 +275,30 @@ def withheld(order: OrderReceived, reason: WithheldReason, now_ms: int) -> Order
 
 
 def apply_venue_report(
-    session: Session, intent: Intent | None, report: VenueReport
+    session: Session, intent: Intent | None, report: VenueReport, follows: int | None = None
 ) -> tuple[Session, Intent | None, bool]:
     """Fold one report of the session in: (session, intent, whether to emit the report as an execution).
 
     `intent` is the report's order, None when there is none; the one returned is None once the order ended. A
     report that was read before changes nothing and is not emitted. Raises ReportGap when reports are missing
-    before this one, InvariantBroken when it belongs to no intent or does not fit it.
+    before this one (`follows`: see `read_on`), InvariantBroken when it is of no intent or does not fit it.
     """
-    read = read_on(session, report.venue_sequence)
+    read = read_on(session, report.venue_sequence, follows)
     if read is None:
         return session, intent, False
     return read, _after(intent, report), True
 
 
-def read_on(session: Session, venue_sequence: int) -> Session | None:
+def read_on(session: Session, venue_sequence: int, follows: int | None = None) -> Session | None:
     """The session with this number read; None when it was read before. Raises ReportGap.
 
-    Reports that came without a number stand for as many that would be missing.
+    Reports that came without a number stand for as many that would be missing. Nothing is missing where the
+    venue itself tells that the report follows one that was read: its numbers leap.
     """
     last = session.venue_sequence_last
     if venue_sequence <= last:
         return None
-    if venue_sequence - last - 1 > len(session.unnumbered):
+    if (follows is None or follows > last) and venue_sequence - last - 1 > len(session.unnumbered):
         raise ReportGap(last, venue_sequence)
     return Session(venue_sequence_last=venue_sequence, epoch=session.epoch)
 

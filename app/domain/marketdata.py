@@ -52,7 +52,7 @@ class LastPrice(Frozen):
     are those of the last tick in line, whose price may be held; `newest_at_ms` is the highest
     `observed_at_ms` in line. `out_of_line` is a tick held for its number, `far_off` one held for its price.
     `late`, `jumps`, `resets` and `far_offs` count ticks ignored, numbers that jumped, numberings that began
-    anew and prices held.
+    anew and prices held. `scale` is that of the instrument's ticks when the price came.
     """
 
     symbol: str
@@ -70,6 +70,7 @@ class LastPrice(Frozen):
     jumps: int = 0
     resets: int = 0
     far_offs: int = 0
+    scale: int = 1
 
     @property
     def cursor(self) -> tuple[int, int]:
@@ -106,16 +107,17 @@ def apply_tick(
     `listed` the symbol's instrument, None if there is none. Raises RefusedInput for a tick that cannot be
     true. One that claims to come from the future is among them: its price would never grow stale.
     """
-    _require_sound(tick, received_at_ms, listed)
+    scale = _sound(tick, received_at_ms, listed).scale
     if state is None:
-        return Taken(_first(tick))
+        return Taken(_first(tick, scale))
     place = _place(state, tick)
     if place is _Place.IN_LINE:
-        return _priced(state, tick, _seen(state, tick, missing=tick.sequence - state.cursor[1] - 1))
+        seen = _seen(state, tick, missing=tick.sequence - state.cursor[1] - 1)
+        return _priced(state, tick, scale, seen)
     if place is _Place.NEW_SESSION:
-        return _renumbered(state, tick, missing=_missing_before(tick))
+        return _renumbered(state, tick, scale, missing=_missing_before(tick))
     if place is _Place.BORNE_OUT and state.out_of_line is not None:
-        return _borne_out(state, state.out_of_line, tick)
+        return _borne_out(state, state.out_of_line, tick, scale)
     if place is _Place.JUMP:
         detail = f"{tick.sequence} after {state.cursor[1]}: held until the next tick continues it"
         alert = _alert(tick, MarketDataFault.SEQUENCE_JUMP, detail)
@@ -134,10 +136,11 @@ def to_price(state: LastPrice) -> PriceUpdated:
         observed_at_ms=state.observed_at_ms,
         gaps=state.gaps,
         epoch=state.epoch,
+        scale=state.scale,
     )
 
 
-def _first(tick: TickReceived) -> LastPrice:
+def _first(tick: TickReceived, scale: int) -> LastPrice:
     return LastPrice(
         symbol=tick.symbol,
         price_ticks=tick.price_ticks,
@@ -148,6 +151,7 @@ def _first(tick: TickReceived) -> LastPrice:
         seen_epoch=tick.epoch,
         seen_sequence=tick.sequence,
         newest_at_ms=tick.observed_at_ms,
+        scale=scale,
     )
 
 
@@ -176,23 +180,24 @@ def _continues(tick: TickReceived, held: HeldTick) -> bool:
     )
 
 
-def _borne_out(state: LastPrice, held: HeldTick, tick: TickReceived) -> Taken:
+def _borne_out(state: LastPrice, held: HeldTick, tick: TickReceived, scale: int) -> Taken:
     """The numbering goes on from the tick that was held: further on, or anew."""
     missing = tick.sequence - held.sequence - 1
     if (tick.epoch, tick.sequence) < state.cursor:
-        return _renumbered(state, tick, missing)
+        return _renumbered(state, tick, scale, missing)
     alert = _alert(tick, MarketDataFault.SEQUENCE_JUMP, f"taken: it continues tick {held.sequence}")
-    return _priced(state, tick, _seen(state, tick, missing), alert)
+    return _priced(state, tick, scale, _seen(state, tick, missing), alert)
 
 
-def _renumbered(state: LastPrice, tick: TickReceived, missing: int) -> Taken:
+def _renumbered(state: LastPrice, tick: TickReceived, scale: int, missing: int) -> Taken:
     epoch, sequence = state.cursor
     alert = _alert(
         tick,
         MarketDataFault.SEQUENCE_RESET,
         f"taken: the feed numbers anew after tick {sequence} of session {epoch}",
     )
-    return _priced(state, tick, _seen(state, tick, missing) | {"resets": state.resets + 1}, alert)
+    seen = _seen(state, tick, missing) | {"resets": state.resets + 1}
+    return _priced(state, tick, scale, seen, alert)
 
 
 def _seen(state: LastPrice, tick: TickReceived, missing: int) -> dict[str, Any]:
@@ -206,11 +211,18 @@ def _seen(state: LastPrice, tick: TickReceived, missing: int) -> dict[str, Any]:
     }
 
 
-def _priced(state: LastPrice, tick: TickReceived, changed: dict[str, Any], *alerts: MarketDataAlert) -> Taken:
-    """Take over the price of a tick in line, if it is near the last one or another print bears it out."""
+def _priced(
+    state: LastPrice, tick: TickReceived, scale: int, changed: dict[str, Any], *alerts: MarketDataAlert
+) -> Taken:
+    """Take over the price of a tick in line, if it is near the last one or another print bears it out.
+
+    The last one is no measure of it where ticks have had another `scale` then: the symbol begins anew.
+    """
     far_off = state.far_off
-    if _is_near(tick.price_ticks, state.price_ticks) or (
-        far_off is not None and _is_near(tick.price_ticks, far_off.price_ticks)
+    if (
+        scale != state.scale
+        or _is_near(tick.price_ticks, state.price_ticks)
+        or (far_off is not None and _is_near(tick.price_ticks, far_off.price_ticks))
     ):
         changed |= {
             "price_ticks": tick.price_ticks,
@@ -218,6 +230,7 @@ def _priced(state: LastPrice, tick: TickReceived, changed: dict[str, Any], *aler
             "observed_at_ms": tick.observed_at_ms,
             "epoch": tick.epoch,
             "far_off": None,
+            "scale": scale,
         }
         return Taken(_with(state, **changed), alerts)
     detail = f"{tick.price_ticks} ticks after {state.price_ticks}: held until a second print is near it"
@@ -253,7 +266,8 @@ def _alert(tick: TickReceived, fault: MarketDataFault, detail: str) -> MarketDat
     )
 
 
-def _require_sound(tick: TickReceived, received_at_ms: int, listed: InstrumentListed | None) -> None:
+def _sound(tick: TickReceived, received_at_ms: int, listed: InstrumentListed | None) -> InstrumentListed:
+    """The instrument of a tick that may be true; raises RefusedInput for any other."""
     if listed is None:
         raise _refused(tick, "its symbol is no instrument of ours: list it first")
     if tick.sequence <= 0:
@@ -264,6 +278,7 @@ def _require_sound(tick: TickReceived, received_at_ms: int, listed: InstrumentLi
         raise _refused(tick, f"its quantity is {tick.quantity_lots} lots, not positive")
     if tick.observed_at_ms > received_at_ms + CLOCK_SKEW_MS_MAX:
         raise _refused(tick, f"it was observed {tick.observed_at_ms - received_at_ms} ms after it was logged")
+    return listed
 
 
 def _refused(tick: TickReceived, why: str) -> RefusedInput:

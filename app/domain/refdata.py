@@ -14,12 +14,15 @@ from models.events import (
     InstrumentListed,
     RestrictionInForce,
 )
-from models.values import EVERYBODY, Instrument, InstrumentStatus
+from models.values import EVERYBODY, FormerScale, Instrument, InstrumentStatus
 
 T = TypeVar("T")
+Party = TypeVar("Party", AccountRegistered, CounterpartyRegistered)
 
 SCALE: Final = ("base", "currency", "tick", "lot", "multiplier")
 """The fields that say what a lot and a tick are: positions can't be carried over a change of them."""
+FORMER_SCALES_MAX: Final = 32
+"""So many scales of an instrument are remembered. The lowest are forgotten first; no number comes again."""
 
 
 class Decision(NamedTuple, Generic[T]):
@@ -53,13 +56,12 @@ def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -
             f"{', '.join(changed)}: may only change while the instrument is delisted, its status is "
             f"{before.instrument.status}; close the positions and orders, delist it, then change it",
         )
-    return Decision(InstrumentListed(instrument=wanted, version=version, scale=before.scale + bool(changed)))
+    scale, former = scale_after(before, wanted) if changed else (before.scale, before.former)
+    return Decision(InstrumentListed(instrument=wanted, version=version, scale=scale, former=former))
 
 
 def decide_account(command: SetAccount, before: AccountRegistered | None) -> Decision[AccountRegistered]:
     """Register, change or suspend an account. Its base currency stays: currencies are never added up."""
-    if refusal := unusable_name(command.account_id):
-        return Decision(before, f"account_id: {refusal}")
     wanted = AccountRegistered(
         account_id=command.account_id,
         owner=command.owner,
@@ -68,34 +70,37 @@ def decide_account(command: SetAccount, before: AccountRegistered | None) -> Dec
         status=command.status,
         version=command.version,
     )
-    if before is None or wanted == before:
-        return Decision(wanted)
-    if refusal := _stale(command.version, before.version):
-        return Decision(before, refusal)
-    if command.base_currency != before.base_currency:
-        return Decision(
-            before,
-            f"base_currency: {before.base_currency} never changes to {command.base_currency}; register "
-            "another account",
+    refusal = ""
+    if before is not None and wanted.base_currency != before.base_currency:
+        refusal = (
+            f"base_currency: {before.base_currency} never changes to {wanted.base_currency}; register "
+            "another account"
         )
-    return Decision(wanted)
+    return _decide_party(wanted, before, "account_id", refusal)
 
 
 def decide_counterparty(
     command: SetCounterparty, before: CounterpartyRegistered | None
 ) -> Decision[CounterpartyRegistered]:
     """Register, change or suspend a counterparty."""
-    if refusal := unusable_name(command.counterparty_id):
-        return Decision(before, f"counterparty_id: {refusal}")
     wanted = CounterpartyRegistered(
         counterparty_id=command.counterparty_id,
         name=command.name,
         status=command.status,
         version=command.version,
     )
-    if before is None or wanted == before:
+    return _decide_party(wanted, before, "counterparty_id")
+
+
+def _decide_party(wanted: Party, before: Party | None, key: str, refusal: str = "") -> Decision[Party]:
+    """What is wanted, unless its name (the field `key`), its version or what `refusal` says is against it."""
+    if unusable := unusable_name(getattr(wanted, key)):
+        return Decision(before, f"{key}: {unusable}")
+    if before is None:
         return Decision(wanted)
-    if refusal := _stale(command.version, before.version):
+    if wanted == before:
+        return Decision(before)
+    if refusal := _stale(wanted.version, before.version) or refusal:
         return Decision(before, refusal)
     return Decision(wanted)
 
@@ -144,9 +149,27 @@ def decide_halt(command: SetHalt, before: HaltInForce | None) -> Decision[HaltIn
     )
 
 
-def scale_changes(before: Instrument, after: Instrument) -> list[str]:
+def scale_changes(before: Instrument | FormerScale, after: Instrument) -> list[str]:
     """The fields in which lots and ticks of one are not those of the other."""
     return [name for name in SCALE if getattr(before, name) != getattr(after, name)]
+
+
+def scale_after(before: InstrumentListed, wanted: Instrument) -> tuple[int, tuple[FormerScale, ...]]:
+    """The scale of lots and ticks that change, and those that are former ones then.
+
+    A scale that it had before is that one again, so that what is held in it fits again.
+    """
+    known = [*before.former, _as_former(before)]
+    highest = max(each.scale for each in known)
+    again = (each.scale for each in known if not scale_changes(each, wanted))
+    scale = next(again, highest + 1)
+    former = sorted((each for each in known if each.scale != scale), key=lambda each: each.scale)
+    return scale, tuple(former[-FORMER_SCALES_MAX:])
+
+
+def _as_former(listed: InstrumentListed) -> FormerScale:
+    fields = {name: getattr(listed.instrument, name) for name in SCALE}
+    return FormerScale(scale=listed.scale, **fields)
 
 
 def unusable_name(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from app.domain.errors import InvariantBroken
 from app.domain.fills import open_lots_after, sequence_of
-from app.domain.reference import Known, Reference, halted_by
+from app.domain.reference import Known, Reference, halted_by, untradable
 from models.commands import SetRiskLimits
 from models.events import (
     AccountRegistered,
@@ -26,7 +26,7 @@ from models.events import (
     VenueReport,
 )
 from models.reasons import RiskReason
-from models.values import Instrument, InstrumentStatus, PartyStatus, Side, State, maker
+from models.values import Instrument, PartyStatus, Side, State, maker
 
 CLOCK_SKEW_MS_MAX: Final = 1_000
 """How far a client's clock may run ahead of the broker's."""
@@ -35,7 +35,7 @@ SEQUENCE_LEAP_MAX: Final = 10_000_000
 """How far an order's sequence may lie above the account's last: a wild one would end the account for ever."""
 
 BASIS_POINTS: Final = 10_000
-BUY, ACCOUNT_ACTIVE, INSTRUMENT_ACTIVE = Side.BUY, PartyStatus.ACTIVE, InstrumentStatus.ACTIVE  # found faster
+BUY, ACCOUNT_ACTIVE = Side.BUY, PartyStatus.ACTIVE  # found faster
 FIELDS_NAMED_MAX: Final = 8
 FIELD_NAME_LENGTH_MAX: Final = 64
 
@@ -164,7 +164,7 @@ def decide_risk(
     if refusal is not None:
         return refusal
     price = prices.get(symbol)
-    if price is None or symbol in unreadable_prices:
+    if price is None or price.scale != listed.scale or symbol in unreadable_prices:
         return Refusal(RiskReason.NO_PRICE)
     price_age_ms = decided_at_ms - price.observed_at_ms if decided_at_ms > price.observed_at_ms else 0
     if price_age_ms > limits.price_age_ms_max:
@@ -345,13 +345,9 @@ def _instrument_refusal(
 ) -> Refusal | None:
     """Whether the instrument takes orders now, and its lots and cash are those of the account's books."""
     instrument = listed.instrument
-    if instrument.status is not INSTRUMENT_ACTIVE:
-        return Refusal(RiskReason.INSTRUMENT_NOT_TRADABLE, f"it is {instrument.status}")
-    valid_from_ms, valid_until_ms = instrument.valid_from_ms, instrument.valid_until_ms
-    if valid_from_ms is not None and received_at_ms < valid_from_ms:
-        return Refusal(RiskReason.INSTRUMENT_NOT_TRADABLE, f"it is valid from {valid_from_ms} ms on")
-    if valid_until_ms is not None and received_at_ms >= valid_until_ms:
-        return Refusal(RiskReason.INSTRUMENT_NOT_TRADABLE, f"it was valid until {valid_until_ms} ms")
+    why = untradable(instrument, received_at_ms)
+    if why is not None:
+        return Refusal(RiskReason.INSTRUMENT_NOT_TRADABLE, why)
     if holding.scale != listed.scale and not holding.is_flat:
         return Refusal(
             RiskReason.INSTRUMENT_CHANGED, f"held in scale {holding.scale}, listed in scale {listed.scale}"
@@ -443,7 +439,10 @@ def _exposure_micros(symbol: str, holding: Holding, reference: Reference) -> int
     if listed is None or listed.scale != holding.scale or symbol in reference.instruments.unreadable:
         return None
     price = reference.prices.values.get(symbol)
-    mark_ticks = holding.reference_price_ticks if price is None else price.price_ticks
+    if price is None or price.scale != listed.scale:
+        mark_ticks = holding.reference_price_ticks
+    else:
+        mark_ticks = price.price_ticks
     return listed.instrument.notional_micros(_worst_ticks(mark_ticks, holding), holding.worst_lots)
 
 

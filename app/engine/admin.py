@@ -108,8 +108,9 @@ async def ensure_topics(
     changelogs: Collection[str] = (),
     stateful: bool = False,
     adopt: bool = False,
+    change: bool = True,
 ) -> None:
-    """Compare, then create what is missing, however long Kafka is away.
+    """Compare, then, if `change`, create what is missing, however long Kafka is away.
 
     `partitions` is for topics that do not say. A service's `inputs` and `changelogs` must have one count,
     a power of two if it is `stateful`. `adopt` takes the count from the topics that exist, if they agree.
@@ -125,6 +126,8 @@ async def ensure_topics(
             raise TopicMismatch(told(plan.wrong))
         if plan.new:
             await _require_makeable(admin, plan.new)
+        if not change:
+            return
         if plan.configs:
             await retry(partial(_configure, admin, plan.configs))
         for topic in plan.new:

@@ -35,6 +35,7 @@ PREFIX = "dead-letter-"
 ERROR_CHARS_MAX = 2_000
 NAME_BYTES_MAX = 1_000
 OUTSIDE_BYTES_MAX = 512 * 1024
+LINES_A_SECOND = 20
 OUTSIDE = "outside"
 HELD = "held"
 QUARANTINE = "quarantine"
@@ -53,6 +54,7 @@ class DeadLetters:
         self._quarantine = quarantine
         self._partition = partition
         self.held_keys = 0
+        self._second = self._said = self._unsaid = 0
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def holds(self, work: "UnitOfWork", spec: TopicSpec, raw: Any) -> bool:
@@ -84,10 +86,10 @@ class DeadLetters:
         self._append(work, spec, raw, [("error", text), ("attempts", str(attempts))])
         self._count(work, spec.name, type(error).__name__)
         if not quarantine or raw.key is None:
-            log.warning("dead letter %s: %s", source, text)
+            self._say("dead letter %s: %s", source, text)
             return
         name = _name(raw.key)
-        log.warning("dead letter %s, later records of key %r wait behind it: %s", source, name[:64], text)
+        self._say("dead letter %s, later records of key %r wait behind it: %s", source, name[:64], text)
         work[self._quarantine][name] = {"behind": source, "held": 0}
 
     def bury_outside(
@@ -116,7 +118,20 @@ class DeadLetters:
             key, value = _cut(key), value[:KEY_BYTES_MAX]
         self._send(work, key, value, kept, now_ms, origin)
         self._count(work, OUTSIDE, type(error).__name__)
-        log.warning("dead letter of %s: %s", source[:ERROR_CHARS_MAX], text)
+        self._say("dead letter of %s: %s", source[:ERROR_CHARS_MAX], text)
+
+    def _say(self, line: str, *values: object) -> None:
+        """Log a line, unless there were many within this second: a flood would be a flood of lines, too."""
+        second = int(time.monotonic())
+        if second != self._second:
+            if self._unsaid:
+                log.warning("%d more dead letters that were not logged one by one", self._unsaid)
+            self._second, self._said, self._unsaid = second, 0, 0
+        if self._said < LINES_A_SECOND:
+            self._said += 1
+            log.warning(line, *values)
+        else:
+            self._unsaid += 1
 
     def _count(self, work: "UnitOfWork", where: str, why: str) -> None:
         work.after_commit(partial(self.counts.update, [(where, why)]))

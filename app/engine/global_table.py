@@ -1,7 +1,8 @@
 """A compacted topic held whole in memory by every worker: the last committed value of each key.
 
 Keys are checked like those of every input. What can't be read makes its key unreadable, until a good record
-of that key comes: whoever decides by the table has to refuse what depends on such a key.
+of that key comes: whoever decides by the table has to refuse what depends on such a key. A record without a
+value removes its key where the topic has `tombstones`; elsewhere it is one that can't be read.
 """
 
 import asyncio
@@ -148,7 +149,10 @@ class GlobalTable:
     def _read(self, partition: int, record: Any, names: set[str]) -> Any:
         """Decode and check a record; adds the key that its value names to `names`."""
         key, headers, value = record.key, dict(record.headers), None
-        if record.value is not None:
+        if record.value is None:
+            if not self.topic.tombstones:
+                raise ValueError(f"the record has no value, and nothing is removed from {self.topic.name}")
+        else:
             value = self.topic.codec.decode(
                 headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value
             )

@@ -267,6 +267,11 @@ class Task:
         """By input: offsets up to the high watermark not processed yet, as far as the last fetch knew."""
         return {tp.topic: self.watermarks.lag(tp, at) for tp, at in self.positions.items()}
 
+    def is_behind(self, topic: TopicSpec) -> bool:
+        """Whether an input may have records that are not processed yet: also while nobody has heard of it."""
+        tp = TP(topic.name, self.partition)
+        return self.watermarks.is_behind(tp, self.positions[tp])
+
     # -- life
 
     async def run(self) -> None:

@@ -34,7 +34,8 @@ class TopicSpec:
     what can't be decoded there becomes a dead letter and holds nobody up, while on a topic of our own it also
     quarantines its key, since the records behind it may depend on it. `id_of` gives the identity of a value
     of an edge topic, from which the ids of the events made of it derive. With `tombstones` a record without a
-    value reaches the agent, with None as its value, which nobody compares with its key. A topic that
+    value reaches the agent, with None as its value, which nobody compares with its key; from a global table
+    it removes its key. Without, it is a record that can't be read. A topic that
     `protects` (kill switches, limits, cancels) never waits behind a quarantine and never causes one.
     """
 

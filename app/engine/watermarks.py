@@ -57,6 +57,11 @@ class Watermarks:
         heard = self._heard.get(tp)
         return 0 if heard is None else max(0, heard.high - position)
 
+    def is_behind(self, tp: TP, position: int) -> bool:
+        """Whether there may be something to read: the last answer said so, or there has been none yet."""
+        heard = self._heard.get(tp)
+        return heard is None or heard.high > position
+
     @property
     def waiting(self) -> list[str]:
         """One line for each open transaction that has been waited for long."""

@@ -79,7 +79,7 @@ def _controls(approval: OrderRiskApproved, logged_at_ms: int, reference: Referen
     if is_halted(reference, account_id, decided - BINDS_WITHIN_MS, decided):
         yield "an order was approved while trading was halted"
     status = reference.accounts.between(account_id, decided - BINDS_WITHIN_MS, decided)
-    if approval.decided_at_ms and all(_is_suspended(each) for each in status):
+    if approval.decided_at_ms and all(is_suspended(each) for each in status):
         yield "an order of a suspended account was approved"
 
 
@@ -95,17 +95,17 @@ def _halts(halt: HaltInForce | Unreadable | None) -> bool:
     return isinstance(halt, Unreadable) or (halt is not None and halt.halted)
 
 
-def _is_suspended(account: AccountRegistered | Unreadable | None) -> bool:
+def is_suspended(account: AccountRegistered | Unreadable | None) -> bool:
     return isinstance(account, AccountRegistered) and account.status is PartyStatus.SUSPENDED
 
 
 def _check_restriction(order: Order, at_ms: int, reference: Reference, found: Findings) -> None:
     told = reference.restricted.between(order.symbol, at_ms - BINDS_WITHIN_MS, at_ms)
-    if all(_restricts(each) for each in told):
+    if all(restricts(each) for each in told):
         found.violate(I7, "an order in a restricted instrument was approved", order.order_id)
 
 
-def _restricts(restriction: RestrictionInForce | Unreadable | None) -> bool:
+def restricts(restriction: RestrictionInForce | Unreadable | None) -> bool:
     return isinstance(restriction, Unreadable) or (restriction is not None and restriction.restricted)
 
 

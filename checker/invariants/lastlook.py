@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from checker.findings import Findings
 from checker.history import LimitsBook, Shared, Slice, Trace, Traces
-from checker.invariants.conditions import CLOCK_SKEW_MS_MAX, is_halted
-from checker.records import Order
-from checker.reference import BINDS_WITHIN_MS
+from checker.invariants.conditions import CLOCK_SKEW_MS_MAX, is_halted, is_suspended, restricts
+from checker.records import InstrumentListed, Order
+from checker.reference import BINDS_WITHIN_MS, Reference, Unreadable
+from models.values import InstrumentStatus
 
 I7 = "I7"
 LATE = "an order was first reported when it was too old to leave, but may have left before"
@@ -78,6 +79,7 @@ def _faults(leave: _Leave, shared: Shared) -> Iterator[str]:
         yield "an order was sent while trading was halted"
     if all(each is True for each in shared.reference.switches.between(account_id, bound_ms, leave.until_ms)):
         yield "an order was sent while the kill switch was on"
+    yield from _reference_faults(leave, shared.reference, bound_ms)
     price_age_ms_max = max(
         (limits.price_age_ms_max for limits in shared.limits.all_of(account_id)), default=None
     )
@@ -85,6 +87,30 @@ def _faults(leave: _Leave, shared: Shared) -> Iterator[str]:
         since_ms = leave.since_ms - price_age_ms_max - CLOCK_SKEW_MS_MAX
         if not shared.market.was_seen(symbol, since_ms, leave.until_ms):
             yield "an order was sent on a stale price"
+
+
+def _reference_faults(leave: _Leave, reference: Reference, bound_ms: int) -> Iterator[str]:
+    """What the order's account and instrument forbade all that time, as far as the log tells."""
+    accounts = reference.accounts.between(leave.order.account_id, bound_ms, leave.until_ms)
+    if all(isinstance(each, Unreadable) or is_suspended(each) for each in accounts):
+        yield "an order of a suspended account was sent"
+    instruments = reference.instruments.between(leave.order.symbol, bound_ms, leave.until_ms)
+    if all(_takes_none(each, leave) for each in instruments):
+        yield "an order was sent in an instrument that takes none"
+    restrictions = reference.restricted.between(leave.order.symbol, bound_ms, leave.until_ms)
+    if all(restricts(each) for each in restrictions):
+        yield "an order was sent in a restricted instrument"
+
+
+def _takes_none(listed: InstrumentListed | Unreadable | None, leave: _Leave) -> bool:
+    """Whether the instrument took no orders whenever it was that this one left, by any clock."""
+    if listed is None:
+        return False
+    if isinstance(listed, Unreadable) or listed.instrument.status is not InstrumentStatus.ACTIVE:
+        return True
+    begins_ms, ends_ms = listed.instrument.valid_from_ms, listed.instrument.valid_until_ms
+    is_over = ends_ms is not None and leave.since_ms - CLOCK_SKEW_MS_MAX >= ends_ms
+    return is_over or (begins_ms is not None and leave.until_ms + CLOCK_SKEW_MS_MAX < begins_ms)
 
 
 def _longest_age_ms(limits: LimitsBook, account_id: str) -> int | None:

@@ -16,6 +16,8 @@ from checker.records import (
 )
 
 I7 = "I7"
+UNREADABLE = "ValueError"
+"""The error of a record that could not be decoded."""
 
 
 def check_key_order(history: Slice, traces: Traces) -> Findings:
@@ -95,13 +97,16 @@ def _first_by_key(letters: list[DeadLetter], history: Slice) -> dict[bytes, int]
     """The first dead letter of each key that quarantines it.
 
     At the edge, what nobody can understand is buried alone, and so is what stands on a wrong partition; one
-    that others wait behind did quarantine.
+    that others wait behind did quarantine. Orders with unknown fields the release before did not understand.
     """
     waited_for = {letter.behind for letter in letters if letter.behind is not None}
     sound = _sound_offsets(history.orders)
+    new_to_some = {record.offset for record in history.orders if record.unknown}
     first: dict[bytes, int] = {}
     for letter in letters:
-        at_edge = letter.origin.topic == ORDERS and letter.origin.offset not in sound
+        offset = letter.origin.offset
+        was_understood = offset in sound and not (offset in new_to_some and letter.error == UNREADABLE)
+        at_edge = letter.origin.topic == ORDERS and not was_understood
         is_alone = at_edge or letter.is_wrong_partition
         if letter.key is None or letter.behind is not None or (is_alone and letter.origin not in waited_for):
             continue

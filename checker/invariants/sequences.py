@@ -2,6 +2,8 @@
 
 An operator may set an account's sequence. When risk took that command in is known by its answer, to within a
 moment of its decisions around it: until one of them settles it, both readings are kept.
+
+The release before knew no leaps, and counted the orders of accounts that it did not know.
 """
 
 from collections.abc import Sequence
@@ -59,7 +61,7 @@ def _follow(history: Slice, reference: Reference, found: Findings) -> dict[str, 
     accounts: dict[str, set[_State]] = {}
     for record in history.risk:
         decision = record.event
-        if decision is None or _reason(decision) == UNKNOWN_ACCOUNT:
+        if decision is None or (_reason(decision) == UNKNOWN_ACCOUNT and not _is_of_before(decision)):
             continue
         account_id = decision.order.account_id
         sets = reference.sequences.get(account_id, ())
@@ -100,6 +102,11 @@ def _reason(decision: RiskDecision) -> str:
     return decision.reason if isinstance(decision, OrderRiskRejected) else ""
 
 
+def _is_of_before(decision: RiskDecision) -> bool:
+    """Whether the release before this one's rules has made it."""
+    return decision.detail is None if isinstance(decision, OrderRiskRejected) else not decision.decided_at_ms
+
+
 def _fault(last: int, decision: RiskDecision) -> str | None:
     """What is wrong with a decision when that was the account's last sequence."""
     sequence, reason = decision.order.sequence, _reason(decision)
@@ -109,7 +116,7 @@ def _fault(last: int, decision: RiskDecision) -> str | None:
         )
     if reason == DUPLICATE:
         return "an order was refused as a repeat, but its sequence is new"
-    if (sequence > last + SEQUENCE_LEAP_MAX) != (reason == LEAP):
+    if (sequence > last + SEQUENCE_LEAP_MAX) != (reason == LEAP) and not _is_of_before(decision):
         return (
             "a sequence was refused as a leap that is none"
             if reason == LEAP

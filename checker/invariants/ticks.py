@@ -64,7 +64,9 @@ class Ticks:
 
     What cannot be read or believed (`unusable`) is buried alone: a symbol is shared by all accounts, and its
     next tick makes up for one that is lost. `held_back` are ticks that may never have become a price,
-    `unsure` symbols of which there are too many possibilities. `buried` are the dead letters' origins.
+    `unsure` symbols of which there are too many possibilities, and `rescaled` those whose prices were not
+    always in the same ticks: from where on marketdata began anew the log does not tell. `buried` are the dead
+    letters' origins.
     """
 
     reference: Reference = field(default_factory=Reference)
@@ -73,6 +75,7 @@ class Ticks:
     possible: dict[str, list[Possible]] = field(default_factory=dict)
     held_back: set[tuple[str, int, int, int, int]] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
+    rescaled: set[str] = field(default_factory=set)
     priced: list[Priced] = field(default_factory=list)
 
     def look(self, records: Sequence[Raw], partitions: int = 1) -> list[TickReceived]:
@@ -102,9 +105,12 @@ class Ticks:
         )
 
     def _fold(self, tick: TickReceived) -> None:
-        if tick.symbol in self.unsure:
+        if tick.symbol in self.unsure or tick.symbol in self.rescaled:
             return
         before = self.possible.get(tick.symbol)
+        if before is None and self.reference.was_rescaled(tick.symbol):
+            self.rescaled.add(tick.symbol)
+            return
         ways = (_after(state, tick) for state in before) if before else [_first(tick)]
         after = list(dict.fromkeys(each for way in ways for each in way))
         if len(after) > POSSIBILITIES_MAX:
@@ -220,7 +226,9 @@ def _check_priced(ticks: Ticks, market: Market | None, found: Findings) -> None:
 
 def _check_last(ticks: Ticks, prices: Mapping[str, PriceUpdated], found: Findings) -> None:
     for symbol in ticks.possible.keys() | prices.keys():
-        if symbol in ticks.unsure:
+        if symbol in ticks.rescaled:
+            found.skip(I5, "an instrument's ticks have changed, and nobody can tell at which one", symbol)
+        elif symbol in ticks.unsure:
             found.skip(I5, "the rules leave too many possibilities for the last price", symbol)
         elif not any(_is_price(each, prices.get(symbol)) for each in ticks.possible.get(symbol, ())):
             found.violate(I5, "a last price is not what the ticks make", symbol)

@@ -38,7 +38,8 @@ def check_venue(history: Slice, traces: Traces, ledger: PartLedger) -> Findings:
     found = Findings()
     _check_orders(history, traces, ledger.orders, found)
     seen = _see(history, found)
-    _check_reports(history, traces, ledger.reports, seen, found)
+    reports = _without_gaps(ledger.reports, ledger.numbered_before, found)
+    _check_reports(history, traces, reports, seen, found)
     _check_trades(history, ledger.trades, seen, found)
     return found
 
@@ -137,18 +138,35 @@ def _named(number: Number) -> str:
     return f"{number[0]}/{number[1]}"
 
 
+def _without_gaps(
+    reports: Iterable[LedgerReport], numbered_before: int, found: Findings
+) -> Iterator[LedgerReport]:
+    """Pass the reports on, and look for numbers that none of them has.
+
+    Up to `numbered_before` the sessions of the partition were numbered as one; all of them go on behind it.
+    """
+    last: dict[int, int] = {}
+    together: set[int] = set()
+    for report in reports:
+        session, sequence, _ = report
+        if sequence <= numbered_before:
+            together.add(sequence)
+        elif sequence != max(last.get(session, 0), numbered_before) + 1:
+            found.violate(I2, "the ledger's reports of a session have a gap", _named((session, sequence)))
+        last[session] = sequence
+        yield report
+    if len(together) != max(together, default=0):
+        found.violate(I2, "the ledger's reports of a partition have a gap", str(max(together)))
+
+
 def _check_reports(
     history: Slice, traces: Traces, reports: Iterable[LedgerReport], seen: _Seen, found: Findings
 ) -> None:
     executions, buried = dict(seen.executions), dict(seen.buried)
-    before: dict[int, int] = {}
     disputed: set[str] = set()
     unclear: set[str] = set()
     for session, sequence, event in reports:
         number = (session, sequence)
-        if sequence != before.get(session, 0) + 1:
-            found.violate(I2, "the ledger's reports of a session have a gap", _named(number))
-        before[session] = sequence
         executed = executions.pop(number, None)
         if letter := buried.pop(number, None):
             if event is None:

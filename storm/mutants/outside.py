@@ -160,6 +160,14 @@ def last_look_without_age(patch: Patch) -> None:
     patch.setattr(venue_session, "last_look", look_past_age)
 
 
+@mutant("I7", "exchange", faults=("kill-unseen", "poison"))
+def last_look_without_reference(patch: Patch) -> None:
+    """An approved order leaves whatever its account and its instrument have become since."""
+    patch.setattr(exchange, "is_suspended", lambda accounts, account_id: False)
+    patch.setattr(exchange, "is_tradable", lambda instruments, symbol, now_ms: True)
+    patch.setattr(exchange, "is_restricted", lambda restricted, symbol: False)
+
+
 @mutant("I2", "exchange", faults=("poison",))
 def repeated_approval_sends_again(patch: Patch) -> None:
     """An approval that comes again is taken for a new one."""

@@ -61,6 +61,7 @@ class Alone:
         self.tables = [*declared.values(), *tables]
         self.out: list[Out] = []
         self.taken: list[str] = []
+        self.commits = 0
         self._handle = handle
         self._inputs = inputs
         chosen: EngineSettings = replace(APP.settings, **settings)
@@ -92,6 +93,7 @@ class Alone:
 
     async def _commit(self, work: UnitOfWork) -> None:
         """Do as Task.commit does, with a list in the place of Kafka."""
+        self.commits += 1
         changes = self.task._encode_changes(work)
         for tp, batches in sent(work.outbox, a_producer()).items():
             for _, records in batches:

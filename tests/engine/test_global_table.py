@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -54,7 +55,7 @@ async def test_it_is_ready_when_it_knows_what_stood_there_and_then_follows(
     await writer.abort_transaction()
     await writer.begin_transaction()
     await writer.send_and_wait(topic, packed("a", 77), b"a")
-    table = GlobalTable(world.totals)
+    table = GlobalTable(replace(world.totals, tombstones=True))
     following = asyncio.create_task(table.run(cluster))
     await asyncio.wait_for(table.ready.wait(), 20)
     assert {key: total.count for key, total in table.values().items()} == {"a": 2, "b": 1}
@@ -117,9 +118,10 @@ HOME, OTHER, AWAY = a_key(1), a_key(1, 1), a_key(2)
 class Reading:
     """A table of four partitions that is handed its records, each a millisecond later than the one before."""
 
-    def __init__(self, *, any_key: bool = False) -> None:
+    def __init__(self, *, any_key: bool = False, tombstones: bool = False) -> None:
         codec = JsonCodec(Number)
-        self.table = GlobalTable(TopicSpec("rules", codec, None if any_key else key_of))
+        spec = TopicSpec("rules", codec, None if any_key else key_of, tombstones=tombstones)
+        self.table = GlobalTable(spec)
         self.table._partitions = 4
         self._offsets = [0, 100, 200, 300]
         self._now_ms = 1_000
@@ -153,9 +155,8 @@ def a_number(key: str, number: int = 1) -> bytes:
     return msgspec.json.encode(Number("n", key, number))
 
 
-async def test_garbage_makes_its_key_unreadable_until_a_good_record_or_a_tombstone_comes(
-    reading: Reading,
-) -> None:
+async def test_garbage_makes_its_key_unreadable_until_a_good_record_or_a_tombstone_comes() -> None:
+    reading = Reading(tombstones=True)
     reading.take(HOME, a_number(HOME))
     for number, cure in enumerate((a_number(HOME, 2), None, a_number(HOME, 3))):
         reading.take(HOME, b"no json")
@@ -166,6 +167,23 @@ async def test_garbage_makes_its_key_unreadable_until_a_good_record_or_a_tombsto
         assert reading.table.unreadable == {}
     assert reading.values() == {HOME: 3}
     assert reading.table.refused == {"DecodeError": 3}
+
+
+async def test_a_tombstone_removes_nothing_where_the_topic_has_none_and_makes_its_key_unreadable(
+    reading: Reading, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A halt must not end because somebody's tool has removed its record."""
+    reading.take(HOME, a_number(HOME))
+    reading.take(HOME, None)
+    reading.take(OTHER, None)
+    assert reading.values() == {HOME: 1}
+    assert reading.table.unreadable[HOME].startswith("rules/1/102: ValueError: the record has no value")
+    assert set(reading.table.unreadable) == {HOME, OTHER}
+    assert reading.table.refused == {"ValueError": 2}
+    assert "unreadable until a good record comes" in caplog.text
+    reading.take(HOME, a_number(HOME, 2))
+    assert set(reading.table.unreadable) == {OTHER}
+    assert reading.values() == {HOME: 2}
 
 
 async def test_a_key_that_was_never_read_can_be_unreadable(reading: Reading) -> None:
@@ -200,7 +218,8 @@ async def test_a_key_that_is_not_its_values_makes_both_unreadable(reading: Readi
     assert reading.table.unreadable == {}
 
 
-async def test_both_keys_on_one_partition_are_made_good_one_by_one(reading: Reading) -> None:
+async def test_both_keys_on_one_partition_are_made_good_one_by_one() -> None:
+    reading = Reading(tombstones=True)
     reading.take(HOME, a_number(OTHER))
     assert set(reading.table.unreadable) == {HOME, OTHER}
     reading.take(OTHER, a_number(OTHER))
@@ -209,7 +228,8 @@ async def test_both_keys_on_one_partition_are_made_good_one_by_one(reading: Read
     assert reading.table.unreadable == {}
 
 
-async def test_a_value_without_a_key_makes_the_key_that_it_names_unreadable(reading: Reading) -> None:
+async def test_a_value_without_a_key_makes_the_key_that_it_names_unreadable() -> None:
+    reading = Reading(tombstones=True)
     reading.take(None, a_number(HOME), at=3)
     assert set(reading.table.unreadable) == {HOME}
     reading.take(None, b"no json", at=3)

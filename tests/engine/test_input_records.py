@@ -4,13 +4,24 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import pytest
 
-from app.engine import Poison, Record, Table, TopicSpec, Transient, UnitOfWork, WrongPartition, work
+from app.engine import (
+    Poison,
+    Record,
+    Table,
+    TopicSpec,
+    Transient,
+    UnitOfWork,
+    WrongPartition,
+    dead_letter,
+    work,
+)
 from app.engine import task as task_module
 from app.engine.cluster import partition_of
 from tests.engine.alone import APP, PARTITIONS, Alone, Raw, a_key
@@ -344,6 +355,82 @@ async def test_an_answer_that_has_to_wait_waits_with_its_dead_letter(make: Calla
 
     assert tried == 3
     assert len(alone.dead) == len(alone.sent(OUT)) == 1
+
+
+# -- what an agent refuses
+
+
+def refuse(work: UnitOfWork, record: Record) -> None:
+    """Refuse what says `poison`, pass on the rest."""
+    if record.value is not None and record.value.then == "poison":
+        work.refuse(ArithmeticError("absurd"))
+    else:
+        pass_on(work, record)
+
+
+def a_flood() -> list[tuple[TopicSpec, Raw]]:
+    """A hundred absurd records between each two good ones."""
+    return [
+        (REPORTS, Raw(n, HOME.encode(), a_number(str(n), then="poison" if n % 101 else ""), (("h", b"1"),)))
+        for n in range(1_010)
+    ]
+
+
+async def test_refused_records_are_dead_letters_in_the_transaction_of_the_others(
+    make: Callable[..., Alone],
+) -> None:
+    alone = make(handle=refuse)
+    await alone.take(*a_flood())
+
+    assert alone.commits == 1
+    assert ids(alone)[::2] == [f"reports/1/{n}:alone:0" for n in range(0, 1_010, 101)]
+    assert [each["offset"] for each in alone.dead] == [str(n) for n in range(1_010) if n % 101]
+    (letter, *_) = alone.sent(DEAD_LETTERS)
+    assert (letter.key, letter.value, letter.headers["h"]) == (
+        HOME.encode(),
+        a_number("1", then="poison"),
+        b"1",
+    )
+    assert {"error": "ArithmeticError: absurd", "attempts": "1", "topic": "reports"}.items() <= alone.dead[
+        0
+    ].items()
+    assert alone.quarantined == []
+    assert alone.task.dead_letters.counts == {("reports", "ArithmeticError"): 1_000}
+
+
+async def test_a_refused_record_is_answered_and_nothing_is_emitted_for_it_any_more(
+    make: Callable[..., Alone],
+) -> None:
+    def answer(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
+        work.emit(OUT, Number("answer", HOME, raw.offset))
+
+    def go_on(work: UnitOfWork, record: Record) -> None:
+        work.refuse(ArithmeticError("absurd"))
+        with pytest.raises(ValueError, match="needs an event_id"):
+            work.emit(OUT, record.value)
+
+    alone = make(handle=go_on, buried=[answer])
+    await alone.take((REPORTS, Raw(4, HOME.encode(), a_number())))
+    assert ids(alone) == ["reports/1/4:alone:0"]
+    assert len(alone.dead) == 1
+
+
+async def test_a_flood_of_dead_letters_is_no_flood_of_lines(
+    make: Callable[..., Alone], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 100.0)
+    monkeypatch.setattr(dead_letter, "time", clock)
+    alone = make(handle=refuse)
+    await alone.take(*a_flood())
+    clock.monotonic = lambda: 101.0
+    await alone.take((REPORTS, Raw(2_000, HOME.encode(), b"nonsense")))
+
+    lines = [each.getMessage() for each in caplog.records if "dead letter" in each.getMessage()]
+    assert len(lines) == dead_letter.LINES_A_SECOND + 2
+    assert (
+        lines[-2] == f"{1_000 - dead_letter.LINES_A_SECOND} more dead letters that were not logged one by one"
+    )
+    assert lines[-1].startswith("dead letter reports/1/2000, later records of key")
 
 
 # -- what did not come from Kafka

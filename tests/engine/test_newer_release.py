@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from app.engine import Fenced, NewerRelease, Poison, Record, Table, TopicSpec, UnitOfWork
+from app.engine import Fenced, NewerRelease, Poison, Record, Table, TopicSpec, UnitOfWork, unit_of_work
 from app.engine import task as task_module
 from tests.engine.alone import APP, Alone, Raw, a_key
 from tests.engine.conftest import MakeWorld
@@ -141,6 +141,20 @@ async def test_a_tables_value_holds_the_task_like_a_record(
     assert len(alone.taken) == 4
     assert alone.dead == []
     assert alone.task.table(table).raw(OTHER) == value, "the web shows what nobody here can read"
+
+
+async def test_a_companion_commits_while_its_task_waits(make: Callable[..., Alone]) -> None:
+    """What comes from outside meanwhile is booked: nothing of it stands behind the record."""
+    table = sums(TotalCodec(1))
+    alone = make(tables=[table])
+    taking = alone.taking((EVENTS, Raw(0, HOME.encode(), a_number(), NEWER)))
+    await waits(alone)
+    async with asyncio.timeout(1), unit_of_work(alone.task) as work:
+        work[table][HOME] = Total("n", HOME, 1, 1)
+    assert alone.task.table(table).get(HOME) == Total("n", HOME, 1, 1)
+    assert alone.task.waits_for is not None
+    alone.task.stop()
+    await taking
 
 
 @pytest.mark.parametrize("how", ["stop", "fence"])

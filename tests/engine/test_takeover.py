@@ -140,6 +140,36 @@ async def test_a_worker_that_sleeps_in_its_first_take_over_finds_itself_fenced(w
     assert await world.faults(directories=[Path(world.options.directory) / "new"]) == []
 
 
+async def test_neither_task_nor_companion_begins_before_every_global_table_is_read() -> None:
+    """The companions of a task begin with it, in `_run_once`."""
+    tables = [SimpleNamespace(ready=asyncio.Event()) for _ in range(3)]
+    began: list[int] = []
+
+    async def run_once(partition: int, store: object) -> Any:
+        began.append(partition)
+        return SimpleNamespace(fenced=None)
+
+    async def warm_store(partition: int) -> None:
+        pass
+
+    manager: Any = SimpleNamespace(
+        app=SimpleNamespace(global_tables=tables, conf=SimpleNamespace(id="exchange")),
+        wanted={0},
+        should_stop=False,
+        _following={},
+        _left={},
+        _run_once=run_once,
+        _warm_store=warm_store,
+    )
+    owning = asyncio.create_task(TaskManager._own(manager, 0, None))
+    for table in tables:
+        await asyncio.sleep(0.01)
+        assert began == []
+        table.ready.set()
+    await asyncio.wait_for(owning, 5)
+    assert began == [0]
+
+
 async def test_a_companion_fails_for_good_only_where_its_task_is_still_ours(world: World) -> None:
     """One that slept sees old tables, which contradict what it hears from outside."""
     crashes: list[BaseException] = []

@@ -75,6 +75,16 @@ async def test_lag_counts_to_the_high_watermark() -> None:
     assert marks.lag(ORDERS, 7) == 13
 
 
+async def test_what_nobody_has_heard_of_may_have_something_to_read() -> None:
+    marks, _ = heard()
+    assert marks.is_behind(ORDERS, 0)
+    marks.hear(ORDERS, 0, high=0, stable=0)
+    assert not marks.is_behind(ORDERS, 0)
+    marks.hear(ORDERS, 7, high=20, stable=20)
+    assert marks.is_behind(ORDERS, 19)
+    assert not marks.is_behind(ORDERS, 20)
+
+
 async def test_an_open_transaction_is_told_once_and_once_more_when_it_is_over(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,6 +199,16 @@ async def test_a_client_that_leaves_its_transaction_open_is_named_until_it_is_ov
         assert "is over after" in said[1]
         await worker.stop()
     assert await world.faults(directories=[Path(world.options.directory) / "only"]) == []
+
+
+async def test_a_task_hears_of_its_inputs_though_there_is_nothing_in_them(world: World) -> None:
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await worker.ready()
+        task = worker.tasks[0]
+        assert task.is_behind(world.corrections)
+        await until(lambda: not task.is_behind(world.corrections) and not task.is_behind(world.numbers))
+        await worker.stop()
 
 
 async def test_transactions_of_services_that_work_are_never_waited_for(world: World) -> None:

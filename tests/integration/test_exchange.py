@@ -17,10 +17,21 @@ from aiokafka import AIOKafkaProducer
 from app.engine import TopicSpec, shard_of
 from app.engine.admin import ensure_topics
 from app.kafka_node import start_guarded
-from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, HALTS, PRICES, RISK_LIMITS, TOPICS
+from app.topics import (
+    ACCOUNTS,
+    COMPLIANCE_DECISIONS,
+    DEAD_LETTERS,
+    EXECUTIONS,
+    HALTS,
+    INSTRUMENTS,
+    PRICES,
+    RESTRICTED_LIST,
+    RISK_LIMITS,
+    TOPICS,
+)
 from models.events import HaltInForce, OrderComplianceApproved, OrderReceived
 from models.values import Frozen
-from tests.builders import a_price, an_order, limits
+from tests.builders import BTC, a_price, a_restriction, an_order, limits, listed, registered
 from tests.engine.waiting import until
 from tests.engine.world import read_all
 from tests.integration.test_venue import TOKEN, Client, VenueProcess
@@ -86,6 +97,8 @@ class Scene:
 
     async def introduce(self, account: str) -> None:
         now_ms = time.time_ns() // 1_000_000
+        await self.put(ACCOUNTS, registered(account_id=account))
+        await self.put(INSTRUMENTS, BTC)
         generous = {"order_age_ms_max": 600_000, "price_age_ms_max": 600_000}
         await self.put(RISK_LIMITS, limits(account_id=account, **generous))
         await self.put(PRICES, a_price(price_ticks=PRICE, observed_at_ms=now_ms))
@@ -280,6 +293,45 @@ async def test_an_order_halted_between_approval_and_venue_is_withheld_and_the_ne
     assert works.venue.ledger("SELECT client_order_id FROM orders WHERE account_id = 'halted'") == [
         ("halted-2",)
     ]
+
+
+@pytest.mark.parametrize(
+    ("account", "spec", "forbidding", "allowing", "reason"),
+    [
+        (
+            "suspended",
+            ACCOUNTS,
+            registered(account_id="suspended", status="suspended"),
+            registered(account_id="suspended"),
+            "account_suspended",
+        ),
+        ("delisted", INSTRUMENTS, listed(status="delisted"), BTC, "instrument_not_tradable"),
+        (
+            "restricted",
+            RESTRICTED_LIST,
+            a_restriction(),
+            a_restriction(restricted=False),
+            "restricted_instrument",
+        ),
+    ],
+)
+async def test_what_is_forbidden_between_approval_and_venue_is_withheld(
+    works: Scene,
+    client: Client,
+    account: str,
+    spec: TopicSpec,
+    forbidding: Frozen,
+    allowing: Frozen,
+    reason: str,
+) -> None:
+    await works.introduce(account)
+    await client.post("/faults", {"unavailable_ms": 3_000})
+    await works.approve(an_order_of(account))
+    await works.put(spec, forbidding)
+    (found,) = await works.until_executed(account, "OrderWithheld")
+    assert found["reason"] == reason
+    await works.put(spec, allowing)
+    await client.post("/faults", {"unavailable_ms": 0})
 
 
 async def test_a_kill_switch_takes_and_removed_limits_are_one(works: Scene) -> None:

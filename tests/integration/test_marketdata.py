@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from app.domain.marketdata import CONFLATION_S
 from app.engine.admin import ensure_topics
@@ -76,6 +76,32 @@ async def test_a_refused_tick_is_a_dead_letter_and_the_symbol_goes_on(bootstrap:
     headers = dict(letter.headers)
     assert headers["dead-letter-offset"] == b"1"
     assert b"its price is 0 ticks" in headers["dead-letter-error"]
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_flood_of_ticks_that_are_refused_costs_few_transactions(
+    bootstrap: str, tmp_path: Path
+) -> None:
+    """A feed sends what nobody has listed: the prices of all others wait for it as little as may be."""
+    refused, good = 1_000, 10
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for number in range(refused + good):
+            is_good = number % (refused // good + 1) == 0
+            tick = a_tick(sequence=number + 1) if is_good else a_tick(symbol=f"NO-{number}")
+            record = tick_record(tick)
+            await producer.send(MARKET_DATA.name, record.value, record.key, headers=record.headers)
+
+    async def last_has_come() -> bool:
+        told = await prices(bootstrap)
+        return bool(told) and told[-1][0] == refused + good - refused // good
+
+    with a_worker(bootstrap, tmp_path):
+        await until(last_has_come)
+    assert len(await read_all(bootstrap, DEAD_LETTERS.name)) == refused
+    letters = TopicPartition(DEAD_LETTERS.name, 0)
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+        ends = await consumer.end_offsets([letters])
+    assert ends[letters] - refused < 10, "each transaction leaves a marker behind its records"
 
 
 @pytest.mark.usefixtures("topics")

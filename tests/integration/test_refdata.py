@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -22,7 +23,7 @@ from app.engine.cluster import partition_of
 from app.engine.topics import COMPACTED, TopicSpec
 from app.holders import INTENTS, POSITIONS
 from app.kafka_node import start_guarded
-from app.operators import Desk, record_of
+from app.operators import Desk, Unreadable, record_of
 from app.refdata_cli import EXIT_DIFFERENT
 from app.topics import (
     ACCOUNT_COMMANDS,
@@ -109,7 +110,7 @@ class World:
     def in_force(self, spec: TopicSpec, key: str) -> Any:
         async def look() -> Any:
             async with Desk.open(self.bootstrap) as desk:
-                return await desk.in_force_of(spec, key)
+                return await desk.last_of(spec, key)
 
         return asyncio.run(look())
 
@@ -352,6 +353,26 @@ def test_a_tick_does_not_change_while_somebody_holds_the_instrument(
     assert world.in_force(INSTRUMENTS, "P-1").scale == 2
 
 
+def test_a_tick_changes_back_to_the_scale_in_which_it_is_held(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A raw command, which nobody compares with the holders, changed it by mistake."""
+    for version, tick in enumerate(("0.01", "0.1"), 1):
+        command = set_instrument(version, symbol="P-2", status="delisted", tick=tick)
+        world.command(OPERATOR_COMMANDS, command)
+    world.until_in_force(INSTRUMENTS, "P-2", lambda found: found.scale == 2)
+    held = {"holdings": {"P-2": {"position_lots": 3, "scale": 1}}}
+    world.write(POSITIONS, b"holder-2", json.dumps(held).encode(), [])
+    path = tmp_path / "x.csv"
+    heading = "symbol,base,currency,tick,lot,status\n"
+    path.write_text(f"{heading}P-2,BTC,USD,1,0.0001,delisted\n")
+    assert world.run("refdata", "load", str(path)) == 2
+    assert "'P-2' can't change: positions or open orders of holder-2" in capsys.readouterr().err
+    path.write_text(f"{heading}P-2,BTC,USD,0.01,0.0001,active\n")
+    assert world.run("refdata", "load", str(path)) == 0
+    assert world.in_force(INSTRUMENTS, "P-2").scale == 1
+
+
 def test_show_tells_all_kinds(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert world.run("refdata", "show") == 0
     said = capsys.readouterr().out
@@ -378,6 +399,58 @@ def test_an_account_is_halted_and_resumed_and_the_versions_grow(
     assert "version 2: halt-1 is not halted any more" in capsys.readouterr().out
     assert world.run("resume", "halt-1", "--why", "all is well") == 0
     assert "nothing to do: halt-1 is not halted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spoilt", [None, b"garbage"])
+def test_a_halt_whose_record_is_removed_or_garbage_is_mended_by_resume_halted_or_not(
+    world: World, capsys: pytest.CaptureFixture[str], spoilt: bytes | None
+) -> None:
+    """The services go by the topic, refdata by its own table: `resume` has to mend the one by the other."""
+    scope = f"mend-{spoilt is None}"
+    register(world, scope)
+    assert world.run("halt", scope, "--why", "a test") == 0
+    for version in (2, 3):
+        world.write(HALTS.name, scope.encode(), spoilt, [])
+        assert isinstance(world.in_force(HALTS, scope), Unreadable)
+        assert world.run("refdata", "show", "halts") == 0
+        assert re.search(rf"{scope} +(somebody has removed it|unknown event type)", capsys.readouterr().out)
+        assert world.run("resume", scope, "--why", "all is well") == 0
+        assert f"version {version}: {scope} is not halted any more" in capsys.readouterr().out
+        assert not world.in_force(HALTS, scope).halted
+
+
+def test_a_command_that_comes_again_tells_again_what_somebody_has_removed(world: World) -> None:
+    command = SetHalt(scope="again-1", halted=True, version=1, who="ann", why="a test")
+    lift = command.model_copy(update={"halted": False, "version": 2})
+    for each in (command, lift):
+        world.command(OPERATOR_COMMANDS, each)
+    world.until_in_force(HALTS, "again-1", lambda found: not found.halted)
+    world.write(HALTS.name, b"again-1", None, [])
+    world.command(OPERATOR_COMMANDS, lift)
+    assert [each.accepted for each in world.answered("again-1", 3)] == [True, True, True]
+    assert not world.in_force(HALTS, "again-1").halted
+
+
+def test_a_restriction_that_somebody_has_removed_is_mended_by_a_lift(world: World) -> None:
+    world.command(OPERATOR_COMMANDS, set_instrument(1, symbol="L-2"))
+    world.until_in_force(INSTRUMENTS, "L-2", lambda found: True)
+    assert world.run("restrict", "L-2", "--why", "a rumour") == 0
+    world.write(RESTRICTED_LIST.name, b"L-2", None, [])
+    assert world.run("restrict", "L-2", "--lift", "--why", "it was wrong") == 0
+    assert world.in_force(RESTRICTED_LIST, "L-2").version == 2
+
+
+def test_reference_data_that_somebody_has_removed_are_mended_by_loading_them(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("account_id,owner,firm,base_currency\nmend-1,Ann,f,USD\n")
+    assert world.run("refdata", "load", str(path)) == 0
+    world.write(ACCOUNTS.name, b"mend-1", None, [])
+    assert world.run("refdata", "diff", str(path)) == EXIT_DIFFERENT
+    assert "~ accounts mend-1: told again, it can't be read: somebody has" in capsys.readouterr().out
+    assert world.run("refdata", "load", str(path)) == 0
+    assert world.in_force(ACCOUNTS, "mend-1").version == 2
 
 
 def test_all_accounts_are_halted_and_resumed(world: World, capsys: pytest.CaptureFixture[str]) -> None:

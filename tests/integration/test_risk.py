@@ -1,5 +1,6 @@
 """A real risk worker on a real broker: commands and their answers, repeats, instructions nobody knows."""
 
+import asyncio
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from app.topics import (
     COMPLIANCE_DECISIONS,
     DEAD_LETTERS,
     EXECUTIONS,
+    HALTS,
     INSTRUMENTS,
     ORDERS,
     PRICES,
@@ -28,6 +30,7 @@ from app.topics import (
     RISK_LIMITS,
     TOPICS,
 )
+from checker.reference import BINDS_WITHIN_MS
 from models.commands import SetAccountSequence
 from models.events import OrderComplianceRejected, OrderReceived
 from models.reasons import ComplianceReason
@@ -35,6 +38,7 @@ from models.values import Frozen
 from tests.builders import (
     BTC,
     a_fill,
+    a_halt,
     a_price,
     an_order,
     cancelled,
@@ -145,6 +149,31 @@ async def test_limits_kill_switches_and_tombstones_are_answered(client: Client) 
     assert (await client.answers(5))[4:] == [(True, "")]
     await client.put(ORDERS, an_order_now(3))
     assert (await client.decisions(4))[3:] == ["unknown_account"]
+
+
+async def test_a_halt_whose_record_somebody_removes_goes_on_until_one_says_that_it_is_over(
+    client: Client,
+) -> None:
+    await client.put(RISK_LIMITS, limits(**PATIENT))
+    await client.answers(1)
+    halt, sent = a_halt(scope="*"), 0
+
+    async def is_halted() -> bool:
+        nonlocal sent
+        sent += 1
+        await client.put(ORDERS, an_order_now(sent))
+        return (await client.decisions(sent))[-1] == "halted"
+
+    async def may_trade() -> bool:
+        return not await is_halted()
+
+    await client.put(HALTS, halt)
+    await until(is_halted)
+    await client.put_raw(HALTS, b"*", None, b"HaltInForce")
+    await asyncio.sleep(BINDS_WITHIN_MS / 1_000)
+    assert await is_halted()
+    await client.put(HALTS, halt.model_copy(update={"halted": False}))
+    await until(may_trade)
 
 
 async def test_a_kill_switch_in_limits_that_cannot_be_read_takes(client: Client) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from app.engine.cluster import partition_of
 from app.topics import ORDERS, TOPICS
-from storm.poison import NAME_PREFIX, TRADER, Poison, poison
+from storm.poison import CLOSING, LATE, NAME_PREFIX, TRADER, Poison, poison
 
 SPECS = {spec.name: spec for spec in TOPICS}
 PARTITIONS = 8
@@ -46,3 +46,22 @@ def test_an_account_s_orders_go_on_from_one_dose_to_the_next(index: int) -> None
     before, after = sequences(a_dose(index)), sequences(a_dose(index + 1))
     assert len(before) == len(after) >= 4
     assert max(before) < min(after)
+
+
+def test_an_instrument_is_restricted_behind_the_orders_in_it_until_the_next_dose() -> None:
+    def told(dose: list[Poison]) -> list[bool | str]:
+        """Whether it is restricted, and the accounts of orders in it, in the order of the dose."""
+        values = [msgspec.json.decode(each.value or b"") for each in dose if each.headers]
+        return [
+            value.get("restricted", value.get("account_id"))
+            for value in values
+            if value.get("symbol") == CLOSING and ("restricted" in value or "account_id" in value)
+        ]
+
+    def versions(dose: list[Poison]) -> list[int]:
+        values = [msgspec.json.decode(each.value or b"") for each in dose if each.topic == "restrictions"]
+        return [value["version"] for value in values if value["symbol"] == CLOSING]
+
+    before, after = a_dose(0), a_dose(1)
+    assert told(before) == [False, *LATE, True]
+    assert versions(before) + versions(after) == sorted({*versions(before), *versions(after)})

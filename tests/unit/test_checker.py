@@ -5,6 +5,7 @@ import gzip
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -54,6 +55,7 @@ from checker.reading import (
 from checker.records import (
     DeadLetter,
     Event,
+    FormerScale,
     InstrumentListed,
     Logged,
     Order,
@@ -68,7 +70,7 @@ from checker.records import (
     VenueLetter,
     read_order,
 )
-from checker.reference import BINDS_WITHIN_MS, Reference, Timeline, Unreadable
+from checker.reference import BINDS_WITHIN_MS, Mark, Reference, Timeline, Unreadable
 from checker.report import Counts, Report, latencies_ms, percentiles
 from checker.shards import hash_of, is_elsewhere, shard_of
 from models.contract import Contract
@@ -1058,9 +1060,64 @@ def send_on_a_stale_price(world: World) -> None:
     finish(world, order)
 
 
+def send_after(world: World, happens: Callable[[], None]) -> None:
+    """It happens between risk's approval and the exchange's intent."""
+    world.limit("fresh", order_age_ms_max=10**6)
+    order = approved(world, "fresh")
+    happens()
+    world.now_ms += 1_500
+    finish(world, order)
+
+
+def delist(world: World, **changed: Any) -> None:
+    world.list_instrument(an_instrument(**({"status": InstrumentStatus.DELISTED} | changed)), version=2)
+
+
+def misread(world: World, table: str, key: str) -> None:
+    getattr(world.shared.reference, table).add(key, world.now_ms, Unreadable())
+
+
+SENT_SUSPENDED = "an order of a suspended account was sent"
+SENT_UNTRADABLE = "an order was sent in an instrument that takes none"
+SENT_RESTRICTED = "an order was sent in a restricted instrument"
+
 LAST_LOOK = {
     "an order sent while all is halted": Planted(
         send_while_halted, "I7", "an order was sent while trading was halted"
+    ),
+    "an order of an account that was suspended": Planted(
+        lambda w: send_after(w, partial(w.register, "fresh", status=PartyStatus.SUSPENDED)),
+        "I7",
+        SENT_SUSPENDED,
+    ),
+    "an order of an account that nobody can read": Planted(
+        lambda w: send_after(w, partial(misread, w, "accounts", "fresh")), "I7", SENT_SUSPENDED
+    ),
+    "an order in an instrument that was delisted": Planted(
+        lambda w: send_after(w, partial(delist, w)), "I7", SENT_UNTRADABLE
+    ),
+    "an order in an instrument whose time was over": Planted(
+        lambda w: send_after(
+            w, partial(delist, w, status=InstrumentStatus.ACTIVE, valid_until_ms=w.now_ms + 500)
+        ),
+        "I7",
+        SENT_UNTRADABLE,
+    ),
+    "an order in an instrument whose time was put off": Planted(
+        lambda w: send_after(
+            w, partial(delist, w, status=InstrumentStatus.ACTIVE, valid_from_ms=w.now_ms + 10**6)
+        ),
+        "I7",
+        SENT_UNTRADABLE,
+    ),
+    "an order in an instrument that nobody can read": Planted(
+        lambda w: send_after(w, partial(misread, w, "instruments", SYMBOL)), "I7", SENT_UNTRADABLE
+    ),
+    "an order in an instrument that was restricted": Planted(
+        lambda w: send_after(w, w.restrict), "I7", SENT_RESTRICTED
+    ),
+    "an order in an instrument whose restriction nobody can read": Planted(
+        lambda w: send_after(w, partial(misread, w, "restricted", SYMBOL)), "I7", SENT_RESTRICTED
     ),
     "an order sent with the kill switch on": Planted(
         send_while_killed, "I7", "an order was sent while the kill switch was on"
@@ -1494,6 +1551,22 @@ class TestTicks:
         assert findings.violations == []
         assert [each.ids for each in findings.unverifiable] == [("BTC-USD",)]
 
+    @pytest.mark.parametrize(
+        "changed",
+        [{"scale": 2}, {"former": (FormerScale(2, "BTC", "USD", Decimal(1), Decimal(1), 1),)}],
+        ids=["scale", "former"],
+    )
+    def test_where_an_instruments_ticks_have_changed_no_price_can_be_judged(
+        self, changed: dict[str, Any]
+    ) -> None:
+        reference = World().shared.reference
+        reference.instruments.add(SYMBOL, 5_500, InstrumentListed(an_instrument(), 2, **changed))
+        ticks = Ticks(reference)
+        ticks.look([a_tick(price_ticks=100), a_tick(sequence=2, price_ticks=10_000, offset=8)])
+        findings = check_ticks(ticks, [], {SYMBOL: self.a_price(2, 10_000, scale=2)})
+        assert findings.violations == []
+        assert [(each.invariant, each.ids) for each in findings.unverifiable] == [("I5", (SYMBOL,))]
+
     def test_a_tick_on_a_wrong_partition_has_to_be_a_dead_letter(self) -> None:
         record = a_tick()
         home = hash_of(SYMBOL.encode()) % 8
@@ -1576,6 +1649,7 @@ NOT_CHECKED = {
     "an order was first reported when it was too old to leave, but may have left before",
     "the first answers to commands are gone",
     "the rules leave too many possibilities for the last price",
+    "an instrument's ticks have changed, and nobody can tell at which one",
 }
 """What is noted as unverifiable."""
 
@@ -1595,6 +1669,7 @@ def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
         "a price is made of a tick that had to be borne out first",
     ]  # TestTicks
     planted += ["the venue has a session that is no key shard"]  # TestLedger
+    planted += ["the ledger's reports of a partition have a gap"]  # TestReleaseBefore
     rules = [
         rule
         for path in Path(checker.invariants.__file__).parent.glob("*.py")
@@ -1703,6 +1778,20 @@ class TestExposure:
         assert [each.invariant for each in findings.unverifiable] == ["I4"]
         findings = self.judge_marks(30_000, 15_000)
         assert [each.invariant for each in findings.violations] == ["I4"]
+
+    @pytest.mark.parametrize("scale", [1, 2])
+    def test_only_marks_in_ticks_of_the_instruments_scale_count(self, scale: int) -> None:
+        """An instrument may be changed and changed back; its last price is then from in between."""
+        world = World()
+        world.limit(gross_exposure_micros_max=25 * PRICE_TICKS)
+        world.traded(symbol=OTHER_SYMBOL)
+        mark = Mark(100 * PRICE_TICKS, scale)
+        world.shared.reference.prices.add(OTHER_SYMBOL, world.now_ms, mark)
+        world.now_ms += 30_000
+        world.tick(PRICE_TICKS)
+        world.traded()
+        world.write_books()
+        assert [each.invariant for each in world.violations()] == ["I4"] * (scale == 1)
 
     def test_approvals_of_a_release_without_reference_data_are_judged_by_their_limits(self) -> None:
         world = World()
@@ -1830,6 +1919,39 @@ class TestLastLook:
         world.fill(order)
         world.write_books()
         assert world.violations() == []
+
+    @pytest.mark.parametrize(
+        "happens",
+        [
+            lambda w: w.register("acc", status=PartyStatus.SUSPENDED),
+            lambda w: delist(w),
+            lambda w: delist(w, status=InstrumentStatus.ACTIVE, valid_until_ms=w.now_ms + 100),
+            lambda w: w.restrict(),
+        ],
+    )
+    def test_what_is_forbidden_after_it_may_have_left_is_no_fault(
+        self, happens: Callable[[World], None]
+    ) -> None:
+        world = World()
+        world.limit(order_age_ms_max=10**6)
+        order = approved(world)
+        world.clear(order)
+        happens(world)
+        world.now_ms += 1_500
+        world.send(order)
+        world.acknowledge(order)
+        world.fill(order)
+        world.write_books()
+        assert world.violations() == []
+
+    def test_what_is_gone_from_the_log_forbids_nothing(self) -> None:
+        world = World()
+        order = approved(world)
+        world.shared.reference.accounts = Timeline()
+        world.shared.reference.instruments = Timeline()
+        finish(world, order)
+        world.write_books()
+        assert "I7" not in {each.invariant for each in world.violations()}
 
     def test_a_price_that_came_while_it_waited_is_no_stale_one(self) -> None:
         world = World()
@@ -1971,6 +2093,89 @@ class TestMovingHistory:
         findings = check_positions(world.log, trace(world.log), Reference())
         assert findings.violations == []
         assert [each.invariant for each in findings.unverifiable] == ["I3"]
+
+
+class TestReleaseBefore:
+    """What stands in a log that begins under the release before, which had other rules."""
+
+    def carried_over(self) -> World:
+        """Three accounts of one partition: an order open all the time, one before and after, one before."""
+        world = World()
+        world.numbers_together = True
+        order = world.cleared()
+        world.acknowledge(order)
+        world.traded("other")
+        world.traded("third")
+        world.fill(order, 3)
+        world.carry_over()
+        world.fill(order, 7)
+        world.traded("other")
+        world.write_books()
+        return world
+
+    def test_numbers_may_leap_where_sessions_were_numbered_together(self) -> None:
+        world = self.carried_over()
+        numbers = [each.venue_sequence for each in world.ledger_reports]
+        assert sorted(numbers) != sorted(set(numbers)), "behind them, sessions have the same numbers"
+        assert world.findings().violations == []
+
+    @pytest.mark.parametrize(
+        ("lost", "rule"),
+        [
+            (1, "the ledger's reports of a partition have a gap"),
+            (-2, "the ledger's reports of a session have a gap"),
+        ],
+    )
+    def test_no_number_is_left_out_by_all_of_them(self, lost: int, rule: str) -> None:
+        world = self.carried_over()
+        del world.ledger_reports[lost]
+        assert rule in told(world.violations())
+
+    def test_a_session_begins_where_its_partition_was_read_to(self) -> None:
+        world = self.carried_over()
+        read, third = world.numbered_before, str(shard_of(b"third")).encode()
+        rewrite(world.log.sessions, third, venue_sequence_last=read, by_partition=True)
+        assert world.findings().violations == []
+        for wrong in (1, read + 99):
+            rewrite(world.log.sessions, third, venue_sequence_last=wrong)
+            assert "a session is not read as far as its reports are in executions" in told(world.violations())
+
+    def test_exposure_by_its_rules_cannot_be_judged(self) -> None:
+        world = World()
+        world.limit(position_lots_max=5)
+        order = world.receive()
+        world.approve(order, decided_at_ms=0)
+        finish(world, order)
+        findings = world.findings()
+        told_of = "an order above the position limit was approved"
+        assert told_of in {each.message for each in findings.unverifiable}
+        assert told_of not in told(findings.violations)
+
+    def test_it_counted_the_orders_of_accounts_that_it_did_not_know(self) -> None:
+        world = World()
+        order = world.receive("stranger")
+        world.refuse(order, "unknown_account")
+        source = f"orders/0/{world.log.orders[-1].offset}"
+        refusal = OrderRiskRejected(order, "unknown_account", source)
+        world.log.risk[-1] = replace(world.log.risk[-1], event=refusal)
+        world.write_books()
+        books = {"last_sequence": order.sequence, "open_orders": 0, "holdings": {}}
+        world.log.positions[b"stranger"] = msgspec.json.encode(books)
+        assert world.findings().violations == []
+
+    def test_it_buried_orders_with_unknown_fields_alone(self) -> None:
+        world = World()
+        world.receive()
+        origin = Origin("orders", 0, world.log.orders[-1].offset)
+        world.log.orders[-1] = replace(world.log.orders[-1], unknown=("stop_price",))
+        world.bury(origin)
+        world.traded()
+        world.write_books()
+        assert world.findings().violations == []
+
+
+def told(violations: list[Violation]) -> set[str]:
+    return {each.message for each in violations}
 
 
 class TestStanding:
@@ -2321,7 +2526,7 @@ class TestReading:
             if isinstance(struct, type) and issubclass(struct, Event) and name in vars(module)
         }
         pairs |= {"Order": models.events.OrderReceived, "Limits": models.commands.SetRiskLimits}
-        assert len(pairs) == 26
+        assert len(pairs) == 27
         for name, model in pairs.items():
             struct = getattr(records, name)
             assert set(struct.__struct_fields__) == set(model.model_fields), name
@@ -2594,8 +2799,8 @@ class TestReading:
         assert kinds == ["NoneType", "HaltInForce", "Unreadable", "Unreadable"]  # and one under a wrong key
         assert [type(each).__name__ for each in shared.reference.halts.between("*", 3, 4)] == [
             "Unreadable",
-            "NoneType",
-        ]
+            "Unreadable",
+        ], "nothing is ever removed from it"
 
     def test_a_stray_in_a_compacted_topic_makes_its_key_unreadable(self) -> None:
         shared = Shared()
@@ -2739,6 +2944,8 @@ class TestLedger:
                 "CREATE TABLE trades (trade_id, client_order_id, quantity_lots, price_ticks, session, "
                 "venue_sequence)"
             )
+            db.execute("CREATE TABLE counters (name, value)")
+            db.execute("INSERT INTO counters VALUES ('numbered_before', 7), ('orders_taken', 9)")
             for session in (1, 9, 2):
                 db.execute(
                     "INSERT INTO orders VALUES ('o', 'a', 's', 'buy', 1, 1, 'gtc', 0, 'open', 1, ?, 1)",
@@ -2748,10 +2955,18 @@ class TestLedger:
                 db.execute("INSERT INTO trades VALUES ('t', 'o', 1, 1, ?, 1)", (session,))
         with LedgerFile(path) as ledger:
             part = ledger.part(1, 8)
+            assert part.numbered_before == 7
             assert [each.session for each in part.orders] == [1, 9]
             assert [each.session for each in part.reports] == [1, 9]
             assert [each.session for each in part.trades] == [1, 9]
             assert ledger.sessions() == {1, 2, 9}
+
+    def test_a_ledger_of_the_release_before_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.sqlite"
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 1")
+        with pytest.raises(CheckerError, match=r"of the release before: check it with that"):
+            LedgerFile(path)
 
     def test_a_session_is_a_key_shard(self) -> None:
         assert check_sessions([0, 255]) == Findings()

@@ -28,6 +28,7 @@ def a_day(day: Pipeline) -> None:
     repeat_reports(day)
     repeat_an_approval(day)
     kill_under_the_same_version(day)
+    forbid_what_is_approved(day)
     print_far_off(day)
     jump(day)
     wait_for_the_exchange(day)
@@ -113,6 +114,25 @@ def kill_under_the_same_version(day: Pipeline) -> None:
     day.order("killed")
 
 
+def forbid_what_is_approved(day: Pipeline) -> None:
+    """Before approved orders leave, an account is suspended, an instrument delisted, another restricted."""
+    day.register("delisted", currency="EUR")
+    for account_id in ("suspended", "delisted", "forbidden"):
+        day.limit(account_id)
+    day.tick(symbol="BTC-EUR")
+    day.away.add("exchange")
+    day.order("suspended")
+    day.order("delisted", symbol="BTC-EUR")
+    day.order("forbidden")
+    day.register("suspended", status="suspended")
+    day.list_instrument("BTC-EUR", version=2, currency="EUR", status="delisted")
+    day.restrict()
+    day.away.clear()
+    day.step()
+    day.list_instrument("BTC-EUR", version=3, currency="EUR")
+    day.restrict(restricted=False)
+
+
 def print_far_off(day: Pipeline) -> None:
     day.tick(PRICE_TICKS * 2)
     day.tick(PRICE_TICKS)
@@ -159,6 +179,7 @@ CAUGHT = {
     "jump_believed": "I7: a price is made of a tick that had to be borne out first",
     "repeated_approval_sends_again": "I2: an order was sent to the venue more than once",
     "last_look_forgotten": "I7: an order was sent while trading was halted",
+    "last_look_without_reference": "I7: an order was sent in a restricted instrument",
     "last_look_without_age": "I7: an order was sent that was too old",
 }
 

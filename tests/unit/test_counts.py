@@ -40,6 +40,7 @@ def test_what_is_counted_counts_when_the_unit_of_work_commits() -> None:
 
     work.commit()
     assert counted("testing_total") == [({"reason": "a"}, 1), ({"reason": "b"}, 2)]
+    assert (count.so_far(), count.so_far(reason="b"), count.so_far(reason="c")) == (3, 2, 0)
 
 
 def test_a_compacted_topic_is_followed_once_however_often_it_is_asked_for() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.exchange import (
+    CLOCK_BEHIND_MS_MAX,
     NEW_SESSION,
     UNNUMBERED_MAX,
     Controls,
@@ -26,18 +27,27 @@ from app.domain.exchange import (
     to_venue_order,
     withheld,
 )
+from app.domain.reference import Known
 from models.events import VenueReport
 from models.reasons import WithheldReason
 from tests.builders import (
+    BTC,
+    ETH,
     NOW_MS,
     PRICE_TICKS,
     a_fill,
+    a_halt,
     a_price,
+    a_restriction,
     acknowledged,
     an_order,
     cancelled,
     expired,
+    known,
     limits,
+    listed,
+    registered,
+    surroundings,
     venue_rejected,
 )
 
@@ -168,17 +178,86 @@ def test_a_claim_is_above_all_earlier_ones_whatever_epoch_kafka_gives() -> None:
 # The last look
 
 
+def around(**changed: Known[Any]) -> dict[str, Any]:
+    """A look in surroundings that have changed."""
+    return {"around": surroundings(**changed)}
+
+
+def price(**changed: Any) -> dict[str, Any]:
+    return around(prices=known({"BTC-USD": a_price(**changed)}))
+
+
 LOOKS: dict[str, tuple[dict[str, Any], WithheldReason | None]] = {
     "all is well": ({}, None),
-    "halted": ({"halted": True}, WithheldReason.HALTED),
+    "the account is suspended": (
+        around(accounts=known({"acc-1": registered(status="suspended")})),
+        WithheldReason.ACCOUNT_SUSPENDED,
+    ),
+    "the account is not registered": (around(accounts=known({})), WithheldReason.ACCOUNT_SUSPENDED),
+    "the account cannot be read": (
+        around(accounts=known({"acc-1": registered()}, acc_1="newer")),
+        WithheldReason.ACCOUNT_SUSPENDED,
+    ),
+    "another account is suspended": (
+        around(accounts=known({"acc-1": registered(), "acc-2": registered(status="suspended")}, acc_3="no")),
+        None,
+    ),
+    "the account is halted": (around(halts=known({"acc-1": a_halt()})), WithheldReason.HALTED),
+    "all are halted": (around(halts=known({"*": a_halt(scope="*")})), WithheldReason.HALTED),
+    "a halt cannot be read": (around(halts=known({}, acc_1="newer")), WithheldReason.HALTED),
+    "the halt is over": (around(halts=known({"acc-1": a_halt(halted=False)})), None),
+    "the instrument is halted": (
+        around(instruments=known({"BTC-USD": listed(status="halted")})),
+        WithheldReason.INSTRUMENT_NOT_TRADABLE,
+    ),
+    "the instrument is delisted": (
+        around(instruments=known({"BTC-USD": listed(status="delisted")})),
+        WithheldReason.INSTRUMENT_NOT_TRADABLE,
+    ),
+    "the instrument is not listed": (
+        around(instruments=known({"ETH-USD": ETH})),
+        WithheldReason.INSTRUMENT_NOT_TRADABLE,
+    ),
+    "the instrument cannot be read": (
+        around(instruments=known({"BTC-USD": BTC}, BTC_USD="newer")),
+        WithheldReason.INSTRUMENT_NOT_TRADABLE,
+    ),
+    "in the last millisecond of the instrument's time": (
+        around(instruments=known({"BTC-USD": listed(valid_until_ms=NOW_MS + 1)})),
+        None,
+    ),
+    "the instrument's time is over": (
+        around(instruments=known({"BTC-USD": listed(valid_until_ms=NOW_MS)})),
+        WithheldReason.INSTRUMENT_NOT_TRADABLE,
+    ),
+    "the instrument's time has begun by the broker's clock": (
+        around(instruments=known({"BTC-USD": listed(valid_from_ms=NOW_MS + CLOCK_BEHIND_MS_MAX)})),
+        None,
+    ),
+    "the instrument's time has not begun": (
+        around(instruments=known({"BTC-USD": listed(valid_from_ms=NOW_MS + CLOCK_BEHIND_MS_MAX + 1)})),
+        WithheldReason.INSTRUMENT_NOT_TRADABLE,
+    ),
+    "the instrument is restricted": (
+        around(restricted=known({"BTC-USD": a_restriction()})),
+        WithheldReason.RESTRICTED_INSTRUMENT,
+    ),
+    "a restriction cannot be read": (
+        around(restricted=known({"BTC-USD": a_restriction(restricted=False)}, BTC_USD="newer")),
+        WithheldReason.RESTRICTED_INSTRUMENT,
+    ),
+    "the restriction is lifted, and another one stands": (
+        around(restricted=known({"BTC-USD": a_restriction(restricted=False), "ETH-USD": a_restriction()})),
+        None,
+    ),
     "the kill switch is on": ({"controls": controls(kill_switch=True)}, WithheldReason.KILL_SWITCH_ON),
     "the limits are gone": ({"controls": None}, WithheldReason.KILL_SWITCH_ON),
     "as old as it may be": (
-        {"now_ms": NOW_MS + 30_000, "price": a_price(observed_at_ms=NOW_MS + 30_000)},
+        {"now_ms": NOW_MS + 30_000, **price(observed_at_ms=NOW_MS + 30_000)},
         None,
     ),
     "a millisecond older": (
-        {"now_ms": NOW_MS + 30_001, "price": a_price(observed_at_ms=NOW_MS + 30_000)},
+        {"now_ms": NOW_MS + 30_001, **price(observed_at_ms=NOW_MS + 30_000)},
         WithheldReason.ORDER_TOO_OLD,
     ),
     "submitted in seconds": (
@@ -186,10 +265,15 @@ LOOKS: dict[str, tuple[dict[str, Any], WithheldReason | None]] = {
         WithheldReason.ORDER_TOO_OLD,
     ),
     "submitted by a clock that is ahead": ({"order": an_order(submitted_at_ms=NOW_MS + 900)}, None),
-    "no price": ({"price": None}, WithheldReason.NO_PRICE),
-    "a price as old as it may be": ({"price": a_price(observed_at_ms=NOW_MS - 5_000)}, None),
-    "a price that is older": ({"price": a_price(observed_at_ms=NOW_MS - 5_001)}, WithheldReason.STALE_PRICE),
-    "a price from a clock that is ahead": ({"price": a_price(observed_at_ms=NOW_MS + 900)}, None),
+    "no price": (around(prices=known({})), WithheldReason.NO_PRICE),
+    "a price cannot be read": (
+        around(prices=known({"BTC-USD": a_price()}, BTC_USD="newer")),
+        WithheldReason.NO_PRICE,
+    ),
+    "a price in other ticks": (price(scale=2), WithheldReason.NO_PRICE),
+    "a price as old as it may be": (price(observed_at_ms=NOW_MS - 5_000), None),
+    "a price that is older": (price(observed_at_ms=NOW_MS - 5_001), WithheldReason.STALE_PRICE),
+    "a price from a clock that is ahead": (price(observed_at_ms=NOW_MS + 900), None),
     "at the collar": ({"order": an_order(price_ticks=PRICE_TICKS * 105 // 100)}, None),
     "above the collar": (
         {"order": an_order(price_ticks=PRICE_TICKS * 105 // 100 + 1)},
@@ -200,28 +284,45 @@ LOOKS: dict[str, tuple[dict[str, Any], WithheldReason | None]] = {
         WithheldReason.PRICE_OUTSIDE_COLLAR,
     ),
     "the market has moved away": (
-        {"price": a_price(price_ticks=PRICE_TICKS * 2)},
+        price(price_ticks=PRICE_TICKS * 2),
         WithheldReason.PRICE_OUTSIDE_COLLAR,
     ),
-    "the reason that comes first wins": (
-        {"halted": True, "controls": None, "price": None, "now_ms": NOW_MS * 2},
-        WithheldReason.HALTED,
+    "age comes before price": (
+        {**around(prices=known({})), "now_ms": NOW_MS * 2},
+        WithheldReason.ORDER_TOO_OLD,
     ),
-    "age comes before price": ({"price": None, "now_ms": NOW_MS * 2}, WithheldReason.ORDER_TOO_OLD),
 }
 
 
 @pytest.mark.parametrize(("changed", "reason"), LOOKS.values(), ids=LOOKS.keys())
 def test_a_last_look(changed: dict[str, Any], reason: WithheldReason | None) -> None:
-    known: dict[str, Any] = {
+    looked_at: dict[str, Any] = {
         "order": an_order(),
         "now_ms": NOW_MS,
-        "halted": False,
         "controls": controls(),
-        "price": a_price(),
+        "around": surroundings(),
         **changed,
     }
-    assert last_look(known.pop("order"), **known) is reason
+    assert last_look(looked_at.pop("order"), **looked_at) is reason
+
+
+def test_of_several_reasons_the_first_one_is_told() -> None:
+    wrong: dict[WithheldReason, dict[str, Any]] = {
+        WithheldReason.ACCOUNT_SUSPENDED: {"accounts": known({})},
+        WithheldReason.HALTED: {"halts": known({"acc-1": a_halt()})},
+        WithheldReason.KILL_SWITCH_ON: {},
+        WithheldReason.INSTRUMENT_NOT_TRADABLE: {"instruments": known({})},
+        WithheldReason.RESTRICTED_INSTRUMENT: {"restricted": known({"BTC-USD": a_restriction()})},
+        WithheldReason.ORDER_TOO_OLD: {},
+        WithheldReason.NO_PRICE: {"prices": known({})},
+    }
+    for number, reason in enumerate(wrong):
+        left = list(wrong)[number:]
+        controlled = controls(kill_switch=WithheldReason.KILL_SWITCH_ON in left)
+        now_ms = NOW_MS * 2 if WithheldReason.ORDER_TOO_OLD in left else NOW_MS
+        world = surroundings(**{name: each for one in left for name, each in wrong[one].items()})
+        assert last_look(an_order(), now_ms=now_ms, controls=controlled, around=world) is reason
+    assert [each for each in WithheldReason if each in wrong] == list(wrong)
 
 
 def test_a_withheld_order_says_what_it_was_and_when_it_was_looked_at() -> None:

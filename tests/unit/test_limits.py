@@ -1,5 +1,6 @@
 """Operators' commands about one account: what takes, what is refused, and what the answer says."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,13 +10,14 @@ from app.domain.limits import (
     TEXT_LENGTH_MAX,
     apply_limits,
     apply_sequence,
+    asks_to_kill,
     decide_limits,
     decide_removal,
     decide_sequence,
     decide_unread,
 )
 from app.domain.risk import NEW_ACCOUNT, AccountRisk
-from models.commands import SetAccountSequence
+from models.commands import SetAccountSequence, SetRiskLimits
 from models.events import CommandAnswered
 from tests.builders import limits
 
@@ -145,14 +147,38 @@ def test_a_command_that_cannot_be_read_is_refused_with_what_it_tells() -> None:
     )
 
 
+SAYS_ON = (b'"true"', b"1", b'"1"', b'"on"', b'"Yes"', b'"y"', b'"t"', b"1.0", b'"enabled"', b"2", b"[true]")
+SAYS_OFF = (b'"false"', b"0", b'"0"', b'"off"', b'"No"', b'"n"', b'"f"', b"0.0", b"null", b'""')
+
+
+def test_what_switches_a_kill_switch_on_in_a_command_that_can_be_read_does_so_in_one_that_cannot() -> None:
+    for said in (*SAYS_ON, *SAYS_OFF):
+        try:
+            command = limits().model_dump() | {"kill_switch": json.loads(said)}
+            is_on = SetRiskLimits.model_validate(command).kill_switch
+        except ValueError:
+            continue
+        assert asks_to_kill(b'{"kill_switch": %b, "stop": 1}' % said) is is_on, said
+
+
 @pytest.mark.parametrize(
     ("value", "kills"),
     [
         (b'{"kill_switch": true, "stop": 1}', True),
         (b'{"kill_switch": false, "stop": 1}', False),
-        (b'{"kill_switch": "true"}', False),
+        *((b'{"kill_switch": %b, "stop": 1}' % each, True) for each in SAYS_ON),
+        *((b'{"kill_switch": %b, "stop": 1}' % each, False) for each in SAYS_OFF),
+        (b'{"killSwitch": true}', True),
+        (b'{"KILL-SWITCH": true}', True),
+        (b'{"killSwitch": false}', False),
+        (b'{"kill_switch_note": true}', False),
         (b'{"stop": 1}', False),
-        (b"kill_switch: true", False),
+        (b"kill_switch: true", True),
+        (b"kill_switch: off", False),
+        (b"{'account_id': 'acc-1', 'kill_switch': True}", True),
+        (b"{'account_id': 'acc-1', 'kill_switch': False}", False),
+        (b'{"account_id": "acc-1", "kill_switch": true, "who', True),
+        (b'{"account_id": "acc-1", "kill_switch":', False),
         (b'["kill_switch"]', False),
         (b"[" * 100_000, False),
         (b"\xff\xfe", False),

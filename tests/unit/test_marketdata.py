@@ -20,7 +20,7 @@ from app.domain.marketdata import (
 from feed.replay import Replay
 from models.events import MarketDataAlert, PriceUpdated, TickReceived
 from models.reasons import MarketDataFault
-from tests.builders import BTC, NOW_MS, PRICE_TICKS, a_tick
+from tests.builders import BTC, NOW_MS, PRICE_TICKS, a_tick, listed
 
 JUMP, RESET, FAR_OFF = (
     MarketDataFault.SEQUENCE_JUMP,
@@ -249,6 +249,51 @@ class TestPrices:
 
         state, said = folded(session(2, epoch=1, since_ms=2), state)
         assert (state.price_ticks, state.epoch, state.tick_sequence, said) == (PRICE_TICKS, 1, 2, [])
+
+
+class TestScales:
+    """The instrument's ticks were changed: the prices before are no prices of it."""
+
+    RESCALED = listed(scale=2, tick="1")
+
+    def rescaled(self, state: LastPrice | None, *ticks: TickReceived) -> tuple[LastPrice, list[Any]]:
+        said: list[Any] = []
+        for tick in ticks:
+            received_at_ms = tick.observed_at_ms
+            state, alerts = apply_tick(state, tick, received_at_ms=received_at_ms, listed=self.RESCALED)
+            said.extend(alert.fault for alert in alerts)
+        assert state is not None
+        return state, said
+
+    def test_a_price_has_the_scale_of_its_instrument(self) -> None:
+        assert to_price(price_after(1)).scale == 1
+        assert to_price(self.rescaled(None, a_tick())[0]).scale == 2
+
+    def test_the_first_price_in_new_ticks_counts_at_once_and_the_numbering_goes_on(self) -> None:
+        before = price_after(1, 3)
+        state, said = self.rescaled(before, *session(4, since_ms=9, price_ticks=900))
+
+        assert (state.price_ticks, state.tick_sequence, state.scale, state.gaps) == (900, 4, 2, 1)
+        assert said == []
+
+    def test_from_then_on_a_print_far_off_is_held_again(self) -> None:
+        state, said = self.rescaled(price_after(1), *session(2, 3, since_ms=9, price_ticks=900))
+        state, said = self.rescaled(state, *session(4, since_ms=20, price_ticks=PRICE_TICKS))
+
+        assert (state.price_ticks, state.scale, said) == (900, 2, [FAR_OFF])
+
+    def test_a_print_of_old_ticks_that_was_held_bears_nothing_out(self) -> None:
+        held, _ = folded([*session(1), *session(2, since_ms=1, price_ticks=900)])
+        state, said = self.rescaled(held, *session(3, 4, since_ms=9, price_ticks=950))
+
+        assert (state.price_ticks, state.far_off, said) == (950, None, [])
+
+    def test_a_late_tick_leaves_the_price_in_its_old_ticks(self) -> None:
+        before = price_after(1, 2)
+        state, _ = self.rescaled(before, session(1)[0])
+
+        assert to_price(state) == to_price(before)
+        assert state.scale == 1
 
 
 def test_the_real_market_and_its_second_round_pass_without_being_held() -> None:

@@ -9,7 +9,7 @@ from storm.mutants.registry import MUTANTS
 from storm.steps import Step
 
 INVARIANTS = {"engine", *(f"I{number}" for number in range(1, 8))}
-KINDS = {"none", "kill", "freeze", "broker", "cut", "slow", "poison"}
+KINDS = {"none", "kill", "kill-unseen", "freeze", "broker", "cut", "slow", "poison"}
 KINDS |= {"venue-hang", "venue-drop-ack", "venue-twice", "rolling"}
 AT_A_STEP = {"kill-at", "freeze-at"}
 

@@ -1,18 +1,24 @@
 """What can be told of the operators' commands without Kafka: options, limits in units, lines of answers."""
 
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from app import cli
 from app.answers import line_of, status_of
+from app.engine.cluster import TP, Fetched
 from app.errors import UserError
 from app.limit_values import NAMES, changed, read_values, shown
-from app.operators import VERSION_MAX, next_version, record_of
-from app.topics import OPERATOR_COMMANDS
+from app.operators import VERSION_MAX, Desk, Unreadable, _decoded, next_version, record_of
+from app.topics import COMMAND_ANSWERS, HALTS, OPERATOR_COMMANDS
+from feed.history import _value
 from models.commands import SetHalt, SetRiskLimits
 from models.events import CommandAnswered
 from tests.builders import limits
+
+Headers = tuple[tuple[str, bytes | None], ...]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +93,35 @@ def test_a_command_is_written_with_the_headers_its_topic_wants() -> None:
         "event-id": b"an-id",
         "correlation-id": b"an-id",
     }
+
+
+class Answers:
+    """In the place of Kafka: what stands on `command-answers`."""
+
+    def __init__(self, *headers: Headers) -> None:
+        answer = CommandAnswered(command="SetHalt", subject="*", version=3, accepted=True)
+        kind, version, value = COMMAND_ANSWERS.codec.encode(answer)
+        known = (("event-type", kind), ("schema-version", version))
+        self._records = [SimpleNamespace(headers=(*known, *each), value=value) for each in headers]
+
+    async def fetch_from_one(self, positions: dict[TP, int], **_: Any) -> list[Fetched]:
+        (tp,) = positions
+        return [Fetched(tp, 0, len(self._records), len(self._records), self._records)]
+
+
+async def test_an_answer_to_a_command_without_an_id_is_nobodys_and_breaks_nothing() -> None:
+    """A client may write a header without a value, which its answer has again."""
+    desk: Any = Desk("nowhere:1")
+    desk._cluster = Answers((("correlation-id", None),), (), (("correlation-id", b"ours"),))
+    found: dict[str, CommandAnswered] = {}
+    await desk._await_answers({"ours"}, {TP("command-answers", 0): 0}, found)
+    assert list(found) == ["ours"]
+
+
+def test_headers_without_a_value_make_a_record_unreadable_and_no_more() -> None:
+    record = SimpleNamespace(headers=(("event-type", None), ("schema-version", None)), value=b"{}")
+    assert isinstance(_decoded(HALTS, record), Unreadable)
+    assert _value(HALTS, record) is None
 
 
 def test_an_answer_is_a_line_and_a_refusal_is_status_1() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from app.domain.refdata import (
+    FORMER_SCALES_MAX,
     decide_account,
     decide_counterparty,
     decide_halt,
@@ -115,8 +116,55 @@ def test_what_a_lot_and_a_tick_are_does_not_change_while_they_may_be_held(
 
 
 def test_a_delisted_instrument_may_change_its_tick_and_its_scale_grows() -> None:
-    decision = decide_instrument(set_instrument(3, tick="0.1"), listed(2, scale=4, status="delisted"))
-    assert decision.in_force == listed(3, scale=5, tick="0.1")
+    before = listed(2, scale=4, status="delisted")
+    in_force = decide_instrument(set_instrument(3, tick="0.1"), before).in_force
+    assert in_force is not None
+    assert (in_force.instrument, in_force.scale) == (an_instrument(tick="0.1"), 5)
+
+
+def changed_in_turn(*ticks: str) -> list[InstrumentListed]:
+    """What is in force after each tick that a delisted instrument is given; it has 0.01 before the first."""
+    found = [listed(status="delisted")]
+    for version, tick in enumerate(ticks, 2):
+        command = set_instrument(version, tick=tick, status="delisted")
+        in_force = decide_instrument(command, found[-1]).in_force
+        assert in_force is not None
+        found.append(in_force)
+    return found[1:]
+
+
+def test_a_scale_that_an_instrument_had_before_is_that_one_again_and_no_number_stands_for_two() -> None:
+    """Else a change by mistake, and back, would leave all that is held without a way to close it."""
+    steps = changed_in_turn("0.1", "0.010", "1", "0.1", "10")
+    assert [each.scale for each in steps] == [2, 1, 3, 2, 4]
+    assert [[former.scale for former in each.former] for each in steps] == [
+        [1],
+        [2],
+        [1, 2],
+        [1, 3],
+        [1, 2, 3],
+    ]
+
+
+def test_a_former_scale_is_one_only_in_all_that_lots_and_ticks_are() -> None:
+    before = changed_in_turn("0.1")[0]
+    for changed in ({"lot": "0.001"}, {"multiplier": 10}, {"currency": "EUR"}, {"base": "ETH"}):
+        in_force = decide_instrument(set_instrument(9, **changed), before).in_force
+        assert in_force is not None
+        assert in_force.scale == 3, changed
+
+
+def test_a_status_that_changes_keeps_the_former_scales() -> None:
+    before = changed_in_turn("0.1", "1")[-1]
+    after = decide_instrument(set_instrument(9, tick="1", status="active"), before).in_force
+    assert after is not None
+    assert (after.scale, after.former) == (before.scale, before.former)
+
+
+def test_former_scales_are_bounded_and_a_forgotten_number_does_not_come_again() -> None:
+    steps = changed_in_turn(*(str(each) for each in range(1, FORMER_SCALES_MAX + 10)), "0.01")
+    assert max(len(each.former) for each in steps) == FORMER_SCALES_MAX
+    assert [each.scale for each in steps] == list(range(2, len(steps) + 2))
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,9 @@ def test_an_order_does_not_mix_with_a_holding_of_another_scale(held: dict[str, i
 
 def test_a_flat_holding_takes_over_the_scale_of_the_next_order() -> None:
     instruments = known({"BTC-USD": listed(scale=2)})
-    outcome = approved(an_order(), account=an_account(position_lots=0), instruments=instruments)
+    prices = known({"BTC-USD": a_price(scale=2)})
+    account = an_account(position_lots=0)
+    outcome = approved(an_order(), account=account, instruments=instruments, prices=prices)
 
     assert apply_decision(an_account(position_lots=0), outcome, instruments).holding("BTC-USD").scale == 2
 
@@ -536,6 +538,22 @@ def test_without_a_price_another_symbol_counts_at_that_of_its_last_order() -> No
     account = AccountRisk(holdings={"ETH-USD": Holding(position_lots=-3, reference_price_ticks=7_000)})
 
     assert exposure_reaches(3 * 7_000 * 10 + 10 * BTC_MICROS, an_order(), account=account)
+
+
+def test_a_price_in_ticks_of_another_scale_is_no_price() -> None:
+    prices = known({"BTC-USD": a_price(scale=1)})
+    for scale, expected in ((1, None), (2, RiskReason.NO_PRICE)):
+        instruments = known({"BTC-USD": listed(scale=scale)})
+        assert refusal(an_order(), instruments=instruments, prices=prices) is expected
+
+
+def test_nor_is_it_one_of_another_symbol() -> None:
+    """Its instrument was changed and changed back, and its price is still the one from in between."""
+    account = AccountRisk(holdings={"ETH-USD": Holding(position_lots=-3, reference_price_ticks=7_000)})
+    eth = a_price(symbol="ETH-USD", price_ticks=80, scale=2)
+    prices = known({"BTC-USD": a_price(), "ETH-USD": eth})
+
+    assert exposure_reaches(3 * 7_000 * 10 + 10 * BTC_MICROS, an_order(), account=account, prices=prices)
 
 
 def test_open_orders_of_another_symbol_count_at_their_own_price_if_that_is_worse() -> None:

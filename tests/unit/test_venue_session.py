@@ -17,7 +17,7 @@ from app.venue_session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
-from tests.builders import a_price
+from tests.builders import a_price, a_restriction, listed, registered
 from tests.venue_world import (
     TOKEN,
     Answer,
@@ -103,7 +103,7 @@ async def test_a_fenced_owner_ends_and_sends_nothing(world: World) -> None:
 
 
 async def test_an_order_that_is_halted_before_it_leaves_is_withheld(world: World) -> None:
-    world.halted.add("acc-1")
+    world.halt("acc-1")
     world.submit(order_of())
     await world.until(lambda: world.task.executions)
     ((kind, event),) = world.task.executions
@@ -126,16 +126,38 @@ async def test_the_look_is_taken_again_when_the_venue_kept_the_order_waiting(wor
     world.venue.rule = lambda path, body: (503, "")
     world.submit(order_of())
     await world.until(lambda: len(world.venue.calls) >= 2)
-    world.halted.add("*")
+    world.halt("*")
     world.venue.rule = lambda path, body: None
     await world.until(lambda: world.task.executions)
     assert world.task.executions[0][1]["reason"] == "halted"
     assert world.venue.orders == {}
 
 
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"accounts": {"acc-1": registered(status="suspended")}}, "account_suspended"),
+        ({"accounts": {"acc-1": None}}, "account_suspended"),
+        ({"instruments": {"BTC-USD": listed(status="delisted")}}, "instrument_not_tradable"),
+        ({"restricted": {"BTC-USD": a_restriction()}}, "restricted_instrument"),
+    ],
+)
+async def test_what_is_forbidden_while_the_venue_is_away_does_not_leave(
+    world: World, told: dict[str, Any], reason: str
+) -> None:
+    world.venue.rule = lambda path, body: (503, "")
+    world.submit(order_of())
+    await world.until(lambda: len(world.venue.calls) >= 2)
+    world.tell(**told)
+    world.venue.rule = lambda path, body: None
+    await world.until(lambda: world.task.executions)
+    assert world.task.executions[0][1]["reason"] == reason
+    assert world.venue.orders == {}
+
+
 async def test_an_order_that_may_be_at_the_venue_is_asked_for_and_not_withheld_if_it_is(world: World) -> None:
     def halt_and_say_nothing(path: str, body: dict[str, Any]) -> Answer | None:
-        world.halted.add("*")
+        world.halt("*")
         return (0, "") if path == "/orders" else None
 
     world.venue.rule = halt_and_say_nothing
@@ -148,7 +170,7 @@ async def test_an_order_that_may_be_at_the_venue_is_asked_for_and_not_withheld_i
 async def test_an_order_in_doubt_that_the_venue_never_had_may_be_withheld(world: World) -> None:
     def refuse_once_and_halt(path: str, body: dict[str, Any]) -> Answer | None:
         if path == "/orders":
-            world.halted.add("*")
+            world.halt("*")
             return 500, "not done"
         return None
 
@@ -160,6 +182,7 @@ async def test_an_order_in_doubt_that_the_venue_never_had_may_be_withheld(world:
 
 
 async def test_orders_that_pass_leave_beside_one_that_is_withheld(world: World) -> None:
+    provide(world, "acc-1", "acc-9")
     world.task.table(CONTROLS).values["acc-9"] = generous(kill_switch=True)
     stopped, free = order_of("acc-9"), order_of()
     world.submit(stopped, free)
@@ -170,11 +193,65 @@ async def test_orders_that_pass_leave_beside_one_that_is_withheld(world: World) 
 
 async def test_an_account_whose_limits_are_on_their_way_waits_for_them(world: World) -> None:
     del world.task.table(CONTROLS).values["acc-1"]
-    world.task.lag["risk-limits"] = 1
+    world.task.behind.add("risk-limits")
     world.submit(order_of())
     await world.stays(lambda: not world.task.executions and not world.venue.posted("/orders"))
     provide(world)
     await world.until(lambda: world.venue.orders)
+
+
+async def test_an_account_that_waits_for_its_limits_holds_up_no_other_and_keeps_its_order(
+    world: World,
+) -> None:
+    first, second = accounts_of(world.task.partition, 2)
+    provide(world, first, second)
+    controls = world.task.table(CONTROLS).values.pop(first)
+    world.task.behind.add("risk-limits")
+    count = ORDERS_PER_CALL_MAX + 1
+    world.submit(*(order_of(first, number) for number in range(1, count + 1)), order_of(second, 1))
+    await world.until(lambda: world.venue.orders)
+    world.submit(order_of(first, count + 1), order_of(second, 2))
+    await world.until(lambda: len(world.venue.orders) == 2)
+    assert list(world.venue.orders) == [f"{second}-1", f"{second}-2"]
+    world.task.asked = 0
+    await world.stays(lambda: not world.task.executions and len(world.venue.orders) == 2)
+    assert 0 < world.task.asked < 100  # it looks again and again, but not all the time
+    world.task.table(CONTROLS).values[first] = controls
+    await world.until(lambda: not world.session.waiting)
+    assert list(world.venue.orders)[2:] == [f"{first}-{number}" for number in range(1, count + 2)]
+    assert world.task.executions == []
+
+
+async def test_orders_behind_many_that_wait_for_limits_are_withheld_while_the_reports_are_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world(monkeypatch) as world:
+        first, second = accounts_of(world.task.partition, 2)
+        provide(world, second)
+        world.task.behind.add("risk-limits")
+        world.venue.refuse = (503, "")
+        world.start()
+        world.halt(second)
+        world.submit(*(order_of(first, number) for number in range(1, ORDERS_PER_CALL_MAX + 1)))
+        world.submit(order_of(second))
+        await world.until(lambda: world.task.executions)
+        assert [event["order_id"] for _, event in world.task.executions] == [f"{second}-1"]
+
+
+async def test_an_intent_of_an_earlier_life_waits_for_limits_that_nobody_has_heard_of_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world(monkeypatch) as world:
+        provide(world)
+        controls = world.task.table(CONTROLS).values.pop("acc-1")
+        world.task.behind.add("risk-limits")
+        world.intended(order_of())
+        world.start()
+        await world.until(lambda: world.venue.posted("/orders/query"))
+        await world.stays(lambda: not world.task.executions and not world.venue.posted("/orders"))
+        world.task.table(CONTROLS).values["acc-1"] = controls
+        await world.until(lambda: world.venue.orders)
+        assert world.task.executions == []
 
 
 async def test_an_account_without_limits_counts_as_one_with_its_kill_switch_on(world: World) -> None:
@@ -186,7 +263,7 @@ async def test_an_account_without_limits_counts_as_one_with_its_kill_switch_on(w
 
 async def test_a_withheld_order_whose_commit_failed_is_looked_at_again(world: World) -> None:
     world.task.fail = Transient("Kafka is away")
-    world.halted.add("acc-1")
+    world.halt("acc-1")
     world.submit(order_of())
     await world.stays(lambda: not world.task.executions)
     world.task.fail = None
@@ -197,7 +274,7 @@ async def test_a_withheld_order_whose_commit_failed_is_looked_at_again(world: Wo
 async def test_an_order_whose_report_is_booked_meanwhile_is_not_withheld(world: World) -> None:
     await world.until(lambda: world.venue.was_opened(1))
     await world.task.lock.acquire()
-    world.halted.add("acc-1")
+    world.halt("acc-1")
     world.submit(order_of())
     await asyncio.sleep(0.05)  # both have looked, and wait for the lock: the report first
     table = world.task.table(INTENTS).values
@@ -207,6 +284,49 @@ async def test_an_order_whose_report_is_booked_meanwhile_is_not_withheld(world: 
     await world.until(lambda: not world.session.waiting)
     assert world.task.executions == []
     assert world.intent(order_of()) is not None
+
+
+# While the task waits for a newer build
+
+NEWER = "OrderAmended in version 1 was written by a newer release: upgrade this one"
+
+
+async def test_no_order_leaves_while_the_task_waits_for_a_newer_build_and_reports_are_booked(
+    world: World,
+) -> None:
+    resting, late = order_of(sequence=1), order_of(sequence=2)
+    await acknowledged(world, resting)
+    world.task.waits_for = NEWER
+    world.submit(late)
+    await world.venue.send(report(ACK, resting, 1), fill(resting, 2, 10, 0))
+    await world.until(lambda: world.intent(resting) is None)
+    world.task.asked = 0
+    await world.stays(lambda: list(world.venue.orders) == [resting.order_id])
+    assert 0 < world.task.asked < 100
+    world.task.waits_for = None
+    await world.until(lambda: late.order_id in world.venue.orders)
+    assert [kind for kind, _ in world.task.executions] == [ACK, "TradeExecuted"]
+
+
+async def test_what_is_about_to_leave_stays_when_the_task_begins_to_wait(world: World) -> None:
+    world.venue.rule = lambda path, body: (503, "")
+    world.submit(order_of())
+    await world.until(lambda: len(world.venue.calls) >= 2)
+    world.task.waits_for = NEWER
+    world.venue.rule = lambda path, body: None
+    await world.stays(lambda: world.venue.orders == {} and not world.task.executions)
+    world.task.waits_for = None
+    await world.until(lambda: world.venue.orders)
+
+
+async def test_what_grows_too_old_while_the_task_waits_is_withheld(world: World) -> None:
+    world.task.waits_for = NEWER
+    world.submit(order_of())
+    await world.stays(lambda: not world.task.executions)
+    world.task.table(CONTROLS).values["acc-1"] = generous(order_age_ms_max=1)
+    await world.until(lambda: world.task.executions)
+    assert world.task.executions[0][1]["reason"] == "order_too_old"
+    assert world.venue.calls == []
 
 
 # Whatever a venue may answer
@@ -614,11 +734,11 @@ async def test_an_order_that_grows_too_old_while_the_reports_are_away_is_withhel
 
 
 async def test_a_price_that_is_gone_withholds(world: World) -> None:
-    world.prices.clear()
+    world.tell(prices={"BTC-USD": None})
     world.submit(order_of())
     await world.until(lambda: world.task.executions)
     assert world.task.executions[0][1]["reason"] == "no_price"
-    world.prices["BTC-USD"] = a_price()
+    world.tell(prices={"BTC-USD": a_price()})
     world.submit(order_of(sequence=2))
     await world.until(lambda: world.venue.orders)
 
