@@ -8,7 +8,7 @@ from app.domain.exchange import Intent, Sent, Surroundings, apply_limits, is_rep
 from app.domain.limits import asks_to_kill
 from app.domain.reference import Known
 from app.engine import Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
-from app.engine.web_status import Measure
+from app.engine.web.status import Measure
 from app.exchange import app
 from app.topics import (
     ACCOUNTS,
@@ -19,8 +19,8 @@ from app.topics import (
     RESTRICTED_LIST,
     RISK_LIMITS,
 )
-from app.venue_session import VenueSession, VenueTables
-from app.venue_status import Tally, Troubles, measures, notices
+from app.venue_session.session import VenueSession, VenueTables
+from app.venue_session.status import Tally, Troubles, measures, notices
 from models.commands import SetRiskLimits
 from models.events import OrderComplianceApproved, OrderComplianceRejected, OrderReceived
 from tables.controls import CONTROLS

@@ -15,8 +15,8 @@ from app.domain.refdata import (
 )
 from app.domain.unread import CLOSED_BY, NOTE_CHARS_MAX, UNKNOWN, Unread, understand
 from app.engine import Table, TopicSpec, UnitOfWork, unit_of_work
-from app.engine.cluster import partition_of
-from app.engine.manager import TaskManager
+from app.engine.core.manager import TaskManager
+from app.engine.kafka.cluster import partition_of
 from app.engine.topics import EVENT_TYPE
 from app.refdata import app
 from app.topics import (

@@ -11,7 +11,7 @@ if __name__ == "__main__":
         )
         sys.exit(2)
     try:
-        from app.cli import main
+        from app.cli.main import main
 
         status = main()
     except KeyboardInterrupt:

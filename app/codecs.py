@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
 from app.engine.errors import NewerRelease
-from app.engine.web_status import Measure
+from app.engine.web.status import Measure
 from models.contract import Contract, Origin
 from models.registry import CONTRACTS, NewerVersion, contract_of, table_values, unknown_fields
 

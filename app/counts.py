@@ -6,7 +6,7 @@ from functools import partial
 from itertools import groupby
 
 from app.engine import UnitOfWork
-from app.engine.web_status import Measure
+from app.engine.web.status import Measure
 
 _Labels = tuple[tuple[str, str], ...]
 

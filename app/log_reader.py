@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-from app.engine.cluster import EARLIEST, LATEST, TP, Cluster, retry
+from app.engine.kafka.cluster import EARLIEST, LATEST, TP, Cluster, retry
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 
 FETCH_WAIT_MS: Final = 20

@@ -18,7 +18,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from app.engine.cluster import RETRIABLE, RETRY_PAUSE_S, Cluster
+from app.engine.kafka.cluster import RETRIABLE, RETRY_PAUSE_S, Cluster
 
 log = logging.getLogger(__name__)
 

@@ -8,18 +8,18 @@ from typing import Any, cast
 from aiohttp.web import BaseSite, SockSite
 from yarl import URL
 
+from app.cli.options import SERVICES, WEB_PORTS
 from app.codecs import contract_measures
 from app.config import Settings, for_faust, settings
 from app.counts import count_measures
 from app.engine import App, EngineSettings, use_uvloop
-from app.engine.cluster import Cluster
 from app.engine.errors import EXIT_CONFIGURATION, Misconfigured
-from app.engine.web import attach
+from app.engine.kafka.cluster import Cluster
+from app.engine.web.view import attach
 from app.errors import PortTakenError, SettingError
 from app.membership import Groups, keep_addresses
-from app.options import SERVICES, WEB_PORTS
-from app.ports import bare, listening
-from app.preflight import raise_open_files
+from app.processes.ports import bare, listening
+from app.processes.preflight import raise_open_files
 from app.topics import DEAD_LETTERS, INSTRUMENTS, TOPICS
 from app.units import Words
 

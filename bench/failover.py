@@ -7,8 +7,8 @@ from the kill until a second after the last outage. When all is measured, the ki
 the disk it left; when the two share the partitions and have done so for a while, the other is killed. In the
 end the ids of the orders sent are compared with those of the decisions.
 
-"supervised" has a parent that sends the dead member's LeaveGroup, as `app.processes.Worker.after_death` does
-(the way of the news through `app/guard.py` is not in it); the others wait for the session to end, and those
+"supervised" has a parent that sends the dead member's LeaveGroup, as `Worker.after_death` does
+(the way of the news through the guard is not in it); the others wait for the session to end, and those
 with a long one are killed less often. The engine and stock Faust keep one standby by default, Kafka Streams
 none. A transaction that a killed Kafka Streams worker left open ends after 10 s, its default; until then
 nobody reads what is behind it.

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from app.engine.cluster import Cluster
+from app.engine.kafka.cluster import Cluster
 from app.membership import Groups
-from app.processes import Worker
-from app.supervisor import Supervisor
+from app.processes.supervisor import Supervisor
+from app.run.members import Worker
 from bench.worker import Options, options
 
 STANDBYS = "BENCH_STANDBYS"

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from app.engine.cluster import Cluster
+from app.engine.kafka.cluster import Cluster
 from app.membership import Groups
 from bench.contenders import Contender
 from bench.processes import Child

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from app.engine.cluster import partition_of
+from app.engine.kafka.cluster import partition_of
 from bench import job
 from bench.gaps import Answer
 from bench.kafka import Cluster, Reader

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import uvloop
 
-from app.artifacts import market_data_csv
 from app.config import settings
+from app.devkafka.artifacts import market_data_csv
 from app.errors import UserError
 from feed.accounts import SLOTS_MAX
 from feed.main import Feed, Options, Summary

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from app.engine.cluster import LATEST, TP, Cluster
 from app.engine.errors import NewerRelease
+from app.engine.kafka.cluster import LATEST, TP, Cluster
 from app.engine.topics import TopicSpec
 from app.errors import UserError
 from app.log_reader import bounds, decoded, header, read_up_to

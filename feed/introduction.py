@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Final, TypeVar
 
 from app import topics
-from app.engine.cluster import TP
+from app.engine.kafka.cluster import TP
 from feed import history
 from feed.limits import (
     WHO,

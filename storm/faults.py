@@ -16,7 +16,7 @@ import aiohttp
 from aiokafka import AIOKafkaProducer
 
 from app.config import settings
-from app.kafka_node import SESSION_MS
+from app.devkafka.node import SESSION_MS
 from app.topics import EXECUTIONS, ORDERS, RISK_DECISIONS
 from storm.field import Field, StormVenue, StormWorker, until
 from storm.observer import OUTPUT, Observer

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import aiohttp
 
-from app.last_words import told
+from app.cli.options import SERVICES, Plan
 from app.membership import Groups
-from app.options import SERVICES, Plan
-from app.pipeline import TAKE_OVER_S, Pipeline
-from app.processes import Feed, Venue, Worker
-from app.supervisor import Restarts
+from app.processes.last_words import told
+from app.processes.supervisor import Restarts
+from app.run.members import Feed, Venue, Worker
+from app.run.pipeline import TAKE_OVER_S, Pipeline
 from storm.kafka import KafkaNodes
 from storm.mutants.mutant import Mutant
 from storm.release import environment, make_release

@@ -18,9 +18,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from mode import Service
 
-from app.broker import READY_TIMEOUT_S, Broker
+from app.devkafka.broker import READY_TIMEOUT_S, Broker
+from app.devkafka.node import HOST, Member, Proxied, new_cluster_id, reserve_port
 from app.errors import BrokerError
-from app.kafka_node import HOST, Member, Proxied, new_cluster_id, reserve_port
 from storm.proxy import Proxy
 
 SYNC_POLL_S: Final = 0.1

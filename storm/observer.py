@@ -8,10 +8,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from app.engine.cluster import TP
-from app.engine.dead_letter import PREFIX
+from app.engine.core.dead_letter import PREFIX
+from app.engine.kafka.cluster import TP
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE
-from app.monitor import FOLLOWED, Monitor
+from app.run.monitor import FOLLOWED, Monitor
 from app.topics import (
     COMPLIANCE_DECISIONS,
     DEAD_LETTERS,

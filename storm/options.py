@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from app.cli.options import whole
 from app.errors import UserError
-from app.options import whole
 
 COUNT_MAX = 100_000
 WORKERS_MAX = 8

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from app.engine.cluster import partition_of
+from app.engine.kafka.cluster import partition_of
 from app.engine.topics import TopicSpec
 from app.topics import (
     COMPLIANCE_DECISIONS,

@@ -16,14 +16,14 @@ from functools import wraps
 from types import FrameType
 from typing import Any, Final
 
-from app.engine import restore as restore_module
-from app.engine import task as task_module
-from app.engine.consumer import Consumer
-from app.engine.manager import TaskManager
-from app.engine.store import TaskStore
-from app.engine.task import Task
-from app.engine.transaction import Producer
-from app.venue_session import VenueSession
+from app.engine.core import task as task_module
+from app.engine.core.manager import TaskManager
+from app.engine.core.task import Task
+from app.engine.kafka.consumer import Consumer
+from app.engine.kafka.transaction import Producer
+from app.engine.state import restore as restore_module
+from app.engine.state.store import TaskStore
+from app.venue_session.session import VenueSession
 
 
 class Step(StrEnum):

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from app.broker import Broker
+from app.devkafka.broker import Broker
 
 
 @pytest.fixture(scope="session")

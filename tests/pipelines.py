@@ -19,7 +19,6 @@ import agents.compliance
 import agents.exchange
 import agents.marketdata
 import agents.risk
-from app import venue_session
 from app.domain import exchange
 from app.domain.reference import Known, Reference
 from app.engine import Record, shard_of
@@ -41,6 +40,7 @@ from app.topics import (
     RISK_LIMITS,
     TOPICS,
 )
+from app.venue_session import session as venue_session
 from checker.findings import Findings
 from checker.history import Shared, Slice
 from checker.invariants.ticks import Ticks, check_ticks

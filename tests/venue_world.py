@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from aiohttp import WSCloseCode, web
 
-from app import venue_client, venue_session
 from app.domain.exchange import Controls, Intent, Session, Surroundings, new_intent
 from app.engine import Fenced, shard_of
-from app.engine import work as work_module
-from app.engine.dead_letter import DeadLetters
-from app.engine.watchdog import Turn
+from app.engine.core import work as work_module
+from app.engine.core.dead_letter import DeadLetters
+from app.engine.core.watchdog import Turn
 from app.topics import DEAD_LETTERS, TOPICS
-from app.venue_session import VenueSession, VenueTables
-from app.venue_status import Tally, Troubles
+from app.venue_session import client as venue_client
+from app.venue_session import session as venue_session
+from app.venue_session.session import VenueSession, VenueTables
+from app.venue_session.status import Tally, Troubles
 from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS

@@ -5,13 +5,13 @@ shows a whole service.
 """
 
 from app.engine.app import App, use_uvloop
+from app.engine.core.task import EngineSettings, Task
+from app.engine.core.work import Batch, Record, UnitOfWork, unit_of_work
 from app.engine.errors import AnswerFailed, Fenced, NewerRelease, Poison, Transient, WrongPartition
-from app.engine.global_table import GlobalTable
 from app.engine.shards import KEY_SHARDS, shard_of
-from app.engine.table import Table, TaskTable, ValueCodec
-from app.engine.task import EngineSettings, Task
+from app.engine.state.global_table import GlobalTable
+from app.engine.state.table import Table, TaskTable, ValueCodec
 from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, Codec, TopicSpec
-from app.engine.work import Batch, Record, UnitOfWork, unit_of_work
 
 __all__ = [
     "BROKER_CLOCK",

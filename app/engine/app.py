@@ -14,18 +14,18 @@ from mode.loop import use as use_loop
 from mode.utils.imports import cwd_in_path
 from yarl import URL
 
-from app.engine.agent import TaskAgent
-from app.engine.assignor import Assignor
-from app.engine.consumer import Transport
-from app.engine.dead_letter import QUARANTINE
-from app.engine.global_table import GlobalTable
-from app.engine.health import reasons
-from app.engine.lock import DirectoryLock
-from app.engine.manager import TaskManager
-from app.engine.table import Table
-from app.engine.task import Buried, EngineSettings, Task
+from app.engine.core.agent import TaskAgent
+from app.engine.core.dead_letter import QUARANTINE
+from app.engine.core.health import reasons
+from app.engine.core.manager import TaskManager
+from app.engine.core.task import Buried, EngineSettings, Task
+from app.engine.kafka.assignor import Assignor
+from app.engine.kafka.consumer import Transport
+from app.engine.state.global_table import GlobalTable
+from app.engine.state.lock import DirectoryLock
+from app.engine.state.table import Table
 from app.engine.topics import TopicSpec
-from app.engine.web_status import Measure
+from app.engine.web.status import Measure
 from app.engine.worker import Worker, take_datadir
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ partition s % partitions, and so does every key in it.
 from functools import lru_cache
 from typing import Final
 
-from app.engine.cluster import partition_of
 from app.engine.errors import EngineError, KeyTooLong, WrongPartition
+from app.engine.kafka.cluster import partition_of
 
 KEY_SHARDS: Final = 256
 KEY_BYTES_MAX: Final = 64 * 1024

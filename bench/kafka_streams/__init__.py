@@ -6,8 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from app.artifacts import java_executable, kafka_classpath, make_once
 from app.config import settings
+from app.devkafka.artifacts import java_executable, kafka_classpath, make_once
 from bench.processes import BenchError
 
 SOURCE = Path(__file__).with_name("Job.java")

@@ -10,21 +10,21 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
-from app.engine import cluster as cluster_module
-from app.engine import dead_letter as dead_letter_module
-from app.engine import restore as restore_module
-from app.engine import standby as standby_module
-from app.engine import task as task_module
-from app.engine import watermarks as watermarks_module
-from app.engine import work as work_module
-from app.engine.cluster import LATEST, Cluster
-from app.engine.dead_letter import QUARANTINE, DeadLetters
+from app.engine.core import dead_letter as dead_letter_module
+from app.engine.core import task as task_module
+from app.engine.core import work as work_module
+from app.engine.core.dead_letter import QUARANTINE, DeadLetters
+from app.engine.core.task import Task
+from app.engine.core.work import UnitOfWork
 from app.engine.errors import Fenced, Transient
-from app.engine.store import TaskStore
-from app.engine.task import Task
-from app.engine.transaction import Outbox, Producer
-from app.engine.watermarks import Watermarks
-from app.engine.work import UnitOfWork
+from app.engine.kafka import cluster as cluster_module
+from app.engine.kafka import watermarks as watermarks_module
+from app.engine.kafka.cluster import LATEST, Cluster
+from app.engine.kafka.transaction import Outbox, Producer
+from app.engine.kafka.watermarks import Watermarks
+from app.engine.state import restore as restore_module
+from app.engine.state import standby as standby_module
+from app.engine.state.store import TaskStore
 from storm.mutants.patching import Patch
 
 

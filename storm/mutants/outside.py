@@ -4,12 +4,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from app import venue_session
 from app.domain import compliance, exchange, limits, marketdata, risk
 from app.domain.errors import InvariantBroken
 from app.domain.reference import Reference
 from app.domain.risk import AccountRisk, Holding
 from app.engine.topics import TopicSpec
+from app.venue_session import session as venue_session
 from models.commands import SetRiskLimits
 from models.events import CommandAnswered, OrderReceived, TradeExecuted
 from models.reasons import RiskReason

@@ -14,19 +14,20 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from app import venue_booking, venue_session
 from app.domain import compliance, limits, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
-from app.engine import restore as restore_module
-from app.engine import standby as standby_module
-from app.engine import task as task_module
-from app.engine.dead_letter import DeadLetters
-from app.engine.transaction import Producer
-from app.engine.work import TableView
+from app.engine.core import task as task_module
+from app.engine.core.dead_letter import DeadLetters
+from app.engine.core.work import TableView
+from app.engine.kafka.transaction import Producer
+from app.engine.state import restore as restore_module
+from app.engine.state import standby as standby_module
 from app.topics import EXECUTIONS
-from app.venue_session import VenueSession
+from app.venue_session import booking as venue_booking
+from app.venue_session import session as venue_session
+from app.venue_session.session import VenueSession
 from models.commands import SetRiskLimits
 from models.contract import Contract, told
 from models.events import (

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.engine import Batch, EngineSettings, Record, Table, Task, TopicSpec, UnitOfWork, unit_of_work
-from app.engine.cluster import TP, Cluster, partition_of
-from app.engine.store import TaskStore
-from app.engine.table import TaskTable
-from app.engine.work import Chunk, Item
+from app.engine.core.work import Chunk, Item
+from app.engine.kafka.cluster import TP, Cluster, partition_of
+from app.engine.state.store import TaskStore
+from app.engine.state.table import TaskTable
 from tests.engine.service import Options, make_app
 from tests.engine.test_outbox import a_producer, sent
 

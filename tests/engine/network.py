@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from app.engine.cluster import Cluster
+from app.engine.kafka.cluster import Cluster
 
 LATE_S_MAX = 0.15
 

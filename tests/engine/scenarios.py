@@ -17,10 +17,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.transaction import TxnOffsetCommitRequest
 
-from app.engine.cluster import Cluster, partition_of
 from app.engine.errors import OffsetsLost, PositionGap
-from app.engine.transaction import TransactionFailed
-from app.engine.watermarks import STALL_S
+from app.engine.kafka.cluster import Cluster, partition_of
+from app.engine.kafka.transaction import TransactionFailed
+from app.engine.kafka.watermarks import STALL_S
 from storm.steps import Gate, Killed, Plan, Step, at_time, raise_
 from tests.engine.network import BadNetwork
 from tests.engine.service import Number

@@ -10,9 +10,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.engine import BROKER_CLOCK, COMPACTED, KEPT, TopicSpec
-from app.engine.admin import Found, Setting, Wanted, compare, ensure_topics, told
 from app.engine.errors import Misconfigured, TopicMismatch
-from app.engine.table import CHANGELOG_CONFIG
+from app.engine.kafka.admin import Found, Setting, Wanted, compare, ensure_topics, told
+from app.engine.state.table import CHANGELOG_CONFIG
 from app.topics import TOPICS
 from tests.engine.waiting import until
 
@@ -330,7 +330,7 @@ async def test_what_was_made_without_a_config_gets_it_and_keeps_its_others(
 async def test_what_kafka_will_not_make_is_one_line_and_nothing_is_made(
     topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.engine.admin.NODES_WAIT_S", 0.1)
+    monkeypatch.setattr("app.engine.kafka.admin.NODES_WAIT_S", 0.1)
     with pytest.raises(Misconfigured, match="Kafka will not make them, and nothing was changed") as refused:
         await topics.ensure(spec("orders"), spec("executions"), copies=3)
     assert "\n" not in str(refused.value)

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.engine.cluster import TP, Cluster
-from app.engine.protocol import Produce
+from app.engine.kafka.cluster import TP, Cluster
+from app.engine.kafka.protocol import Produce
 from tests.engine.recordsets import batch, seal
 from tests.engine.service import Number
 from tests.engine.workers import BareWorker

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine import Task
-from app.engine.cluster import TP, Cluster, Fetched
-from app.engine.task import BACKOFF_S_MAX, BACKOFF_S_MIN
-from app.engine.work import Chunk
+from app.engine.core.task import BACKOFF_S_MAX, BACKOFF_S_MIN
+from app.engine.core.work import Chunk
+from app.engine.kafka.cluster import TP, Cluster, Fetched
 from tests.engine.service import Options, make_app, topics
 
 OPTIONS = Options(bootstrap="127.0.0.1:1", id="unit", directory="nowhere", batch_records_max=10)

@@ -10,9 +10,9 @@ from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from app.engine import cluster as cluster_module
-from app.engine.admin import ensure_topics
-from app.engine.cluster import Cluster
+from app.engine.kafka import cluster as cluster_module
+from app.engine.kafka.admin import ensure_topics
+from app.engine.kafka.cluster import Cluster
 from app.engine.topics import TopicSpec
 from app.topics import TOPICS
 

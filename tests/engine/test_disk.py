@@ -12,11 +12,11 @@ from unittest import mock
 
 import pytest
 
-from app.engine.cluster import TP
 from app.engine.errors import StoreDamaged
-from app.engine.store import TaskStore
-from app.engine.table import TaskTable
-from app.engine.web_read import Busy, Reader
+from app.engine.kafka.cluster import TP
+from app.engine.state.store import TaskStore
+from app.engine.state.table import TaskTable
+from app.engine.web.read import Busy, Reader
 from tests.engine.conftest import MakeWorld
 from tests.engine.damage import DAMAGES, garbled_tables
 from tests.engine.test_workers import directories, load, workers

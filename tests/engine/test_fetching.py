@@ -9,9 +9,9 @@ import pytest
 from aiokafka.errors import LeaderNotAvailableError, OffsetOutOfRangeError
 
 from app.engine import Task
-from app.engine import task as task_module
-from app.engine.cluster import TP, Fetched
+from app.engine.core import task as task_module
 from app.engine.errors import PositionGap
+from app.engine.kafka.cluster import TP, Fetched
 from tests.engine.test_batches import CORRECTIONS, NUMBERS, a_task
 from tests.engine.waiting import until
 

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from app.engine import GlobalTable, TopicSpec
-from app.engine.cluster import TP, Cluster, partition_of
+from app.engine.kafka.cluster import TP, Cluster, partition_of
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION
 from tests.engine.alone import Raw, a_key
 from tests.engine.conftest import MakeWorld

@@ -11,19 +11,10 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from app.engine import (
-    Poison,
-    Record,
-    Table,
-    TopicSpec,
-    Transient,
-    UnitOfWork,
-    WrongPartition,
-    dead_letter,
-    work,
-)
-from app.engine import task as task_module
-from app.engine.cluster import partition_of
+from app.engine import Poison, Record, Table, TopicSpec, Transient, UnitOfWork, WrongPartition
+from app.engine.core import dead_letter, work
+from app.engine.core import task as task_module
+from app.engine.kafka.cluster import partition_of
 from tests.engine.alone import APP, PARTITIONS, Alone, Raw, a_key
 from tests.engine.service import JsonCodec, Number, key_of
 

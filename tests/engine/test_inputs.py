@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.engine import task as task_module
-from app.engine.cluster import EARLIEST, TP, Cluster, Committed
+from app.engine.core import task as task_module
+from app.engine.core.task import Task
 from app.engine.errors import OffsetsLost
-from app.engine.task import Task
-from app.engine.transaction import NOTE_BYTES_MAX, read_note, write_note
+from app.engine.kafka.cluster import EARLIEST, TP, Cluster, Committed
+from app.engine.kafka.transaction import NOTE_BYTES_MAX, read_note, write_note
 from tests.engine.conftest import MakeWorld
 from tests.engine.workers import BareWorker
 from tests.engine.world import World

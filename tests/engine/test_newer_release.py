@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from app.engine import Fenced, NewerRelease, Poison, Record, Table, TopicSpec, UnitOfWork, unit_of_work
-from app.engine import task as task_module
+from app.engine.core import task as task_module
 from tests.engine.alone import APP, Alone, Raw, a_key
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import JsonCodec, Number, Total, TotalCodec, key_of

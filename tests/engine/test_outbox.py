@@ -7,9 +7,9 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine import transaction
-from app.engine.cluster import TP, Cluster
-from app.engine.transaction import Outbox, Producer
+from app.engine.kafka import transaction
+from app.engine.kafka.cluster import TP, Cluster
+from app.engine.kafka.transaction import Outbox, Producer
 
 A, B = TP("a", 0), TP("b", 3)
 Sent = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int]

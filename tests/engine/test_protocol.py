@@ -4,7 +4,7 @@ from aiokafka.protocol.produce import ProduceRequest_v7
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.protocol import Produce, ProduceV7
+from app.engine.kafka.protocol import Produce, ProduceV7
 
 TOPICS = st.lists(
     st.tuples(

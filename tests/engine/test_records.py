@@ -8,7 +8,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.cluster import committed_records, partition_of, route
+from app.engine.kafka.cluster import committed_records, partition_of, route
 from tests.engine.recordsets import batch, emptied, in_transaction, marker, plain, seal
 
 Aborted = list[tuple[int, int]]

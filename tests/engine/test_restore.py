@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from app.engine.cluster import EARLIEST, READ_COMMITTED, READ_UNCOMMITTED, TP, Cluster
 from app.engine.errors import ChangelogMismatch
-from app.engine.restore import follow, restore
-from app.engine.store import TaskStore
+from app.engine.kafka.cluster import EARLIEST, READ_COMMITTED, READ_UNCOMMITTED, TP, Cluster
+from app.engine.state.restore import follow, restore
+from app.engine.state.store import TaskStore
 
 CHANGELOG = TP("app-table-changelog", 0)
 
@@ -50,8 +50,8 @@ async def test_a_standby_that_nobody_writes_to_stays_fresh(
         await asyncio.sleep(0.01)
         return []
 
-    monkeypatch.setattr("app.engine.restore._fetch", nothing)
-    monkeypatch.setattr("app.engine.restore.STAMP_S", 0.05)
+    monkeypatch.setattr("app.engine.state.restore._fetch", nothing)
+    monkeypatch.setattr("app.engine.state.restore.STAMP_S", 0.05)
     store = TaskStore(tmp_path / "0")
     changelogs = {"at its end": TP("a", 0), "behind": TP("b", 0)}
     store.apply({}, {"at its end": 52, "behind": 51})
@@ -83,8 +83,8 @@ async def test_a_standby_that_heard_nothing_for_too_long_begins_anew(
         await asyncio.sleep(0.01)
         return [] if heard.is_set() else None
 
-    monkeypatch.setattr("app.engine.restore._fetch", fetch)
-    monkeypatch.setattr("app.engine.restore.FORGET_AFTER_MS", 50)
+    monkeypatch.setattr("app.engine.state.restore._fetch", fetch)
+    monkeypatch.setattr("app.engine.state.restore.FORGET_AFTER_MS", 50)
     store = TaskStore(tmp_path / "0")
     store.apply({"table": {b"deleted since": b"1"}}, {"table": 52})
     bounds: Any = Bounds(stable=60, log=60)

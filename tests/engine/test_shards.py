@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine import KEY_SHARDS, shard_of
-from app.engine.cluster import partition_of
+from app.engine.kafka.cluster import partition_of
 from app.engine.shards import require_shardable, shard_named, shards_of
 from tests.engine.alone import APP
 

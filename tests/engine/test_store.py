@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import store as store_module
-from app.engine.cluster import TP
 from app.engine.errors import ChangelogMismatch
-from app.engine.restore import FORGET_AFTER_MS, _start
-from app.engine.store import TaskStore
+from app.engine.kafka.cluster import TP
+from app.engine.state import store as store_module
+from app.engine.state.restore import FORGET_AFTER_MS, _start
+from app.engine.state.store import TaskStore
 
 CHANGELOG = TP("sums-changelog", 0)
 

@@ -9,11 +9,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from app.engine import Table, TaskTable
-from app.engine import table as table_module
-from app.engine.cluster import partition_of
+from app.engine.core.work import TableView
+from app.engine.kafka.cluster import partition_of
 from app.engine.shards import shards_of
-from app.engine.store import TaskStore
-from app.engine.work import TableView
+from app.engine.state import table as table_module
+from app.engine.state.store import TaskStore
 from tests.engine.service import Options, Total, make_app
 
 APP = make_app(Options(bootstrap="127.0.0.1:1", id="unit-tables", directory="nowhere"))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from app.engine import unit_of_work
-from app.engine.cluster import TP, Cluster
+from app.engine.core.manager import TaskManager
+from app.engine.core.task import Task
 from app.engine.errors import ChangelogMismatch, OffsetsLost, StoreFailed
-from app.engine.manager import TaskManager
-from app.engine.store import TaskStore
-from app.engine.task import Task
+from app.engine.kafka.cluster import TP, Cluster
+from app.engine.state.store import TaskStore
 from storm.steps import Gate, Step
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import Number

@@ -15,11 +15,11 @@ from aiokafka.protocol.transaction import (
     TxnOffsetCommitRequest,
 )
 
-from app.engine import transaction
-from app.engine.cluster import TP
 from app.engine.errors import Fenced
-from app.engine.protocol import InitProducerId, Produce
-from app.engine.transaction import Outbox, Producer, RecordRefused, TransactionFailed
+from app.engine.kafka import transaction
+from app.engine.kafka.cluster import TP
+from app.engine.kafka.protocol import InitProducerId, Produce
+from app.engine.kafka.transaction import Outbox, Producer, RecordRefused, TransactionFailed
 
 OUT, LOG, IN = TP("out", 0), TP("log", 3), TP("in", 3)
 FENCED = [47, 49, 90]

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from app.engine.watchdog import EXIT_STATUS
+from app.engine.core.watchdog import EXIT_STATUS
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import Number
 from tests.engine.test_workers import committed_more, directories, load, workers

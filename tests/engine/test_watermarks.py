@@ -14,11 +14,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import TopicAuthorizationFailedError
 
-from app.engine import watermarks as module
-from app.engine.cluster import TP, OpenBatch
-from app.engine.global_table import GlobalTable
+from app.engine.kafka import watermarks as module
+from app.engine.kafka.cluster import TP, OpenBatch
+from app.engine.kafka.watermarks import STALL_S, Watermarks
+from app.engine.state.global_table import GlobalTable
 from app.engine.topics import TopicSpec
-from app.engine.watermarks import STALL_S, Watermarks
 from tests.engine.conftest import MakeWorld
 from tests.engine.waiting import until
 from tests.engine.workers import BareWorker

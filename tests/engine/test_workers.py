@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.broker import Broker
-from app.engine.store import TaskStore
+from app.devkafka.broker import Broker
+from app.engine.state.store import TaskStore
 from storm.steps import STARTING, WORKING, Step
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import Options
@@ -394,7 +394,7 @@ async def test_a_broker_killed_again_and_again_costs_nothing_and_a_worker_ends_w
             await world.all_processed()
             assert process.exit_code is None
             assert await world.faults() == []
-            assert "can be skipped" not in broker.log_file.read_text()  # markers, see app/artifacts.py
+            assert "can be skipped" not in broker.log_file.read_text()  # markers, see artifacts.py
             await kill(broker)
             process.signal(signal.SIGTERM)
             await process.ended()

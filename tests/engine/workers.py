@@ -20,8 +20,8 @@ from typing import Any, Self
 import msgspec
 
 from app.engine import App, Batch, Task
-from app.engine.cluster import Cluster
-from app.engine.standby import Standby
+from app.engine.kafka.cluster import Cluster
+from app.engine.state.standby import Standby
 from storm import steps
 from storm.mutants.engine import BROKEN_RULES
 from storm.mutants.patching import Permanent

@@ -17,8 +17,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from app.engine.store import TaskStore
-from app.engine.table import CHANGELOG_CONFIG
+from app.engine.state.store import TaskStore
+from app.engine.state.table import CHANGELOG_CONFIG
 from tests.engine.service import Number, Options, Total, topics
 from tests.engine.waiting import PATIENCE_S, until
 

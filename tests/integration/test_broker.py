@@ -15,9 +15,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.broker import Broker, KeptBroker
+from app.devkafka.broker import Broker, KeptBroker
+from app.devkafka.node import format_storage, new_cluster_id, telling_line, write_files
 from app.errors import BrokerDiedError, BrokerError, DirectoryLockedError, PortTakenError
-from app.kafka_node import format_storage, new_cluster_id, telling_line, write_files
 
 
 async def create_topic(bootstrap: str, name: str) -> None:

@@ -13,8 +13,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.broker import Broker
-from app.cli import main
+from app.cli.main import main
+from app.devkafka.broker import Broker
 from checker.check import check
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable, digest

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from app.config import settings
-from app.processes import INSTRUMENTS
+from app.run.members import INSTRUMENTS
 from tests.integration.running import Running, mentioning, processes_with
 
 NOBODY = """if True:
@@ -26,7 +26,7 @@ NOBODY = """if True:
         raise KeyError("uid not found")
 
     pwd.getpwuid = pwd.getpwnam = unknown
-    from app.cli import main
+    from app.cli.main import main
     sys.exit(main(sys.argv[1:]))
 """
 """`python -m app` for a user whom the system does not know: no HOME, no entry in the list of users."""

@@ -18,7 +18,7 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
 from app import topics
-from app.broker import Broker
+from app.devkafka.broker import Broker
 from app.errors import UserError
 from feed import history
 from feed.introduction import OPERATOR_COMMANDS, RESTRICTIONS, RISK_LIMITS

@@ -13,9 +13,9 @@ from statistics import median
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from app.devkafka.node import start_guarded
 from app.domain.marketdata import CONFLATION_S
-from app.engine.admin import ensure_topics
-from app.kafka_node import start_guarded
+from app.engine.kafka.admin import ensure_topics
 from app.topics import DEAD_LETTERS, INSTRUMENTS, MARKET_ALERTS, MARKET_DATA, PRICES, TOPICS
 from feed.wire import command_record, tick_record
 from models.events import TickReceived

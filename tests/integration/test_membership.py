@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 
-from app.engine.cluster import Cluster
+from app.engine.kafka.cluster import Cluster
 from app.membership import STABLE, Groups, keep_addresses, url_in
 
 SESSION_S = 60

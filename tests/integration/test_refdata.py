@@ -16,15 +16,15 @@ from urllib.request import urlopen
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from app import cli
-from app.controls_cli import LIMITS_IN_FORCE
-from app.engine.admin import ensure_topics
-from app.engine.cluster import partition_of
+from app.cli import main as cli
+from app.cli.controls import LIMITS_IN_FORCE
+from app.cli.desk import Desk, Unreadable, record_of
+from app.cli.holders import INTENTS, POSITIONS
+from app.cli.refdata import EXIT_DIFFERENT
+from app.devkafka.node import start_guarded
+from app.engine.kafka.admin import ensure_topics
+from app.engine.kafka.cluster import partition_of
 from app.engine.topics import COMPACTED, TopicSpec
-from app.holders import INTENTS, POSITIONS
-from app.kafka_node import start_guarded
-from app.operators import Desk, Unreadable, record_of
-from app.refdata_cli import EXIT_DIFFERENT
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,

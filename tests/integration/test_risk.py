@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from app.devkafka.node import start_guarded
 from app.engine import TopicSpec
-from app.engine.admin import ensure_topics
-from app.kafka_node import start_guarded
+from app.engine.kafka.admin import ensure_topics
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,

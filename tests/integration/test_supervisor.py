@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ProcessError
-from app.supervisor import Child, Restarts, Supervisor
+from app.processes.supervisor import Child, Restarts, Supervisor
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
 DIES = "import sys; print('no luck', flush=True); sys.exit(3)"
@@ -225,7 +225,7 @@ async def test_children_are_gone_when_the_supervisor_is_killed(tmp_path: Path) -
     program = f"""if True:
         import asyncio, sys
         from pathlib import Path
-        from app.supervisor import Child, Supervisor
+        from app.processes.supervisor import Child, Supervisor
 
         class Sleeper(Child):
             def command(self):

@@ -21,9 +21,9 @@ from urllib.request import urlopen
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.engine.cluster import partition_of
-from app.kafka_node import guarded
-from app.options import SERVICES, WEB_PORTS
+from app.cli.options import SERVICES, WEB_PORTS
+from app.devkafka.node import guarded
+from app.engine.kafka.cluster import partition_of
 from app.topics import RISK_LIMITS
 from tests.builders import limits
 from tests.integration.topics import remove_topics

@@ -5,9 +5,9 @@ import re
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from app.engine.cluster import TP, Cluster
-from app.engine.protocol import Produce
-from app.options import SERVICES
+from app.cli.options import SERVICES
+from app.engine.kafka.cluster import TP, Cluster
+from app.engine.kafka.protocol import Produce
 from app.topics import TOPICS
 from tests.engine.recordsets import batch, seal
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from app.engine.cluster import partition_of
+from app.engine.kafka.cluster import partition_of
 from app.topics import ORDERS, TOPICS
 from storm.poison import CLOSING, LATE, NAME_PREFIX, TRADER, Poison, poison
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app import artifacts
-from app.artifacts import Pin, kafka_classpath, make_once, market_data_csv, pins_of
 from app.config import Settings
+from app.devkafka import artifacts
+from app.devkafka.artifacts import Pin, kafka_classpath, make_once, market_data_csv, pins_of
 from app.errors import ArtifactError
 
 
@@ -81,7 +81,7 @@ def test_an_unreachable_registry_says_what_and_what_to_do(tmp_path: Path) -> Non
         "import requests, jgo.util.http\n"
         "def refuse(*a, **k): raise requests.ConnectionError('Connection refused')\n"
         "requests.request = refuse\n"
-        "from app.artifacts import market_data_csv\n"
+        "from app.devkafka.artifacts import market_data_csv\n"
         "try: market_data_csv()\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
@@ -118,7 +118,7 @@ def test_a_crash_half_way_leaves_nothing_and_the_next_call_cleans_up(tmp_path: P
 
 def test_processes_that_start_together_make_it_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from app.artifacts import make_once\n"
+        "import sys, time; from pathlib import Path; from app.devkafka.artifacts import make_once\n"
         "def make(directory): time.sleep(0.3); (directory / 'file').touch(); print('made')\n"
         f"make_once(Path({str(tmp_path)!r}) / 'target', 'making', make)\n"
     )

@@ -6,7 +6,7 @@ from faust.assignor.client_assignment import CopartitionedAssignment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.assignor import distribute
+from app.engine.kafka.assignor import distribute
 
 Held = dict[str, CopartitionedAssignment]
 

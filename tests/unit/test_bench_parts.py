@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from app.engine.cluster import TP, Cluster
-from app.engine.transaction import Outbox, Producer
+from app.engine.kafka.cluster import TP, Cluster
+from app.engine.kafka.transaction import Outbox, Producer
 from bench.parts import PARTS, REST, Parts, part_of
 
-MODULES = ("agent", "task", "transaction", "work")
+MODULES = ("core.agent", "core.task", "kafka.transaction", "core.work")
 BUSY_S = 0.3
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from app import cli
+from app.cli import main as cli
 from app.errors import UserError
 
-MAIN = Path(cli.__file__).with_name("__main__.py")
+MAIN = Path(cli.__file__).parents[1] / "__main__.py"
 
 
 def with_command(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
@@ -58,7 +58,7 @@ def test_a_signal_lets_the_work_clean_up(number: signal.Signals, expected: int) 
 
 STUBBORN = """if True:
     import asyncio, sys
-    from app import cli
+    from app.cli import main as cli
 
     async def work():
         try:
@@ -132,7 +132,7 @@ def test_a_warning_that_finds_no_room_ends_nobody() -> None:
     program = """if True:
         import logging
         from rich.console import Console
-        from app.run import log_to
+        from app.run.job import log_to
 
         log_to(Console(file=open("/dev/full", "w")))
         logging.getLogger("anybody").warning("a child has ended")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app import display
-from app.display import Display
-from app.engine.cluster import TP, Cluster
-from app.monitor import Monitor
-from app.quiet import Standing
-from app.readiness import Ledger
+from app.engine.kafka.cluster import TP, Cluster
+from app.run import display
+from app.run.display import Display
+from app.run.monitor import Monitor
+from app.run.quiet import Standing
+from app.run.readiness import Ledger
 
 
 class Looks:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app import ending
+from app.run import ending
 from checker.errors import CheckerError
 from checker.findings import Violation
 from checker.report import Counts, Report

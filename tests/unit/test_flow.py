@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.flow import Flow, flow
+from app.run.flow import Flow, flow
 
 EVENTS = (
     *("OrderRiskApproved", "OrderRiskRejected", "OrderComplianceApproved", "OrderComplianceRejected"),

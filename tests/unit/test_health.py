@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.engine import health
-from app.engine.health import Health, Reason, ranges, ready_line, reasons
+from app.engine.core import health
+from app.engine.core.health import Health, Reason, ranges, ready_line, reasons
 
 
 def a_task(

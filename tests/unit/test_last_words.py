@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from app.last_words import CHARACTERS_MAX, is_alive, reason_in, signal_of, told
+from app.processes.last_words import CHARACTERS_MAX, is_alive, reason_in, signal_of, told
 
 TRACEBACK = """\
 [2026-11-30 03:00:01,000] [1] [INFO] starting

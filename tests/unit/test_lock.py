@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import DirectoryLockedError, UserError
-from app.lock import DirectoryLock
+from app.processes.lock import DirectoryLock
 
 
 def test_a_second_owner_is_refused_with_the_holders_pid_command_and_start(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_released_directory_can_be_taken_again(tmp_path: Path) -> None:
 
 def test_a_holder_that_was_killed_does_not_keep_the_directory(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from app.lock import DirectoryLock\n"
+        "from pathlib import Path; from app.processes.lock import DirectoryLock\n"
         f"DirectoryLock(Path({str(tmp_path)!r})).acquire(); print('held', flush=True); input()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -48,7 +48,7 @@ def test_a_holder_that_was_killed_does_not_keep_the_directory(tmp_path: Path) ->
 
 def test_a_child_that_outlives_the_holder_is_waited_for(tmp_path: Path) -> None:
     code = (
-        "import subprocess; from pathlib import Path; from app.lock import DirectoryLock\n"
+        "import subprocess; from pathlib import Path; from app.processes.lock import DirectoryLock\n"
         f"lock = DirectoryLock(Path({str(tmp_path)!r})); lock.acquire()\n"
         "subprocess.Popen(['sleep', '0.5'], pass_fds=[lock.fileno()])"
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.artifacts import market_data_csv
+from app.devkafka.artifacts import market_data_csv
 from app.domain.errors import RefusedInput
 from app.domain.marketdata import (
     FEED_SILENT_MS,

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from app.engine.cluster import LATEST, TP, Cluster, Fetched
-from app.engine.dead_letter import PREFIX
+from app.engine.core.dead_letter import PREFIX
+from app.engine.kafka.cluster import LATEST, TP, Cluster, Fetched
 from app.engine.topics import EVENT_TYPE
-from app.kept_counts import Counts, read_counts, write_counts
-from app.monitor import CURSORS, FOLLOWED, Monitor
+from app.run.kept_counts import Counts, read_counts, write_counts
+from app.run.monitor import CURSORS, FOLLOWED, Monitor
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS
 from storm.observer import Observer
 

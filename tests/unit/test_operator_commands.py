@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from app import cli
-from app.answers import line_of, status_of
-from app.engine.cluster import TP, Fetched
+from app.cli import main as cli
+from app.cli.answers import line_of, status_of
+from app.cli.desk import VERSION_MAX, Desk, Unreadable, _decoded, next_version, record_of
+from app.cli.limit_values import NAMES, changed, read_values, shown
+from app.engine.kafka.cluster import TP, Fetched
 from app.errors import UserError
-from app.limit_values import NAMES, changed, read_values, shown
-from app.operators import VERSION_MAX, Desk, Unreadable, _decoded, next_version, record_of
 from app.topics import COMMAND_ANSWERS, HALTS, OPERATOR_COMMANDS
 from feed.history import _value
 from models.commands import SetHalt, SetRiskLimits

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app import cli
-from app.options import SERVICES, WEB_PORTS, RunOptions, run_options, up_plan
-from app.quiet import INPUTS
+from app.cli import main as cli
+from app.cli.options import SERVICES, WEB_PORTS, RunOptions, run_options, up_plan
+from app.run.quiet import INPUTS
 
 
 def parsed(*arguments: str) -> RunOptions:
@@ -69,7 +69,7 @@ def test_what_is_watched_is_what_the_agents_read() -> None:
     program = """if True:
         import json
         from importlib import import_module
-        from app.options import SERVICES
+        from app.cli.options import SERVICES
         apps = {each: import_module(f"agents.{each}").app for each in SERVICES}
         print(json.dumps({name: sorted(spec.name for spec in app.input_specs) for name, app in apps.items()}))
     """

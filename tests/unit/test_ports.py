@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from app.errors import PortTakenError, UserError
-from app.ports import Port, listening, require_host, reserve, reserve_exactly
+from app.processes.ports import Port, listening, require_host, reserve, reserve_exactly
 
 HOST = "127.0.0.1"
 

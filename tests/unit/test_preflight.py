@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app import preflight
 from app.errors import UserError
-from app.preflight import MB, Machine, Needs, free_memory, look, needs, prepare, refusals
+from app.processes import preflight
+from app.processes.preflight import MB, Machine, Needs, free_memory, look, needs, prepare, refusals
 
 PLENTY = Machine(
     files_max=1_000_000,
@@ -129,7 +129,7 @@ def test_what_is_missing_stops_the_start_in_one_line(tmp_path: Path) -> None:
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
     program = """if True:
         import resource, sys
-        from app.preflight import raise_open_files
+        from app.processes.preflight import raise_open_files
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
         raise_open_files()
         print(*resource.getrlimit(resource.RLIMIT_NOFILE))

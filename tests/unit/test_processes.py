@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, cast
 
-from app.processes import Feed, Venue, Worker
-from app.supervisor import EXIT_CONFIGURATION
+from app.processes.supervisor import EXIT_CONFIGURATION
+from app.run.members import Feed, Venue, Worker
 
 NO_GROUPS = cast(Any, None)
 

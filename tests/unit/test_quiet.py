@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from app.engine.cluster import TP
+from app.engine.kafka.cluster import TP
 from app.errors import StuckError
-from app.quiet import Standing, until_quiet
+from app.run.quiet import Standing, until_quiet
 
 QUIET = Standing(ends={TP("orders", 0): 7}, behind={})
 BUSY = Standing(ends={TP("orders", 0): 7}, behind={"risk": {TP("orders", 0): 3}})

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from app.errors import StuckError
-from app.readiness import PATIENCE_S, REPEAT_S, Ledger, Readiness, reasons_of
+from app.run.readiness import PATIENCE_S, REPEAT_S, Ledger, Readiness, reasons_of
 
 
 def test_a_short_absence_is_nobodys_business() -> None:

@@ -6,7 +6,7 @@ import aiokafka.client
 import aiokafka.consumer.group_coordinator
 import pytest
 
-from app.engine.repeats import SILENT_S, Repeats
+from app.engine.kafka.repeats import SILENT_S, Repeats
 
 
 @pytest.fixture

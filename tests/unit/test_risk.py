@@ -24,7 +24,7 @@ from app.domain.risk import (
     rejection,
     reserve,
 )
-from app.engine.table import json_functions
+from app.engine.state.table import json_functions
 from models.events import OrderComplianceRejected, OrderReceived, OrderRiskApproved, OrderRiskRejected
 from models.reasons import ComplianceReason, RiskReason
 from models.values import InstrumentStatus, PartyStatus

@@ -6,7 +6,7 @@ from app.domain.compliance import ComplianceAccount, OpenOrder, RecentOrder
 from app.domain.exchange import Session, new_intent
 from app.domain.marketdata import LastPrice
 from app.domain.risk import NEW_ACCOUNT, AccountRisk, Holding
-from app.engine.table import json_functions
+from app.engine.state.table import json_functions
 from models.values import Frozen, Side, State
 from tests.builders import NOW_MS, a_reservation, an_order
 

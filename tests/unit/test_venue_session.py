@@ -12,8 +12,8 @@ from aiohttp import WSServerHandshakeError
 
 from app.domain.exchange import IntentState
 from app.engine import Fenced, Transient, shard_of
-from app.venue_client import told
-from app.venue_session import ORDERS_PER_CALL_MAX
+from app.venue_session.client import told
+from app.venue_session.session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from app.domain.risk import AccountRisk, Holding
-from app.engine.table import Table
-from app.engine.web_cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
-from app.engine.web_html import element, join, visible
-from app.engine.web_pages import JsonLines, Pages, ranges, record_path, table_path
-from app.engine.web_read import Count, Query, Row, TaskReport, WorkerReport
+from app.engine.state.table import Table
+from app.engine.web.cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
+from app.engine.web.html import element, join, visible
+from app.engine.web.pages import JsonLines, Pages, ranges, record_path, table_path
+from app.engine.web.read import Count, Query, Row, TaskReport, WorkerReport
 from app.units import Words
 from tests.builders import BTC, ETH, listed
 

@@ -12,13 +12,14 @@ import msgspec
 import pytest
 from aiohttp import ClientSession, web
 
-from app.engine import web_cluster, web_read
-from app.engine.cluster import TP, partition_of
-from app.engine.store import TaskStore
-from app.engine.table import Table, TaskTable
-from app.engine.web import attach
-from app.engine.web_cluster import home
-from app.engine.web_read import Query, Reader, just_before
+from app.engine.kafka.cluster import TP, partition_of
+from app.engine.state.store import TaskStore
+from app.engine.state.table import Table, TaskTable
+from app.engine.web import cluster as web_cluster
+from app.engine.web import read as web_read
+from app.engine.web.cluster import home
+from app.engine.web.read import Query, Reader, just_before
+from app.engine.web.view import attach
 
 PARTITIONS = 4
 

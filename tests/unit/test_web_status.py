@@ -4,8 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.engine import GlobalTable, TopicSpec
-from app.engine.task import Restored
-from app.engine.web_status import UNREADABLE_SHOWN_MAX, Followed, Owned, ReadWhole, Status, metrics, status
+from app.engine.core.task import Restored
+from app.engine.web.status import UNREADABLE_SHOWN_MAX, Followed, Owned, ReadWhole, Status, metrics, status
 
 STATUS = Status(
     service='a "b"',

@@ -1,0 +1,175 @@
+"""The command line: a table of subcommands, and what every one of them does with errors and Ctrl-C.
+
+A UserError is one line on standard error and exit status 2; Ctrl-C and SIGTERM let the command clean up
+and give 130 and 143, a second one ends it at once. What a command needs is imported when it runs: `--help`
+stays quick.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import NamedTuple
+
+from app.cli.operator_options import (
+    halt_arguments,
+    limits_arguments,
+    refdata_arguments,
+    restrict_arguments,
+    run_halt,
+    run_limits,
+    run_refdata,
+    run_restrict,
+    run_resume,
+    run_sequence,
+    sequence_arguments,
+)
+from app.cli.options import directory, run_arguments, run_options, up_arguments, up_plan
+from app.errors import UserError
+from checker.options import check_arguments
+from storm.options import storm_arguments, storm_options
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+STOPPED_BY = (signal.SIGINT, signal.SIGTERM)
+
+
+class Command(NamedTuple):
+    """A subcommand: `arguments` declares its options, `run` does the work and gives the exit status."""
+
+    name: str
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def broker_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=directory, metavar="D", help="default: kafka in PIPELINE_DATA_DIR")
+    parser.add_argument(
+        "--port", type=port_number, metavar="P", default=9092, help="default: 9092; 0: a free one"
+    )
+
+
+def run_broker(options: argparse.Namespace) -> int:
+    from app.config import settings
+    from app.devkafka.broker import run_alone
+
+    return run_until_stopped(run_alone(options.data_dir or settings().data_dir / "kafka", options.port))
+
+
+def run_pipeline(options: argparse.Namespace) -> int:
+    from app.run.job import run
+
+    return run_until_stopped(run(run_options(options)))
+
+
+def run_services(options: argparse.Namespace) -> int:
+    from app.run.job import up
+
+    return run_until_stopped(up(up_plan(options)))
+
+
+def run_storm(options: argparse.Namespace) -> int:
+    import uvloop
+
+    from storm.run import storm
+
+    return run_until_stopped(storm(storm_options(options)), uvloop.new_event_loop)
+
+
+def run_checker(options: argparse.Namespace) -> int:
+    from app.config import settings
+    from checker.check import run_check
+
+    options.bootstrap = options.bootstrap or settings().bootstrap
+    options.data_dir = options.data_dir or settings().data_dir
+    return run_check(options)
+
+
+COMMANDS = (
+    Command("run", "run everything: Kafka, venue, services, feed", run_arguments, run_pipeline),
+    Command("up", "run the services alone, on the Kafka of KAFKA_BOOTSTRAP", up_arguments, run_services),
+    Command("check", "check the invariants I1 to I7", check_arguments, run_checker),
+    Command("storm", "break everything while orders flow, and check", storm_arguments, run_storm),
+    Command("broker", "run the embedded Kafka alone", broker_arguments, run_broker),
+    Command(
+        "refdata", "instruments, accounts, counterparties: load, show, diff", refdata_arguments, run_refdata
+    ),
+    Command("limits", "set or show the limits of an account", limits_arguments, run_limits),
+    Command("halt", "halt trading of an account, or of all", halt_arguments, run_halt),
+    Command("resume", "end a halt", halt_arguments, run_resume),
+    Command(
+        "restrict", "put an instrument on the restricted list, or off it", restrict_arguments, run_restrict
+    ),
+    Command(
+        "sequence", "set right which order counts as an account's last", sequence_arguments, run_sequence
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        command: Command = options.command
+        return command.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; use .venv/bin/python, which `make run` has made", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def run_until_stopped(
+    work: Coroutine[object, object, int | None],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run a coroutine to its end. Ctrl-C and SIGTERM cancel it, so that it cleans up; a second ends it all.
+
+    That loses nothing: every process of ours ends with this one, and goes on where it was.
+    """
+    stopping: list[int] = []
+
+    async def cancellable() -> int:
+        task = asyncio.ensure_future(work)
+
+        def stop(status: int) -> None:
+            if stopping:
+                os._exit(status)
+            stopping.append(status)
+            task.cancel()
+
+        for number in STOPPED_BY:
+            asyncio.get_running_loop().add_signal_handler(number, stop, 128 + number)
+        try:
+            return await task or 0
+        except asyncio.CancelledError:
+            if stopping:
+                return stopping[0]
+            raise
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(cancellable())
+
+
+def port_number(text: str) -> int:
+    """An argparse type: 0 to 65535."""
+    port = int(text) if text.isdecimal() else -1
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed is 0 to 65535")
+    return port
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app", description="The trading pipeline.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.arguments(subparser)
+        subparser.set_defaults(command=command)
+    return parser

@@ -1,0 +1,178 @@
+"""The options of the operators' commands; light on imports, so that `--help` is quick."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+KIND_NAMES = ("instruments", "accounts", "counterparties", "restrictions", "halts")
+WAIT_S = 10.0
+
+
+def run_refdata(options: argparse.Namespace) -> int:
+    from app.cli.refdata import ACTIONS
+
+    return _run(ACTIONS[options.action], options)
+
+
+def run_limits(options: argparse.Namespace) -> int:
+    from app.cli.controls import LIMITS_ACTIONS
+
+    return _run(LIMITS_ACTIONS[options.action], options)
+
+
+def run_halt(options: argparse.Namespace) -> int:
+    from app.cli.controls import halt
+
+    return _run(halt, options)
+
+
+def run_resume(options: argparse.Namespace) -> int:
+    from app.cli.controls import resume
+
+    return _run(resume, options)
+
+
+def run_restrict(options: argparse.Namespace) -> int:
+    from app.cli.controls import restrict
+
+    return _run(restrict, options)
+
+
+def run_sequence(options: argparse.Namespace) -> int:
+    from app.cli.controls import sequence
+
+    return _run(sequence, options)
+
+
+def _run(
+    action: Callable[[argparse.Namespace], Coroutine[object, object, int]], options: argparse.Namespace
+) -> int:
+    from app.cli.desk import silence
+    from app.cli.main import run_until_stopped
+    from app.config import settings
+
+    silence()
+    options.bootstrap = options.bootstrap or settings().bootstrap
+    try:
+        status = run_until_stopped(action(options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output, `head` perhaps, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def refdata_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `refdata`."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    load = actions.add_parser("load", help="put a file of reference data in force, all of it or nothing")
+    load.add_argument("file", type=Path, metavar="FILE", help="CSV (one kind) or JSON")
+    _person(load, why="default: names the file")
+    diff = actions.add_parser("diff", help="what loading a file would change; status 1 if anything")
+    diff.add_argument("file", type=Path, metavar="FILE", help="CSV (one kind) or JSON")
+    show = actions.add_parser("show", help="what is in force")
+    show.add_argument("kind", nargs="?", choices=KIND_NAMES, metavar="KIND", help=", ".join(KIND_NAMES))
+    for each in (load, diff, show):
+        _common(each)
+
+
+def limits_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `limits`."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    change = actions.add_parser("set", help="change limits of an account; those not named stay")
+    change.add_argument("account", metavar="ACCOUNT")
+    change.add_argument(
+        "values",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="such as open_orders_max=50, order_age_ms_max=45s, order_notional_micros_max=700USD, "
+        "price_collar_bps=5%%, kill_switch=on",
+    )
+    _person(change)
+    show = actions.add_parser("show", help="the limits of an account that are in force")
+    show.add_argument("account", metavar="ACCOUNT")
+    for each in (change, show):
+        _common(each)
+
+
+def halt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `halt` and `resume`."""
+    parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="default: all accounts")
+    _person(parser)
+    _common(parser)
+
+
+def restrict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `restrict`."""
+    parser.add_argument("symbol", metavar="SYMBOL")
+    parser.add_argument("--lift", action="store_true", help="take it off the restricted list")
+    _person(parser)
+    _common(parser)
+
+
+def sequence_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `sequence`."""
+    parser.add_argument("account", metavar="ACCOUNT")
+    parser.add_argument(
+        "last_sequence", type=_sequence, metavar="N", help="what shall count as its last order"
+    )
+    _person(parser)
+    _common(parser)
+
+
+def _person(parser: argparse.ArgumentParser, why: str | None = None) -> None:
+    parser.add_argument("--who", type=_note, metavar="NAME", help="who wants it; default: your login name")
+    parser.add_argument(
+        "--why", type=_note, required=why is None, metavar="TEXT", help=why or "the reason, for the audit"
+    )
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--bootstrap", type=_addresses, metavar="HOST:PORT", help="Kafka; default: KAFKA_BOOTSTRAP"
+    )
+    parser.add_argument(
+        "--wait", type=_seconds, default=WAIT_S, metavar="S", help=f"for an answer; default: {WAIT_S:g} s"
+    )
+
+
+def _addresses(text: str) -> str:
+    ports = [re.fullmatch(r"[^\s,]+:([0-9]{1,5})", each) for each in text.split(",")]
+    if not all(port is not None and 0 < int(port[1]) <= 65_535 for port in ports):
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is host:port, or several with commas between")
+    return text
+
+
+def _note(text: str) -> str:
+    if not text.strip() or len(text) > 1024 or not is_text(text):
+        raise argparse.ArgumentTypeError("allowed is a text of 1 to 1,024 characters")
+    return text
+
+
+def is_text(text: str) -> bool:
+    """A shell hands on bytes that are no UTF-8 as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number of seconds above 0, up to 3600")
+    return seconds
+
+
+def _sequence(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 2**62):
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from 0 to {2**62}")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Tasks and their units of work: records in, one transaction out."""

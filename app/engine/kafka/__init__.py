@@ -1,0 +1,1 @@
+"""What the engine asks of Kafka: requests, transactions, membership, topics."""

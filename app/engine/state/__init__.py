@@ -1,0 +1,1 @@
+"""Where state is: RocksDB, its changelogs, standbys and global tables."""

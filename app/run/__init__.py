@@ -1,0 +1,1 @@
+"""The whole pipeline as one service: started, watched, shown and judged at its end."""

@@ -1,0 +1,217 @@
+"""The whole pipeline as one service: lock, Kafka, topics, venue, workers; stopped in the opposite order."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from mode import Service
+
+from app.cli.options import SERVICES, Plan
+from app.config import PARTITIONS_ALLOWED, partition_count, settings
+from app.devkafka.broker import KeptBroker
+from app.devkafka.node import HOST
+from app.engine.errors import EngineError
+from app.engine.kafka.admin import ensure_topics
+from app.engine.kafka.cluster import Cluster
+from app.errors import UserError
+from app.membership import Groups
+from app.processes.lock import DirectoryLock
+from app.processes.preflight import needs, prepare
+from app.processes.supervisor import Restarts, Supervisor
+from app.run.members import Venue, Worker
+from app.run.readiness import Readiness
+from app.topics import ORDERS, TOPICS
+
+T = TypeVar("T")
+
+RECORD_NAME: Final = "processes.json"
+TAKE_OVER_S: Final = 1.0
+CRASHED_GRACE_S: Final = 2.0
+"""What cannot go on has little to finish, and it can't be told that the rest is able to."""
+
+
+class Pipeline(Service):
+    """Start it, then `bring_up` what the plan says; stopping it stops everything, in order.
+
+    `tell` gets a line for people at each step. A process that gives up crashes this service: await all work
+    through `or_crash`.
+    """
+
+    def __init__(self, plan: Plan, tell: Callable[[str], None] = print, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+        self.bootstrap = settings().bootstrap
+        self.replication_factor = settings().replication_factor
+        self.broker: KeptBroker | None = None
+        self.cluster: Cluster | None = None
+        self.venue: Venue | None = None
+        self.workers: list[Worker] = []
+        self.readiness = Readiness(self.workers, tell)
+        self.ready_s_max: float | None = None
+        """How long the workers may take to be ready; None: as long as it takes, they say why."""
+        self.shared: dict[str, str] = {}
+        """What every process has to know, as environment variables."""
+        self.processes = Supervisor(plan.data_dir / RECORD_NAME)
+        self.processes.others = self._other_processes
+        self._lock = DirectoryLock(plan.data_dir)
+        self.tell = tell
+
+    async def __aenter__(self) -> "Pipeline":
+        await self.start()
+        return self
+
+    async def on_start(self) -> None:
+        await asyncio.to_thread(self._lock.acquire)
+        try:
+            await asyncio.to_thread(self._require_machine)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.add_dependency(self.processes)
+
+    def _require_machine(self) -> None:
+        """Raises UserError for what this machine lacks, before anything is started."""
+        plan, chosen = self.plan, settings()
+        workers = sum(plan.workers.get(service, 1) for service in SERVICES)
+        kafka = plan.embedded and chosen.kafka_bootstrap is None
+        partitions = plan.partitions or chosen.partitions
+        wanted = needs(partitions, workers, kafka=kafka, reserve_bytes=chosen.disk_free_bytes_min)
+        prepare(
+            wanted, plan.data_dir, [HOST, chosen.web_host] if plan.embedded else [chosen.web_host], java=kafka
+        )
+
+    def _other_processes(self) -> dict[str, int]:
+        pid = None if self.broker is None else self.broker.pid
+        return {} if pid is None else {"kafka": pid}
+
+    async def on_stop(self) -> None:
+        if self.processes.children:
+            self.tell("stopping")
+        if self.crashed:
+            self.processes.hurry(CRASHED_GRACE_S)
+        await self.readiness.stop()
+        await self.processes.stop()
+        if self.cluster is not None:
+            await self.cluster.stop()
+        if self.broker is not None:
+            await self.broker.stop()
+        self._lock.release()
+
+    async def or_crash(self, work: Awaitable[T]) -> T:
+        """Await `work`; raises what crashed this service, should that happen first."""
+        working = asyncio.ensure_future(work)
+        crashed = asyncio.ensure_future(self._crashed.wait())
+        try:
+            await asyncio.wait({working, crashed}, return_when=asyncio.FIRST_COMPLETED)
+            if self.crash_reason is not None:
+                raise self.crash_reason
+            return working.result()
+        finally:
+            working.cancel()
+            crashed.cancel()
+            await asyncio.gather(working, crashed, return_exceptions=True)
+
+    async def bring_up(self) -> None:
+        """Start everything but the feed; returns when every worker is ready."""
+        started_at = time.monotonic()
+        if self.plan.embedded and settings().kafka_bootstrap is None:
+            await self.start_kafka()
+        self.cluster = Cluster(self.bootstrap, "supervisor")
+        await self._reach_kafka(self.cluster)
+        if self.plan.embedded:
+            await self._ensure_topics(change=False)
+            await self._start_venue()  # which may change a ledger of the release before, or refuse it
+            await self.prepare_topics(self.cluster)
+        await self._start_workers(self.cluster)
+        self.tell(f"{len(self.workers)} workers ready after {time.monotonic() - started_at:.1f} s")
+        firsts = {each.service: each.url for each in reversed(self.workers)}
+        self.tell("tables: " + "  ".join(f"{service} {firsts[service]}" for service in SERVICES))
+
+    async def start_kafka(self) -> None:
+        """Start what the plan says is ours to start, and note its address."""
+        self.broker = KeptBroker(self.plan.data_dir / "kafka", self.plan.port, tell=self.tell)
+        self.broker.on_change = self.processes.write_record
+        self.add_dependency(self.broker)
+        await self.broker.maybe_start()
+        await self.broker.ready()
+        self.bootstrap = self.broker.bootstrap
+        self.tell(f"Kafka listens on {self.bootstrap}, data in {self.plan.data_dir}")
+
+    async def _reach_kafka(self, cluster: Cluster) -> None:
+        starting = asyncio.ensure_future(cluster.start())
+        try:
+            while not (await asyncio.wait([starting], timeout=5.0))[0]:
+                self.tell(f"waiting for Kafka on {self.bootstrap}")
+            starting.result()
+        finally:
+            starting.cancel()
+
+    async def _ensure_topics(self, *, change: bool) -> None:
+        wanted = self.plan.partitions
+        try:
+            await ensure_topics(
+                self.bootstrap,
+                TOPICS,
+                partitions=wanted or settings().partitions,
+                replication_factor=self.replication_factor,
+                client_id="supervisor",
+                inputs=[topic.name for topic in TOPICS if topic.key_of is not None],
+                stateful=True,
+                adopt=wanted is None,
+                change=change,
+            )
+        except EngineError as error:
+            raise UserError(str(error)) from error
+
+    async def prepare_topics(self, cluster: Cluster) -> None:
+        wanted = self.plan.partitions
+        await self._ensure_topics(change=True)
+        partitions = await cluster.partition_count(ORDERS.name)
+        if wanted not in (None, partitions):
+            raise UserError(
+                f"the topics on {self.bootstrap} have {partitions} partitions already, not {wanted}: leave "
+                "--partitions out, or choose another --data-dir"
+            )
+        try:
+            partition_count(str(partitions))
+        except ValueError:
+            raise UserError(
+                f"the topics on {self.bootstrap} have {partitions} partitions; allowed is "
+                f"{PARTITIONS_ALLOWED}: choose another --data-dir, or another Kafka"
+            ) from None
+        self.shared |= {
+            "KAFKA_BOOTSTRAP": self.bootstrap,
+            "PIPELINE_PARTITIONS": str(partitions),
+            "PIPELINE_REPLICATION_FACTOR": str(self.replication_factor),
+        }
+
+    async def _start_venue(self) -> None:
+        self.venue = self.make_venue()
+        self.shared |= {"VENUE_URL": self.venue.url, "VENUE_TOKEN": self.venue.token}
+        await self.processes.add(self.venue)
+        await self.venue.until_up()
+
+    def make_venue(self) -> Venue:
+        return Venue(self.plan.data_dir)
+
+    async def _start_workers(self, cluster: Cluster) -> None:
+        groups = Groups(cluster)
+        counts = {service: self.plan.workers.get(service, 1) for service in SERVICES}
+        self.workers += [
+            self.worker(groups, service, number, has_peers=count > 1)
+            for service, count in counts.items()
+            for number in range(1, count + 1)
+        ]
+        await self.processes.add(*self.workers)
+        for worker in self.workers:
+            worker.add_future(worker.remove_former_members())
+        self.add_dependency(self.readiness)
+        await self.readiness.maybe_start()
+        await asyncio.gather(*(groups.until_stable(*each) for each in counts.items()))
+        await self.readiness.until_ready(self.ready_s_max)
+
+    def worker(self, groups: Groups, service: str, number: int, *, has_peers: bool) -> Worker:
+        """Make one. With peers, a dead one's successor leaves them the processor until they took over."""
+        restarts = Restarts(pause_s_min=TAKE_OVER_S if has_peers else 0.05)
+        return Worker(service, number, self.plan.data_dir, groups, self.shared, restarts=restarts)

@@ -1,0 +1,144 @@
+"""Calls to the venue: one place that knows which answers mean "ask again" and which "a person must look"."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from app.config import settings
+from app.domain.breaker import CircuitBreaker
+from app.venue_session.status import Tally
+
+REPORTS: Final = "/reports"
+CALL_S_MAX: Final = 5.0
+TRY_LATER: Final = (408, 425, 429)
+FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class VenueAway(Exception):
+    """A call to the venue gave no answer: what it was to do may or may not be done."""
+
+
+class VenueRefuses(Exception):
+    """The venue answers, but not as it should: until a person has looked, asking again will give the same."""
+
+    def __init__(self, text: str, *, kind: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.status = status
+
+
+class VenueClient:
+    """One connection pool and one circuit breaker, for one task."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._breaker = CircuitBreaker()
+        self._http: Any = None
+
+    async def __aenter__(self) -> "VenueClient":
+        headers = {"Authorization": f"Bearer {settings().venue_token or ''}"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S_MAX)
+        self._http = aiohttp.ClientSession(settings().venue_url, headers=headers, timeout=timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.close()
+
+    async def admitted(self) -> None:
+        """Return when the breaker would let a call through now."""
+        while wait_ms := self._breaker.wait_ms(_now_ms()):  # noqa: ASYNC110  (the breaker's clock)
+            await asyncio.sleep(wait_ms / 1000)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer, a JSON object. Raises VenueAway, or VenueRefuses for any answer that is none to us."""
+        while (permit := self._breaker.allow(_now_ms())) is None:  # noqa: ASYNC110  (the breaker's clock)
+            await asyncio.sleep(max(self._breaker.wait_ms(_now_ms()), 1) / 1000)
+        try:
+            async with asyncio.timeout(CALL_S_MAX):
+                async with self._http.post(
+                    path, data=msgspec.json.encode(body), allow_redirects=False
+                ) as response:
+                    text, status = await response.read(), response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._breaker.failed(_now_ms(), permit)
+            self._tally.calls[f"{path} no answer"] += 1
+            raise VenueAway(f"no answer from the venue to {path}: {told(error)}") from None
+        self._tally.calls[f"{path} {status}"] += 1
+        if is_away(status):
+            self._breaker.failed(_now_ms(), permit)
+            raise VenueAway(f"the venue answers {status} to {path}")
+        self._breaker.succeeded(_now_ms(), permit)
+        if status != 200:
+            raise refusal(status, path, text)
+        return self._object(path, text)
+
+    def _object(self, path: str, text: bytes) -> dict[str, Any]:
+        try:
+            answer = msgspec.json.decode(text)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise not_understood(path, text)
+        return answer
+
+    def reports(self, after: Mapping[int, int]) -> Any:
+        """The WebSocket on which the reports of these sessions come, above the sequence of each."""
+        named = ",".join(f"{session}:{sequence}" for session, sequence in after.items())
+        return self._http.ws_connect(
+            f"{REPORTS}?after={named}", heartbeat=CALL_S_MAX, max_msg_size=FRAME_BYTES_MAX
+        )
+
+
+def is_away(status: int) -> bool:
+    """Whether an answer says that it is worth asking again by itself."""
+    return status >= 500 or status in TRY_LATER
+
+
+def refusal(status: int, path: str, text: bytes = b"") -> VenueRefuses:
+    """What an answer other than 200 means, and what to do about it."""
+    said = f": {_excerpt(text)}" if text else ""
+    if status in (401, 403):
+        what = "VENUE_TOKEN" if settings().venue_token else "a call without VENUE_TOKEN"
+        told = f"the venue refuses {what} ({status}): set VENUE_TOKEN to the venue's token"
+        return VenueRefuses(told, kind="token", status=status)
+    if status == 409 and path == REPORTS:
+        told = (
+            "the venue has fewer reports than are booked (409): start the venue with the ledger of this run, "
+            "or the pipeline with topics of its own"
+        )
+    elif status == 409:
+        told = (
+            f"the venue has a newer owner of our sessions (409{said}): one pipeline at a venue, with the "
+            "ledger of its own run"
+        )
+    else:
+        told = f"the venue refuses {path} ({status}{said}): check VENUE_URL and the venue's release"
+    return VenueRefuses(told, kind=f"{path} {status}", status=status)
+
+
+def not_understood(path: str, text: bytes) -> VenueRefuses:
+    said = _excerpt(text) or "it is empty"
+    told = f"the venue's answer to {path} is not understood ({said}): check VENUE_URL and the venue's release"
+    return VenueRefuses(told, kind=f"{path} not understood")
+
+
+def _excerpt(text: bytes) -> str:
+    """The beginning of an answer, in one line, without our secret."""
+    said = " ".join(text[:200].decode(errors="replace").split())
+    return said.replace(settings().venue_token or "\0", "...")
+
+
+def told(error: BaseException) -> str:
+    """What was wrong; an error's repr has the request's headers in it, and so the token."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError) and error.status in (401, 403):
+        return f"{text}; check VENUE_TOKEN"
+    return text
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
