@@ -93,6 +93,7 @@ class VenueSession:
             for _, intent in task.table(self._intents).items()
             if intent.may_be_unknown
         }
+        self._has_read_limits = False
         self._listening = asyncio.Event()
         self._gaps: dict[int, int] = {}
         self._work_to_do = asyncio.Event()
@@ -200,6 +201,12 @@ class VenueSession:
         """
         return not self._listening.is_set() or self._task.waits_for is not None
 
+    @property
+    def _knows_limits(self) -> bool:
+        """Whether the limits and kill switches are read that came while nobody had the task; then for good."""
+        self._has_read_limits = self._has_read_limits or not self._task.is_behind(RISK_LIMITS)
+        return self._has_read_limits
+
     async def _hold(self) -> None:
         """Let a moment pass without any order; what grows too old meanwhile is withheld."""
         await self._withhold(self._next())
@@ -239,7 +246,7 @@ class VenueSession:
         """Send what passes a last look right before it leaves; a call that waits is looked at again."""
         while self._fresh and not self._task.closed:
             await self._venue.admitted()
-            if self._is_held:
+            if self._is_held or not self._knows_limits:
                 return
             chunk = self._next(self._orders_per_call)
             if not chunk:

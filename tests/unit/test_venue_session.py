@@ -197,6 +197,7 @@ async def test_an_account_whose_limits_are_on_their_way_waits_for_them(world: Wo
     world.submit(order_of())
     await world.stays(lambda: not world.task.executions and not world.venue.posted("/orders"))
     provide(world)
+    world.task.behind.clear()
     await world.until(lambda: world.venue.orders)
 
 
@@ -205,20 +206,22 @@ async def test_an_account_that_waits_for_its_limits_holds_up_no_other_and_keeps_
 ) -> None:
     first, second = accounts_of(world.task.partition, 2)
     provide(world, first, second)
+    world.submit(order_of(second, 1))
+    await world.until(lambda: world.venue.orders)
     controls = world.task.table(CONTROLS).values.pop(first)
     world.task.behind.add("risk-limits")
     count = ORDERS_PER_CALL_MAX + 1
-    world.submit(*(order_of(first, number) for number in range(1, count + 1)), order_of(second, 1))
-    await world.until(lambda: world.venue.orders)
-    world.submit(order_of(first, count + 1), order_of(second, 2))
+    world.submit(*(order_of(first, number) for number in range(1, count + 1)), order_of(second, 2))
     await world.until(lambda: len(world.venue.orders) == 2)
-    assert list(world.venue.orders) == [f"{second}-1", f"{second}-2"]
+    world.submit(order_of(first, count + 1), order_of(second, 3))
+    await world.until(lambda: len(world.venue.orders) == 3)
+    assert list(world.venue.orders) == [f"{second}-1", f"{second}-2", f"{second}-3"]
     world.task.asked = 0
-    await world.stays(lambda: not world.task.executions and len(world.venue.orders) == 2)
+    await world.stays(lambda: not world.task.executions and len(world.venue.orders) == 3)
     assert 0 < world.task.asked < 100  # it looks again and again, but not all the time
     world.task.table(CONTROLS).values[first] = controls
     await world.until(lambda: not world.session.waiting)
-    assert list(world.venue.orders)[2:] == [f"{first}-{number}" for number in range(1, count + 2)]
+    assert list(world.venue.orders)[3:] == [f"{first}-{number}" for number in range(1, count + 2)]
     assert world.task.executions == []
 
 
@@ -250,8 +253,26 @@ async def test_an_intent_of_an_earlier_life_waits_for_limits_that_nobody_has_hea
         await world.until(lambda: world.venue.posted("/orders/query"))
         await world.stays(lambda: not world.task.executions and not world.venue.posted("/orders"))
         world.task.table(CONTROLS).values["acc-1"] = controls
+        world.task.behind.clear()
         await world.until(lambda: world.venue.orders)
         assert world.task.executions == []
+
+
+async def test_after_a_take_over_no_order_leaves_before_the_limits_are_read_that_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world(monkeypatch) as world:
+        provide(world)
+        world.task.behind.add("risk-limits")
+        world.intended(order_of())
+        world.start()
+        await world.until(lambda: world.venue.posted("/orders/query"))
+        await world.stays(lambda: not world.venue.posted("/orders"))
+        world.task.table(CONTROLS).values["acc-1"] = generous(kill_switch=True)
+        world.task.behind.clear()
+        await world.until(lambda: world.task.executions)
+        assert [event["reason"] for _, event in world.task.executions] == ["kill_switch_on"]
+        assert not world.venue.posted("/orders")
 
 
 async def test_an_account_without_limits_counts_as_one_with_its_kill_switch_on(world: World) -> None:
