@@ -203,7 +203,7 @@ class VenueSession:
 
     @property
     def _knows_limits(self) -> bool:
-        """Whether the limits and kill switches are read that came while nobody had the task; then for good."""
+        """Whether the limits and kill switches are read that came while nobody had the task. Stays so."""
         self._has_read_limits = self._has_read_limits or not self._task.is_behind(RISK_LIMITS)
         return self._has_read_limits
 
