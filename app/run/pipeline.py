@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from mode import Service
@@ -13,7 +13,7 @@ from app.devkafka.broker import KeptBroker
 from app.devkafka.node import HOST
 from app.engine.errors import EngineError
 from app.engine.kafka.admin import ensure_topics
-from app.engine.kafka.cluster import Cluster
+from app.engine.kafka.cluster import LATEST, TP, Cluster
 from app.errors import UserError
 from app.membership import Groups
 from app.processes.lock import DirectoryLock
@@ -21,12 +21,14 @@ from app.processes.preflight import needs, prepare
 from app.processes.supervisor import Restarts, Supervisor
 from app.run.members import Venue, Worker
 from app.run.readiness import Readiness
-from app.topics import ORDERS, TOPICS
+from app.topics import ORDERS, RESTRICTIONS, TOPICS
 
 T = TypeVar("T")
 
 RECORD_NAME: Final = "processes.json"
 TAKE_OVER_S: Final = 1.0
+REFDATA: Final = "refdata"
+RESTRICTIONS_POLL_S: Final = 0.2
 CRASHED_GRACE_S: Final = 2.0
 """What cannot go on has little to finish, and it can't be told that the rest is able to."""
 
@@ -123,6 +125,7 @@ class Pipeline(Service):
             await self._ensure_topics(change=False)
             await self._start_venue()  # which may change a ledger of the release before, or refuse it
             await self.prepare_topics(self.cluster)
+        self._lock.shut_out_release_before()
         await self._start_workers(self.cluster)
         self.tell(f"{len(self.workers)} workers ready after {time.monotonic() - started_at:.1f} s")
         firsts = {each.service: each.url for each in reversed(self.workers)}
@@ -198,18 +201,40 @@ class Pipeline(Service):
     async def _start_workers(self, cluster: Cluster) -> None:
         groups = Groups(cluster)
         counts = {service: self.plan.workers.get(service, 1) for service in SERVICES}
-        self.workers += [
+        made = [
             self.worker(groups, service, number, has_peers=count > 1)
             for service, count in counts.items()
             for number in range(1, count + 1)
         ]
-        await self.processes.add(*self.workers)
-        for worker in self.workers:
-            worker.add_future(worker.remove_former_members())
         self.add_dependency(self.readiness)
         await self.readiness.maybe_start()
+        if await self._has_unread_restrictions(cluster):
+            self.tell("there are restrictions that refdata has not read: it begins, the others wait for it")
+            await self._add([worker for worker in made if worker.service == REFDATA])
+            while await self._has_unread_restrictions(cluster):  # noqa: ASYNC110 - another process reads
+                await asyncio.sleep(RESTRICTIONS_POLL_S)
+        await self._add([worker for worker in made if worker not in self.workers])
         await asyncio.gather(*(groups.until_stable(*each) for each in counts.items()))
         await self.readiness.until_ready(self.ready_s_max)
+
+    async def _add(self, workers: Sequence[Worker]) -> None:
+        self.workers += workers
+        await self.processes.add(*workers)
+        for worker in workers:
+            worker.add_future(worker.remove_former_members())
+
+    async def _has_unread_restrictions(self, cluster: Cluster) -> bool:
+        """Whether compliance would judge without what operators have restricted.
+
+        So it is behind the release before, which knew no refdata.
+        """
+        if not await cluster.exists(RESTRICTIONS.name):
+            return False
+        count = await cluster.partition_count(RESTRICTIONS.name)
+        tps = [TP(RESTRICTIONS.name, number) for number in range(count)]
+        ends = await cluster.offsets(tps, LATEST)
+        read = await cluster.committed(REFDATA, tps)
+        return any(end > (read[tp] or 0) for tp, end in ends.items())
 
     def worker(self, groups: Groups, service: str, number: int, *, has_peers: bool) -> Worker:
         """Make one. With peers, a dead one's successor leaves them the processor until they took over."""

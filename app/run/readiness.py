@@ -117,9 +117,10 @@ class Readiness(Service):
     async def look(self) -> bool:
         """Ask all workers once; whether all of them are ready."""
         async with self._looking:
-            answers = await asyncio.gather(*(self._ask(each) for each in self._workers))
+            workers = list(self._workers)  # more may come while these are asked
+            answers = await asyncio.gather(*(self._ask(each) for each in workers))
             now_s = time.monotonic()
-            for worker, reasons in zip(self._workers, answers, strict=True):
+            for worker, reasons in zip(workers, answers, strict=True):
                 self.ledger.note(worker.name, reasons, now_s)
                 worker.has_worked = worker.has_worked or not reasons
             for line in self.ledger.news(now_s):

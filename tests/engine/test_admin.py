@@ -133,6 +133,17 @@ def test_all_differences_are_in_one_line_and_alike_ones_together() -> None:
     assert "nothing was changed" in line
 
 
+def test_a_count_that_no_tool_can_mend_is_told_as_such() -> None:
+    topics = [spec("orders"), spec("executions")]
+    wanted = Wanted(topics, 8, 1, ["orders", "executions"], [], stateful=True)
+    wrong = compare(wanted, {"orders": there(6), "executions": there(6)}).wrong
+    assert wrong == [
+        (name, "6 partitions, not a power of two up to 256") for name in ("orders", "executions")
+    ]
+    assert "begin with new topics" in told(wrong)
+    assert "alter them with Kafka's tools" not in told(wrong)
+
+
 # -- what is accepted, or mended
 
 

@@ -16,6 +16,7 @@ from app.domain.exchange import (
     Session,
     apply_limits,
     apply_venue_report,
+    carried_over,
     claimed,
     disputed,
     is_misnumbered,
@@ -30,6 +31,7 @@ from app.domain.exchange import (
 from app.domain.reference import Known
 from models.events import VenueReport
 from models.reasons import WithheldReason
+from tables.sessions import SESSIONS
 from tests.builders import (
     BTC,
     ETH,
@@ -157,6 +159,42 @@ def test_a_gap_asks_for_the_session_to_be_read_again() -> None:
         )
 
     assert (gap.value.venue_sequence_last, gap.value.venue_sequence) == (5, 7)
+
+
+def test_numbers_may_leap_over_what_the_venue_says_is_not_there() -> None:
+    session = Session(venue_sequence_last=5, by_partition=True)
+
+    assert read_on(session, 9, follows=5) == read_on(session, 9, follows=0) == Session(venue_sequence_last=9)
+    assert read_on(session, 5, follows=0) is None
+    with pytest.raises(ReportGap):
+        read_on(session, 9, follows=6)
+
+
+def test_sessions_of_the_release_before_are_those_of_all_shards_of_their_partition() -> None:
+    before = SESSIONS.decode(b'{"venue_sequence_last":7,"epoch":70000}')
+    known = {3: before, 11: None, 19: None}
+    carried = carried_over(known, 3)
+
+    assert before == Session(venue_sequence_last=7, epoch=70_000, by_partition=True)
+    assert carried == {11: before, 19: before}
+    assert carried_over(known | carried, 3) == {}
+    assert SESSIONS.decode(SESSIONS.encode(before)) == before
+
+
+@pytest.mark.parametrize("own", [None, Session(venue_sequence_last=7)])
+def test_nothing_is_carried_over_where_this_release_began(own: Session | None) -> None:
+    assert carried_over({3: own, 11: None}, 3) == {}
+
+
+def test_a_session_of_its_own_begins_with_the_first_report() -> None:
+    session = Session(venue_sequence_last=7, epoch=70_000, by_partition=True)
+    claims = claimed({3: session}, task_epoch=1)[3]
+    read, _, _ = apply_venue_report(
+        claims, new_intent(an_order()), acknowledged(venue_sequence=12), follows=2
+    )
+
+    assert claims.by_partition
+    assert read == Session(venue_sequence_last=12, epoch=70_001)
 
 
 def test_a_report_of_an_order_without_an_intent_is_a_bug() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from aiohttp import WSServerHandshakeError
 
-from app.domain.exchange import IntentState
+from app.domain.exchange import IntentState, Session
 from app.engine import Fenced, Transient, shard_of
 from app.venue_session.client import told
 from app.venue_session.session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
+from tables.sessions import SESSIONS
 from tests.builders import a_price, a_restriction, listed, registered
 from tests.venue_world import (
     TOKEN,
@@ -45,6 +46,43 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
 def fill(order: OrderReceived, sequence: Any, lots: int, leaves: int, **fields: Any) -> dict[str, Any]:
     sold = {"trade_id": f"T{sequence}", "quantity_lots": lots, "price_ticks": 1, "leaves_lots": leaves}
     return report("TradeExecuted", order, sequence, **sold, **fields)
+
+
+# Behind the release whose sessions were by partition
+
+
+async def test_every_shard_goes_on_where_its_partition_was_read_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_world(monkeypatch) as world:
+        provide(world)
+        here = world.task.partition
+        read = Session(venue_sequence_last=5, epoch=70_000, by_partition=True)
+        world.task.table(SESSIONS).values[str(here)] = read
+        order = order_of()
+        world.intended(order)
+        late = {"follows": 2, **report(ACK, order, 7)}
+        await world.venue.send(late, {"follows": 7, **fill(order, 12, 4, 6)})
+        world.task.fail = Transient("away")
+        world.start()
+        await asyncio.sleep(0.05)
+        assert world.venue.opened == [], "nothing is read before the cursors stand"
+        world.task.fail = None
+        await world.until(lambda: len(world.task.executions) == 2)
+        assert world.venue.opened[0] == dict.fromkeys(world.task.shards, 5)
+        assert [kind for kind, _ in world.task.executions] == [ACK, "TradeExecuted"]
+        assert world.cursor().venue_sequence_last == 12
+        assert not world.cursor().by_partition
+        assert world.task.letters == []
+        await world.venue.hang_up()
+        await world.until(lambda: world.venue.was_opened(2))
+        assert world.venue.opened[1][shard_of(b"acc-1")] == 12
+
+
+async def test_a_leap_that_the_venue_does_not_explain_stays_a_gap(world: World) -> None:
+    order = order_of()
+    await acknowledged(world, order)
+    await world.venue.send({"follows": 3, **fill(order, 5, 10, 0)})
+    await world.until(lambda: world.venue.was_opened(2))
+    assert world.cursor().venue_sequence_last == 1
 
 
 # Out

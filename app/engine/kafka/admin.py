@@ -34,6 +34,7 @@ NODES_WAIT_S = 10.0
 NODES_POLL_S = 0.5
 PARTITIONS_MAX = 256
 NAMED_MAX = 6
+ODD = f"not a power of two up to {PARTITIONS_MAX}"
 
 POLICY = "cleanup.policy"
 UNLIMITED = ("retention.ms", "retention.bytes")
@@ -195,13 +196,9 @@ def _wrong_counts(wanted: Wanted, found: Mapping[str, Found]) -> list[tuple[str,
         shown = ", ".join(f"{name} has {count}" for name, count in together.items())
         wrong.append(("inputs and changelogs", f"not of one partition count, {shown}"))
     if wanted.stateful:
-        known = {name for name, _ in wrong}
         odd = {name: count for name, count in together.items() if not _is_power_of_two(count)}
-        wrong += [
-            (name, f"{_partitions(count)}, not a power of two up to {PARTITIONS_MAX}")
-            for name, count in odd.items()
-            if name in found and name not in known
-        ]
+        wrong = [each for each in wrong if each[0] not in odd]
+        wrong += [(name, f"{_partitions(count)}, {ODD}") for name, count in odd.items() if name in found]
         if any(name not in found for name in odd):
             wrong.append(("the setting", f"{_partitions(wanted.partitions)}, not a power of two"))
     return wrong
@@ -230,6 +227,12 @@ def told(wrong: Iterable[tuple[str, str]]) -> str:
     for name, what in wrong:
         by_what[what].append(name)
     differences = "; ".join(f"{_named(names)}: {what}" for what, names in by_what.items())
+    if any(what.endswith(ODD) for what in by_what):
+        return (
+            f"topics are not what they have to be, and nothing was changed. {differences}. No tool can alter "
+            "this where there are orders: their keys would part from their tables. Let the release that made "
+            "them end its orders, then begin with new topics"
+        )
     return (
         f"topics are not what they have to be, and nothing was changed. {differences}. Set the app to what "
         "they are, alter them with Kafka's tools, or delete those that are empty, which are then made right"

@@ -294,6 +294,11 @@ class Cluster:
             await asyncio.sleep(RETRY_PAUSE_S)
         return len(partitions)
 
+    async def exists(self, topic: str) -> bool:
+        """Whether `topic` is there now."""
+        await self.refresh()
+        return bool(self._client.cluster.partitions_for_topic(topic))
+
     async def coordinator(self, kind: int, key: str) -> int:
         """The node that coordinates a group (kind 0) or a transactional id (kind 1)."""
         if (kind, key) not in self._coordinators:

@@ -23,12 +23,12 @@ class DirectoryLock:
 
     The lock belongs to the open file: a child that inherits `fileno()` holds it as well, so the
     directory stays locked until the last of them has ended, however they end. The file is never removed.
-    A live holder is waited for `patience_s`.
+    A live holder is waited for `patience_s`. `path` is another place for the file.
     """
 
-    def __init__(self, directory: Path, patience_s: float = 0.0) -> None:
+    def __init__(self, directory: Path, patience_s: float = 0.0, path: Path | None = None) -> None:
         self.directory = directory
-        self._path = directory / "lock"
+        self._path = path or directory / "lock"
         self._patience_s = patience_s
         self._file: int | None = None
 
@@ -57,6 +57,11 @@ class DirectoryLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def detach(self) -> int | None:
+        """Hand the open file over, and with it the hold."""
+        file, self._file = self._file, None
+        return file
 
     def fileno(self) -> int:
         """The descriptor that a child has to inherit to hold the lock too."""
