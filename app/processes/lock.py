@@ -39,15 +39,19 @@ class DirectoryLock(EngineLock):
             self.acquire()
 
     def shut_out_release_before(self) -> None:
-        """Make a directory of the lock file, held all the time."""
+        """Make a directory of the lock file, held all the time; raises UserError where that can't be."""
         if self._place.is_dir():
             return
         made = self.directory / "lock.new"
-        made.mkdir(exist_ok=True)
-        (made / "README").write_text(NOTE, encoding="utf-8")
         shut = EngineLock(self.directory, path=made / HOLDER)
-        shut.acquire()
-        self._place.unlink()
-        made.rename(self._place)
+        try:
+            made.mkdir(exist_ok=True)
+            (made / "README").write_text(NOTE, encoding="utf-8")
+            shut.acquire()
+            self._place.unlink()
+            made.rename(self._place)
+        except OSError as error:
+            shut.release()
+            raise UserError(f"data directory {self.directory} can't be used: {error.strerror}") from error
         self.release()
         self._file = shut.detach()

@@ -208,10 +208,10 @@ class Pipeline(Service):
         ]
         self.add_dependency(self.readiness)
         await self.readiness.maybe_start()
-        if await self._has_unread_restrictions(cluster):
+        if await has_unread_restrictions(cluster):
             self.tell("there are restrictions that refdata has not read: it begins, the others wait for it")
             await self._add([worker for worker in made if worker.service == REFDATA])
-            while await self._has_unread_restrictions(cluster):  # noqa: ASYNC110 - another process reads
+            while await has_unread_restrictions(cluster):  # noqa: ASYNC110 - another process reads
                 await asyncio.sleep(RESTRICTIONS_POLL_S)
         await self._add([worker for worker in made if worker not in self.workers])
         await asyncio.gather(*(groups.until_stable(*each) for each in counts.items()))
@@ -223,20 +223,21 @@ class Pipeline(Service):
         for worker in workers:
             worker.add_future(worker.remove_former_members())
 
-    async def _has_unread_restrictions(self, cluster: Cluster) -> bool:
-        """Whether compliance would judge without what operators have restricted.
-
-        So it is behind the release before, which knew no refdata.
-        """
-        if not await cluster.exists(RESTRICTIONS.name):
-            return False
-        count = await cluster.partition_count(RESTRICTIONS.name)
-        tps = [TP(RESTRICTIONS.name, number) for number in range(count)]
-        ends = await cluster.offsets(tps, LATEST)
-        read = await cluster.committed(REFDATA, tps)
-        return any(end > (read[tp] or 0) for tp, end in ends.items())
-
     def worker(self, groups: Groups, service: str, number: int, *, has_peers: bool) -> Worker:
         """Make one. With peers, a dead one's successor leaves them the processor until they took over."""
         restarts = Restarts(pause_s_min=TAKE_OVER_S if has_peers else 0.05)
         return Worker(service, number, self.plan.data_dir, groups, self.shared, restarts=restarts)
+
+
+async def has_unread_restrictions(cluster: Cluster) -> bool:
+    """Whether compliance would judge without what operators have restricted, since refdata has not read it.
+
+    So it is behind the release before, which knew no refdata.
+    """
+    if not await cluster.exists(RESTRICTIONS.name):
+        return False
+    count = await cluster.partition_count(RESTRICTIONS.name)
+    tps = [TP(RESTRICTIONS.name, number) for number in range(count)]
+    ends = await cluster.offsets(tps, LATEST)
+    read = await cluster.committed(REFDATA, tps)
+    return any(end > (read[tp] or 0) for tp, end in ends.items())

@@ -374,10 +374,10 @@ def epoch_of_everybody(patch: Patch) -> None:
 def repeated_report_booked(patch: Patch) -> None:
     """A report that comes twice is booked twice."""
 
-    def apply(session: Session, intent: Any, report: Any) -> Any:
+    def apply(session: Session, intent: Any, report: Any, follows: int | None) -> Any:
         if report.venue_sequence <= session.venue_sequence_last:
             return session, intent, True
-        return apply_venue_report(session, intent, report)
+        return apply_venue_report(session, intent, report, follows)
 
     patch.setattr(venue_booking, "apply_venue_report", apply)
 

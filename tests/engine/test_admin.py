@@ -278,6 +278,14 @@ async def test_one_wrong_topic_keeps_all_others_from_being_made_until_the_settin
     await topics.are(orders=4, executions=4, sums_changelog=4)
 
 
+async def test_a_comparison_alone_changes_nothing(topics: Topics) -> None:
+    await topics.make("orders", 4)
+    with pytest.raises(TopicMismatch, match="4 partitions, not 8"):
+        await topics.ensure(spec("orders"), spec("executions"), change=False)
+    await topics.ensure(spec("orders"), spec("executions"), partitions=4, change=False)
+    await topics.are(orders=4)
+
+
 async def test_a_changelog_that_deletes_is_refused(topics: Topics) -> None:
     await topics.make("sums-changelog", 8, cleanup_policy="delete")
     changelog = TopicSpec("sums-changelog", NO_CODEC, config=CHANGELOG_CONFIG)

@@ -1,8 +1,11 @@
 """A data directory has one live owner, and the refusal says who that is."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,55 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"data directory .*/file/below can't be used: .*; choose another"):
         DirectoryLock(tmp_path / "file" / "below").acquire()
+
+
+def lock_of_release_before(directory: Path) -> int:
+    """Take the lock as that release does: a file."""
+    file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise
+    return file
+
+
+def test_the_release_before_is_shut_out_for_good_and_its_live_holder_is_not(tmp_path: Path) -> None:
+    held = lock_of_release_before(tmp_path)
+    with pytest.raises(DirectoryLockedError):
+        DirectoryLock(tmp_path).acquire()
+    os.close(held)
+    with DirectoryLock(tmp_path) as lock:
+        lock.shut_out_release_before()
+        lock.shut_out_release_before()
+        with pytest.raises(IsADirectoryError):
+            lock_of_release_before(tmp_path)
+        with pytest.raises(DirectoryLockedError, match=f"pid {os.getpid()} "):
+            DirectoryLock(tmp_path).acquire()
+    with pytest.raises(IsADirectoryError):
+        lock_of_release_before(tmp_path)
+    with DirectoryLock(tmp_path), pytest.raises(DirectoryLockedError):
+        DirectoryLock(tmp_path).acquire()
+
+
+def test_one_that_waited_for_the_file_gets_the_lock_that_counts(tmp_path: Path) -> None:
+    holder, waiting = DirectoryLock(tmp_path), DirectoryLock(tmp_path, patience_s=30)
+    holder.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(waiting.acquire)
+        time.sleep(0.1)
+        holder.shut_out_release_before()
+        holder.release()
+        taken.result()
+    with pytest.raises(DirectoryLockedError):
+        DirectoryLock(tmp_path).acquire()
+    waiting.release()
+
+
+def test_what_a_stop_in_between_has_left_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "lock.new").mkdir()
+    (tmp_path / "lock.new" / "README").write_text("half")
+    with DirectoryLock(tmp_path) as lock:
+        lock.shut_out_release_before()
+    assert (tmp_path / "lock" / "README").read_text().startswith("This is a directory so that")
+    assert not (tmp_path / "lock.new").exists()

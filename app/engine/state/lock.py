@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from app.engine.errors import DirectoryInUse, Misconfigured
 
@@ -68,7 +69,7 @@ class DirectoryLock:
         assert self._file is not None, "the lock is not held"
         return self._file
 
-    def __enter__(self) -> "DirectoryLock":
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 
