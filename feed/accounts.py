@@ -203,10 +203,17 @@ def _old(moment: Moment) -> Wish:
     return _small(moment)._replace(submitted_in_ms=moment.dice.pick(_LONG_AGO_MS))
 
 
-def _one_sided(moment: Moment) -> Wish:
-    """Buy and only buy, at a price that is met."""
-    price_ticks = off(moment.last_ticks, 20)
-    return Wish(Side.BUY, moment.dice.between(1_000, 3_000), price_ticks, TimeInForce.IOC)
+def _turn(moment: Moment) -> Wish:
+    """Buy up to the limit, and now and then try to sell so much that the position would end as short."""
+    if moment.dice.percent(20):
+        return Wish(Side.SELL, 4_500, off(moment.last_ticks, -20), TimeInForce.IOC)
+    return Wish(Side.BUY, moment.dice.between(300, 900), off(moment.last_ticks, 20), TimeInForce.IOC)
+
+
+def _overpay(moment: Moment) -> Wish:
+    """Buy and only buy, and offer far more than the market asks."""
+    lots = moment.dice.between(100, 3_000)
+    return Wish(Side.BUY, lots, off(moment.last_ticks, 900), TimeInForce.IOC)
 
 
 def _pile_up(moment: Moment) -> Wish:
@@ -244,8 +251,8 @@ BREAKERS: Mapping[str, Strategy] = {
     "breaker-suspended": _small,
     "breaker-currency": _small,
     "breaker-stale": _small,
-    "breaker-position": _one_sided,
-    "breaker-exposure": _one_sided,
+    "breaker-position": _turn,
+    "breaker-exposure": _overpay,
     "breaker-open": _pile_up,
     "breaker-twin": _twin,
     "breaker-selfmatch": _self_match,

@@ -34,7 +34,7 @@ which is at most 10 s old."""
 
 _TIGHT: Mapping[str, Mapping[str, Any]] = {
     "breaker-notional": {"order_notional_micros_max": 40_000_000},
-    "breaker-position": {"position_lots_max": 20_000},
+    "breaker-position": {"position_lots_max": 2_000},
     "breaker-exposure": {"gross_exposure_micros_max": 2_000_000_000},
     "breaker-open": {"open_orders_max": 5},
     "breaker-stale": {"price_age_ms_max": -1},  # younger than a price can be
