@@ -13,7 +13,8 @@ from app.domain.compliance import (
     is_repeat,
 )
 from app.engine import UnitOfWork, unit_of_work
-from app.topics import COMPLIANCE_DECISIONS, EXECUTIONS, RESTRICTED_LIST, RISK_DECISIONS
+from app.topics import COMPLIANCE_DECISIONS, RESTRICTED_LIST, named
+from app.topology import COMPLIANCE
 from models.events import Execution, OrderComplianceRejected, OrderRiskApproved, OrderRiskRejected
 from tables.recent_orders import RECENT_ORDERS
 
@@ -22,7 +23,7 @@ REFUSED = Count("compliance_orders_refused_total", "Orders that compliance has r
 REPEATS = Count("compliance_repeats_ignored_total", "Approvals and reports that came once more, by type.")
 
 
-@app.agent(app.inputs(EXECUTIONS, RISK_DECISIONS))
+@app.agent(app.inputs(*named(*COMPLIANCE.inputs)))
 async def check_compliance(batches: Any) -> None:
     """Judge each order that risk approved; forget the open ones when they end."""
     async for batch in batches:

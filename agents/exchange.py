@@ -12,13 +12,14 @@ from app.engine.web.status import Measure
 from app.exchange import app
 from app.topics import (
     ACCOUNTS,
-    COMPLIANCE_DECISIONS,
     HALTS,
     INSTRUMENTS,
     PRICES,
     RESTRICTED_LIST,
     RISK_LIMITS,
+    named,
 )
+from app.topology import EXCHANGE
 from app.venue_session.session import VenueSession, VenueTables
 from app.venue_session.status import Tally, Troubles, measures, notices
 from models.commands import SetRiskLimits
@@ -46,7 +47,7 @@ sessions: dict[int, VenueSession] = {}
 tally, troubles = Tally(), Troubles()
 
 
-@app.agent(app.inputs(RISK_LIMITS, COMPLIANCE_DECISIONS))
+@app.agent(app.inputs(*named(*EXCHANGE.inputs)))
 async def intend(batches: Any) -> None:
     """Commit the intent to send each approved order, then tell the task's session with the venue."""
     async for batch in batches:

@@ -7,7 +7,8 @@ from app.domain.errors import RefusedInput
 from app.domain.marketdata import LastPrice, Taken, apply_tick, to_price
 from app.engine import Record, UnitOfWork, unit_of_work
 from app.marketdata import app
-from app.topics import INSTRUMENTS, MARKET_ALERTS, MARKET_DATA, PRICES
+from app.topics import INSTRUMENTS, MARKET_ALERTS, PRICES, named
+from app.topology import MARKETDATA
 from models.events import MarketDataAlert
 from tables.last_prices import LAST_PRICES
 
@@ -17,7 +18,7 @@ ODD = Count(
 )
 
 
-@app.agent(app.inputs(MARKET_DATA))
+@app.agent(app.inputs(*named(*MARKETDATA.inputs)))
 async def conflate(batches: Any) -> None:
     """Fold a batch of ticks into the last prices; what changed goes out once."""
     async for batch in batches:

@@ -28,7 +28,9 @@ from app.topics import (
     OPERATOR_COMMANDS,
     RESTRICTED_LIST,
     RESTRICTIONS,
+    named,
 )
+from app.topology import REFDATA
 from models.commands import SetAccount, SetCounterparty, SetHalt, SetInstrument, SetRestriction
 from models.events import CommandAnswered
 from tables import accounts, counterparties, halts, instruments, restrictions
@@ -57,7 +59,7 @@ RULES: dict[type, Rule] = {
 COMMANDS = Count("refdata_commands_total", "Commands since this worker's start, by what came of them.")
 
 
-@app.agent(app.inputs(RESTRICTIONS, OPERATOR_COMMANDS))
+@app.agent(app.inputs(*named(*REFDATA.inputs)))
 async def keep(batches: Any) -> None:
     """Judge each command; write down and tell what is in force after it."""
     async for batch in batches:

@@ -30,16 +30,15 @@ from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
     COMMAND_ANSWERS,
-    COMPLIANCE_DECISIONS,
-    EXECUTIONS,
     HALTS,
     INSTRUMENTS,
-    ORDERS,
     PRICES,
     RISK_ALERTS,
     RISK_DECISIONS,
     RISK_LIMITS,
+    named,
 )
+from app.topology import RISK
 from models.commands import SetAccountSequence, SetRiskLimits
 from models.events import (
     CommandAnswered,
@@ -71,7 +70,7 @@ UNREAD = {RISK_LIMITS.name: SetRiskLimits.__name__, ACCOUNT_COMMANDS.name: SetAc
 """What a record is taken for that cannot be read."""
 
 
-@app.agent(app.inputs(RISK_LIMITS, ACCOUNT_COMMANDS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS))
+@app.agent(app.inputs(*named(*RISK.inputs)))
 async def check_risk(batches: Any) -> None:
     """Judge each order against its account's limits; book what became of the approved ones."""
     async for batch in batches:

@@ -8,7 +8,6 @@ from typing import Any, cast
 from aiohttp.web import BaseSite, SockSite
 from yarl import URL
 
-from app.cli.options import SERVICES, WEB_PORTS
 from app.codecs import contract_measures
 from app.config import Settings, for_faust, settings
 from app.counts import count_measures
@@ -20,12 +19,14 @@ from app.errors import PortTakenError, SettingError
 from app.membership import Groups, keep_addresses
 from app.processes.ports import bare, listening
 from app.processes.preflight import raise_open_files
-from app.topics import DEAD_LETTERS, INSTRUMENTS, TOPICS
+from app.topics import DEAD_LETTERS, INSTRUMENTS, named
+from app.topology import SERVICES, WEB_PORTS, Service
 from app.units import Words
 
 
-def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
-    """Make the app of service `name`. Its agents live in `agents.<name>`; a worker imports them at start."""
+def make_service(service: Service) -> App:
+    """Make the app of a service. Its agent lives in `agents.<name>`; a worker imports it at start."""
+    name = service.name
     use_uvloop()
     raise_open_files()
     chosen = _settings()
@@ -42,9 +43,9 @@ def make_service(name: str, *, commit_interval_s: float = 0.0) -> App:
             batch_records_max=chosen.batch_records_max,
             disk_free_bytes_min=chosen.disk_free_bytes_min,
             stuck_s_max=chosen.stuck_s_max,
-            commit_interval_s=commit_interval_s,
+            commit_interval_s=service.gathers_s,
         ),
-        topics=TOPICS,
+        topics=named(*service.outputs),
         modules=[f"agents.{name}"],
         datadir=Path(for_faust(chosen.data_dir / name)),
         web_host=chosen.web_host,

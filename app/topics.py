@@ -208,3 +208,10 @@ TOPICS = (
     EXECUTIONS,
     DEAD_LETTERS,
 )
+
+_BY_NAME = {each.name: each for each in TOPICS}
+
+
+def named(*names: str) -> tuple[TopicSpec, ...]:
+    """The topics of these names; raises LookupError for a name that no topic has."""
+    return tuple(_BY_NAME[name] for name in names)

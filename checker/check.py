@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from app.topology import SERVICES, answerer_of, readers_of
 from checker.errors import CheckerError
 from checker.findings import Findings
 from checker.history import Commanded, Shared, Slice, Traces, trace
@@ -98,11 +99,7 @@ BOOKS = (
     CONTROLS_CHANGELOG,
     SENT_CHANGELOG,
 )
-INPUTS = {
-    "risk": (ORDERS, COMPLIANCE_DECISIONS, EXECUTIONS),
-    "compliance": (RISK_DECISIONS, EXECUTIONS),
-    "exchange": (COMPLIANCE_DECISIONS,),
-}
+INPUTS = {name: read for name, each in SERVICES.items() if (read := set(WAY) & set(each.inputs))}
 """What each consumer group reads of an order's way."""
 
 REFERENCE = (
@@ -304,7 +301,8 @@ class _Run:
 
     def _limited(self) -> tuple[str, ...]:
         """The groups that go by limits."""
-        return ("risk", "exchange") if self._tps[CONTROLS_CHANGELOG] else ("risk",)
+        readers = readers_of(RISK_LIMITS)
+        return readers if self._tps[CONTROLS_CHANGELOG] else (answerer_of(RISK_LIMITS),)
 
     def _commanded(self, number: int) -> Commanded:
         return self._shared.commanded.get(number, Commanded())

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from app.topology import answerer_of
 from checker.errors import CheckerError
 from models import commands, events, registry
 from models.registry import CONTRACTS, TABLES
@@ -50,12 +51,7 @@ COMPACTED: Final = frozenset(
 """Topics in which an old record may be gone."""
 PROTECTING: Final = frozenset({RISK_LIMITS, ACCOUNT_COMMANDS, RESTRICTIONS, OPERATOR_COMMANDS})
 """Topics whose records never wait behind a dead letter."""
-COMMANDING: Final = {
-    RISK_LIMITS: "risk",
-    ACCOUNT_COMMANDS: "risk",
-    RESTRICTIONS: "refdata",
-    OPERATOR_COMMANDS: "refdata",
-}
+COMMANDING: Final = {topic: answerer_of(topic) for topic in PROTECTING}
 """The topics of commands, and the service that answers each."""
 
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Final, TypeVar
 
-from app import topics
+from app import topics, topology
 from app.engine.kafka.cluster import TP
 from feed import history
 from feed.limits import (
@@ -27,8 +27,8 @@ OPERATOR_COMMANDS: Final = topics.OPERATOR_COMMANDS.name
 RESTRICTIONS: Final = topics.RESTRICTIONS.name
 RISK_LIMITS: Final = topics.RISK_LIMITS.name
 ANSWERS: Final = topics.COMMAND_ANSWERS.name
-REFDATA_GROUP: Final = "refdata"
-RISK_GROUP: Final = "risk"
+REFDATA_GROUP: Final = topology.REFDATA.name
+RISK_GROUP: Final = topology.RISK.name
 
 READ_EVERYWHERE_S: Final = 0.5
 """Workers follow what is in force on their own: this is how long all of them may take to have read it."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from app import topics
 from app.errors import UserError
+from app.topology import MARKETDATA, RISK
 from feed import history
 from feed.accounts import REPEAT, Accounts, Placed, roster
 from feed.garbage import RawRecord
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 
 MARKET_DATA = topics.MARKET_DATA.name
 ORDERS = topics.ORDERS.name
-RISK_GROUP = "risk"
-MARKETDATA_GROUP = "marketdata"
+RISK_GROUP = RISK.name
+MARKETDATA_GROUP = MARKETDATA.name
 
 CHUNK_ORDERS = 200
 """Ticks go out in chunks that call for about so many orders: prices are never older than that."""

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaProducer
 from app.config import settings
 from app.devkafka.node import SESSION_MS
 from app.topics import EXECUTIONS, ORDERS, RISK_DECISIONS
+from app.topology import SERVICES
 from storm.field import Field, StormVenue, StormWorker, until
 from storm.observer import OUTPUT, Observer
 from storm.options import Kind
@@ -37,7 +38,7 @@ END_S_MAX: Final = 20.0
 MIXED_S: Final = 1.0
 """How long orders pass while two releases are at work."""
 
-ROLLING: Final = ("risk", "compliance", "exchange", "marketdata", "refdata")
+ROLLING: Final = tuple(SERVICES)
 NEWS: Final = (RISK_DECISIONS.name, EXECUTIONS.name)
 """Topics on which the next release says more."""
 

@@ -15,21 +15,16 @@ from app.run.monitor import FOLLOWED, Monitor
 from app.topics import (
     COMPLIANCE_DECISIONS,
     DEAD_LETTERS,
-    EXECUTIONS,
     ORDERS,
     PRICES,
     RISK_DECISIONS,
     TOPICS,
 )
+from app.topology import SERVICES
 from storm.poison import NAME_PREFIX
 from storm.release import RELEASE
 
-OUTPUT: Final = {
-    "marketdata": PRICES.name,
-    "risk": RISK_DECISIONS.name,
-    "compliance": COMPLIANCE_DECISIONS.name,
-    "exchange": EXECUTIONS.name,
-}
+OUTPUT: Final = {name: each.outputs[0] for name, each in SERVICES.items() if each.steady}
 """The topic that tells that a service works."""
 
 INPUT: Final = {"risk": ORDERS.name, "compliance": RISK_DECISIONS.name, "exchange": COMPLIANCE_DECISIONS.name}

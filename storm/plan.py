@@ -4,10 +4,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from app.topology import SERVICES
 from storm.options import KILLS, Kind
 
-SERVICES: Mapping[str, int] = {"marketdata": 1, "risk": 3, "compliance": 2, "exchange": 3}
-"""How often each service is the victim, relative to the others."""
+VICTIMS: Mapping[str, int] = {name: len(each.inputs) for name, each in SERVICES.items() if each.steady}
+"""How often each service is the victim, relative to the others: who reads more has more to lose."""
 
 KIND_WEIGHTS: Mapping[Kind, int] = {
     Kind.KILL: 6,
@@ -64,7 +65,7 @@ def schedule(
     steps: Sequence[str],
     workers: int,
     *,
-    services: Sequence[str] = tuple(SERVICES),
+    services: Sequence[str] = tuple(VICTIMS),
     exchange_steps: Sequence[str] = (),
     all_alone: bool = False,
 ) -> list[Fault]:
@@ -90,7 +91,7 @@ def _fault(
     services: Sequence[str],
     exchange_steps: Sequence[str],
 ) -> Fault:
-    (service,) = dice.choices(services, [SERVICES[each] for each in services])
+    (service,) = dice.choices(services, [VICTIMS[each] for each in services])
     worker = dice.randint(1, workers)
     if kind in (Kind.CUT, Kind.SLOW, Kind.RESET) and dice.randrange(100) < ALL_WORKERS_PERCENT:
         worker = 0

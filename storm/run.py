@@ -16,13 +16,14 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
-from app.cli.options import SERVICES, Plan
+from app.cli.options import Plan
 from app.config import settings
 from app.errors import ProcessError, StuckError, UserError
 from app.run.ending import close_market, judge
 from app.run.job import log_to, teller
 from app.run.quiet import Lookout, until_quiet
 from app.topics import RISK_LIMITS
+from app.topology import SERVICES
 from checker.findings import Violation
 from feed.limits import initial_limits
 from feed.roster import Roster

@@ -8,12 +8,7 @@ from typing import Any, Final
 
 from app.config import PARTITIONS_ALLOWED, PATH_ALLOWED, is_nameable, partition_count, settings
 from app.errors import UserError
-
-SERVICES: Final = ("marketdata", "risk", "compliance", "exchange", "refdata")
-"""Every service, in the order of its web port: what is run, watched and shown."""
-
-WEB_PORTS: Final = {service: 6101 + number for number, service in enumerate(SERVICES)}
-"""The port of a service's first worker, if nobody else has it."""
+from app.topology import SERVICES
 
 COUNT_MAX: Final = 1_000_000_000
 WORKERS_MAX: Final = 32

@@ -12,9 +12,6 @@ from models.events import InstrumentListed, MarketDataAlert, PriceUpdated, TickR
 from models.reasons import MarketDataFault
 from models.values import Frozen
 
-CONFLATION_S: Final = 0.05
-"""How long ticks gather behind prices that have gone out."""
-
 CLOCK_SKEW_MS_MAX: Final = 1_000
 """How far the feed's clock may run ahead of the broker's."""
 

@@ -16,12 +16,12 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.options import SERVICES
 from app.run.flow import Flow, flow
 from app.run.monitor import Monitor
 from app.run.pipeline import Pipeline
 from app.run.quiet import Lookout, Standing
 from app.topics import MARKET_DATA, ORDERS
+from app.topology import SERVICES
 
 log = logging.getLogger(__name__)
 

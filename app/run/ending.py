@@ -7,11 +7,11 @@ from typing import Final
 
 import aiohttp
 
-from app.cli.options import SERVICES
 from app.errors import ProcessError, UserError
 from app.run.members import Venue
 from app.run.pipeline import Pipeline
 from app.run.quiet import STILL_S_MAX
+from app.topology import SERVICES
 from checker.check import check
 from checker.errors import CheckerError
 from checker.findings import Violation

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from app.cli.options import WEB_PORTS
 from app.config import child_environment, for_faust, settings
 from app.membership import Groups
 from app.processes.last_words import EXTERNAL, signal_of
 from app.processes.ports import Port, reserve
 from app.processes.supervisor import Child, Restarts
+from app.topology import WEB_PORTS
 
 log = logging.getLogger(__name__)
 

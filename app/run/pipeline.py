@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from mode import Service
 
-from app.cli.options import SERVICES, Plan
+from app.cli.options import Plan
 from app.config import PARTITIONS_ALLOWED, partition_count, settings
 from app.devkafka.broker import KeptBroker
 from app.devkafka.node import HOST
@@ -22,12 +22,12 @@ from app.processes.supervisor import Restarts, Supervisor
 from app.run.members import Venue, Worker
 from app.run.readiness import Readiness
 from app.topics import ORDERS, RESTRICTIONS, TOPICS
+from app.topology import REFDATA, SERVICES
 
 T = TypeVar("T")
 
 RECORD_NAME: Final = "processes.json"
 TAKE_OVER_S: Final = 1.0
-REFDATA: Final = "refdata"
 RESTRICTIONS_POLL_S: Final = 0.2
 CRASHED_GRACE_S: Final = 2.0
 """What cannot go on has little to finish, and it can't be told that the rest is able to."""
@@ -210,7 +210,7 @@ class Pipeline(Service):
         await self.readiness.maybe_start()
         if await has_unread_restrictions(cluster):
             self.tell("there are restrictions that refdata has not read: it begins, the others wait for it")
-            await self._add([worker for worker in made if worker.service == REFDATA])
+            await self._add([worker for worker in made if worker.service == REFDATA.name])
             while await has_unread_restrictions(cluster):  # noqa: ASYNC110 - another process reads
                 await asyncio.sleep(RESTRICTIONS_POLL_S)
         await self._add([worker for worker in made if worker not in self.workers])
@@ -239,5 +239,5 @@ async def has_unread_restrictions(cluster: Cluster) -> bool:
     count = await cluster.partition_count(RESTRICTIONS.name)
     tps = [TP(RESTRICTIONS.name, number) for number in range(count)]
     ends = await cluster.offsets(tps, LATEST)
-    read = await cluster.committed(REFDATA, tps)
+    read = await cluster.committed(REFDATA.name, tps)
     return any(end > (read[tp] or 0) for tp, end in ends.items())

@@ -18,27 +18,11 @@ from app.engine.kafka.cluster import LATEST, TP, Cluster
 from app.errors import StuckError
 from app.run.monitor import Monitor
 from app.topics import (
-    ACCOUNT_COMMANDS,
     COMPLIANCE_DECISIONS,
-    EXECUTIONS,
-    MARKET_DATA,
-    OPERATOR_COMMANDS,
-    ORDERS,
-    RESTRICTIONS,
-    RISK_DECISIONS,
-    RISK_LIMITS,
 )
+from app.topology import SERVICES
 
 log = logging.getLogger(__name__)
-
-INPUTS: Final = {
-    "marketdata": (MARKET_DATA,),
-    "risk": (RISK_LIMITS, ACCOUNT_COMMANDS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS),
-    "compliance": (EXECUTIONS, RISK_DECISIONS),
-    "exchange": (RISK_LIMITS, COMPLIANCE_DECISIONS),
-    "refdata": (RESTRICTIONS, OPERATOR_COMMANDS),
-}
-"""What each service's group commits offsets of: the same as in its agent."""
 
 STILL_S_MAX: Final = 60.0
 LOOK_EVERY_S: Final = 0.2
@@ -99,9 +83,9 @@ class Lookout:
     async def look(self) -> Standing:
         """Waits for the broker as long as it takes."""
         if not self._inputs:
-            self._inputs = {service: await self._partitions(service) for service in INPUTS}
+            self._inputs = {service: await self._partitions(service) for service in SERVICES}
         ends = await self._cluster.offsets({tp for tps in self._inputs.values() for tp in tps}, LATEST)
-        behind = {service: await self._behind(service, ends) for service in INPUTS}
+        behind = {service: await self._behind(service, ends) for service in SERVICES}
         venue = self._at_the_venue()
         return Standing(
             ends,
@@ -112,9 +96,9 @@ class Lookout:
 
     async def _partitions(self, service: str) -> list[TP]:
         return [
-            TP(spec.name, number)
-            for spec in INPUTS[service]
-            for number in range(await self._cluster.partition_count(spec.name))
+            TP(topic, number)
+            for topic in SERVICES[service].inputs
+            for number in range(await self._cluster.partition_count(topic))
         ]
 
     async def _behind(self, service: str, ends: Mapping[TP, int]) -> dict[TP, int]:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+from app.topology import readers_of
 from checker.findings import Findings
 from checker.history import Shared
 from checker.records import (
     ACCOUNT_COMMANDS,
     COMMANDING,
     OPERATOR_COMMANDS,
-    RISK_LIMITS,
     DeadLetter,
     HaltInForce,
     Limits,
@@ -22,9 +22,7 @@ from checker.records import (
 from checker.reference import Commanded, Reference, Subject
 
 I3, I5, I7 = "I3", "I5", "I7"
-READERS: Final = {topic: (service,) for topic, service in COMMANDING.items()} | {
-    RISK_LIMITS: ("risk", "exchange")
-}
+READERS: Final = {topic: readers_of(topic) for topic in COMMANDING}
 KEPT: Final = frozenset({ACCOUNT_COMMANDS, OPERATOR_COMMANDS})
 """Topics of commands from which nothing is ever removed."""
 

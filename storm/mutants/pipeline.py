@@ -40,8 +40,9 @@ from models.events import (
 from models.values import Side
 from storm.mutants.mutant import Mutant
 from storm.mutants.patching import Patch
+from storm.plan import VICTIMS
 
-SERVICES: Final = ("marketdata", "risk", "compliance", "exchange")
+SERVICES: Final = tuple(VICTIMS)
 MISSED_S: Final = 0.5
 STANDBY_LAG_S: Final = 1.0
 

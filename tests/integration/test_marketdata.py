@@ -14,9 +14,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from app.devkafka.node import start_guarded
-from app.domain.marketdata import CONFLATION_S
 from app.engine.kafka.admin import ensure_topics
 from app.topics import DEAD_LETTERS, INSTRUMENTS, MARKET_ALERTS, MARKET_DATA, PRICES, TOPICS
+from app.topology import MARKETDATA
 from feed.wire import command_record, tick_record
 from models.events import TickReceived
 from tests.builders import BTC, NOW_MS, PRICE_TICKS, a_tick
@@ -157,7 +157,7 @@ async def test_however_fast_ticks_come_a_price_is_told_so_often_and_it_is_the_la
         await until(last_has_come)
     told_ms = [each.timestamp for each in await read_all(bootstrap, PRICES.name)]
     came_ms = [each.timestamp for each in await read_all(bootstrap, MARKET_DATA.name)]
-    interval_ms = 1000 * CONFLATION_S
+    interval_ms = 1000 * MARKETDATA.gathers_s
     assert len(told_ms) <= (told_ms[-1] - told_ms[1]) / interval_ms + 3
     ages_ms = [
         at - came_ms[sequence - 1] for at, (sequence, _) in zip(told_ms, await prices(bootstrap), strict=True)

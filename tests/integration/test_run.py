@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.options import SERVICES
+from app.topology import SERVICES
 from tests.integration.running import Running, mentioning, processes, result
 from tests.integration.topics import remove_topics
 

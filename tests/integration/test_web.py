@@ -21,10 +21,10 @@ from urllib.request import urlopen
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.cli.options import SERVICES, WEB_PORTS
 from app.devkafka.node import guarded
 from app.engine.kafka.cluster import partition_of
 from app.topics import RISK_LIMITS
+from app.topology import SERVICES, WEB_PORTS
 from tests.builders import limits
 from tests.integration.topics import remove_topics
 

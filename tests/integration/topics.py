@@ -5,10 +5,10 @@ import re
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from app.cli.options import SERVICES
 from app.engine.kafka.cluster import TP, Cluster
 from app.engine.kafka.protocol import Produce
 from app.topics import TOPICS
+from app.topology import SERVICES
 from tests.engine.recordsets import batch, seal
 
 OURS = re.compile("|".join(f"{topic.name}$" for topic in TOPICS) + f"|({'|'.join(SERVICES)})-.*-changelog$")

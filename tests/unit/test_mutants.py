@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.cli.options import SERVICES
+from app.topology import SERVICES
 from storm.mutants.engine import BROKEN_RULES, BrokenRule
 from storm.mutants.mutant import Mutant
 from storm.mutants.registry import MUTANTS

@@ -1,16 +1,12 @@
 """What `run` and `up` can be asked for, and what is refused in one line."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from app.cli import main as cli
-from app.cli.options import SERVICES, WEB_PORTS, RunOptions, run_options, up_plan
-from app.run.quiet import INPUTS
+from app.cli.options import RunOptions, run_options, up_plan
 
 
 def parsed(*arguments: str) -> RunOptions:
@@ -59,21 +55,3 @@ def test_what_makes_no_sense_is_refused(
 
     assert status == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_services_are_named_alike_everywhere() -> None:
-    assert set(SERVICES) == set(WEB_PORTS) == set(INPUTS)
-
-
-def test_what_is_watched_is_what_the_agents_read() -> None:
-    program = """if True:
-        import json
-        from importlib import import_module
-        from app.cli.options import SERVICES
-        apps = {each: import_module(f"agents.{each}").app for each in SERVICES}
-        print(json.dumps({name: sorted(spec.name for spec in app.input_specs) for name, app in apps.items()}))
-    """
-    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-
-    watched = {service: sorted(spec.name for spec in specs) for service, specs in INPUTS.items()}
-    assert json.loads(said.splitlines()[-1]) == watched
