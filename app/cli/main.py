@@ -71,6 +71,18 @@ def run_services(options: argparse.Namespace) -> int:
     return run_until_stopped(up(up_plan(options)))
 
 
+def topology_arguments(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for machines")
+    form.add_argument("--dot", action="store_true", help="a graph for Graphviz: | dot -Tsvg")
+
+
+def run_topology(options: argparse.Namespace) -> int:
+    from app.cli.topology import show
+
+    return show(as_json=options.json, as_dot=options.dot)
+
+
 def run_storm(options: argparse.Namespace) -> int:
     import uvloop
 
@@ -94,6 +106,7 @@ COMMANDS = (
     Command("check", "check the invariants I1 to I7", check_arguments, run_checker),
     Command("storm", "break everything while orders flow, and check", storm_arguments, run_storm),
     Command("broker", "run the embedded Kafka alone", broker_arguments, run_broker),
+    Command("topology", "the services, their topics and tables", topology_arguments, run_topology),
     Command(
         "refdata", "instruments, accounts, counterparties: load, show, diff", refdata_arguments, run_refdata
     ),

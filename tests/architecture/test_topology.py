@@ -3,14 +3,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.cli.main import main
+from app.cli.topology import text
 from app.topics import TOPICS, named
 from app.topology import SERVICES, WEB_PORTS, answerer_of, readers_of
 from models.registry import TABLES
 
+DOCS = Path(__file__).parents[2] / "docs" / "architecture.md"
 LOOK: str = """if True:
     import json
     from importlib import import_module
@@ -61,3 +65,22 @@ def test_ports_are_one_a_service_and_commands_are_answered_by_one() -> None:
     assert (answerer_of("risk-limits"), readers_of("risk-limits")) == ("risk", ("risk", "exchange"))
     with pytest.raises(LookupError, match="nobody"):
         answerer_of("prices")
+
+
+def test_the_docs_show_it_as_it_is() -> None:
+    picture = "\n".join(["```", *text(), "```"])
+    assert picture in DOCS.read_text(encoding="utf-8")
+
+
+def test_it_is_printed_for_people_for_machines_and_as_a_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["topology"]) == 0
+    assert "risk, port 6102\n    takes in  risk-limits," in capsys.readouterr().out
+    assert main(["topology", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exchange"]["tables"] == [
+        "intents",
+        "sessions",
+        "controls",
+        "sent",
+    ]
+    assert main(["topology", "--dot"]) == 0
+    assert '"compliance" -> "compliance-decisions";' in capsys.readouterr().out
