@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header pyproject.toml $(if $(UPGRADE),--upgrade)
 
-.PHONY: help run test bench schemas lock clean
+.PHONY: help run check test bench schemas lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -14,6 +14,12 @@ help: ## show this list
 
 run: $(VENV)/.installed ## broker, services, feed and accounts; options in ARGS='--orders 20000 --exit'
 	@exec $(BIN)/python -m app run $(ARGS)
+
+check: $(VENV)/.installed ## the quick loop: lint, types, unit and architecture tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit tests/architecture $(ARGS)
 
 test: $(VENV)/.installed ## lint, types and every test; ARGS='-k broker' goes to pytest
 	@$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from feed import garbage
 from feed.dice import Dice
 from feed.garbage import RawRecord
-from feed.roster import Roster, trader_names
+from feed.roster import NEWCOMER, Roster, trader_names
 from models.events import OrderReceived
 from models.values import Side, TimeInForce
 
@@ -262,8 +262,8 @@ _STRATEGIES: Mapping[str, Strategy] = {"maker": make, "momentum": follow, "rever
 
 
 def roster(accounts: int) -> Roster:
-    """`accounts` ordinary accounts, and beside them the breakers and the garbage."""
-    return Roster(trader_names(accounts), tuple(BREAKERS))
+    """`accounts` ordinary accounts, and beside them the breakers, the garbage and an account for people."""
+    return Roster(trader_names(accounts), tuple(BREAKERS), by_hand=(NEWCOMER,))
 
 
 # -- all together ------------------------------------------------------------------------------------------

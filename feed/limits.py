@@ -83,4 +83,4 @@ def initial_restrictions() -> list[SetRestriction]:
 
 
 def _known(roster: Roster) -> tuple[str, ...]:
-    return (*roster.traders, *(each for each in roster.breakers if each != STRANGER))
+    return (*roster.traders, *roster.by_hand, *(each for each in roster.breakers if each != STRANGER))

@@ -14,6 +14,9 @@ SUSPENDED = "breaker-suspended"
 CURRENCY = "breaker-currency"
 """Has its cash in another currency than the instruments'."""
 
+NEWCOMER = "newcomer"
+"""Is registered and has limits, and never trades by itself: for orders that somebody sends by hand."""
+
 GARBAGE = tuple(f"garbage-{number:02d}" for number in range(4))
 """The keys under which broken records arrive; these accounts have no limits either."""
 
@@ -24,6 +27,7 @@ class Roster(NamedTuple):
     traders: tuple[str, ...]
     breakers: tuple[str, ...]
     garbage: tuple[str, ...] = GARBAGE
+    by_hand: tuple[str, ...] = ()
 
 
 _KINDS = ("maker", "momentum", "maker", "reversion")

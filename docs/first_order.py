@@ -1,0 +1,86 @@
+"""Send one order as any client would, and print what becomes of it.
+
+python docs/first_order.py [KAFKA] [RISK'S PAGES], by default those of `make run`.
+"""
+
+import asyncio
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+KAFKA, PAGES, *_ = (*sys.argv[1:3], *("127.0.0.1:9092", "http://127.0.0.1:6102")[len(sys.argv[1:3]) :])
+ACCOUNT, SYMBOL = "newcomer", "BTC-USD"
+ANSWERS = ("risk-decisions", "compliance-decisions", "executions")
+PATIENCE_S = 10.0
+
+
+def shown(path: str) -> Any:
+    """What a page of risk shows, as JSON; None when there is no such row."""
+    request = urllib.request.Request(f"{PAGES}{path}", headers={"Accept": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+
+
+async def main() -> None:
+    """The account's next order: sequences only grow, and the id is account-sequence."""
+    books = shown(f"/api/tables/positions/{ACCOUNT}")
+    sequence = (books["value"]["last_sequence"] or 0) + 1 if books else 1
+    order = {
+        "order_id": f"{ACCOUNT}-{sequence}",
+        "account_id": ACCOUNT,
+        "sequence": sequence,
+        "symbol": SYMBOL,
+        "side": "buy",
+        "quantity_lots": 100,
+        "price_ticks": await last_price(),
+        "submitted_at_ms": time.time_ns() // 1_000_000,
+        "time_in_force": "ioc",
+    }
+    consumer = AIOKafkaConsumer(*ANSWERS, bootstrap_servers=KAFKA, isolation_level="read_committed")
+    async with consumer, AIOKafkaProducer(bootstrap_servers=KAFKA, acks="all") as producer:
+        await consumer.seek_to_end()
+        headers = [("event-type", b"OrderReceived"), ("schema-version", b"1")]
+        await producer.send_and_wait("orders", json.dumps(order).encode(), ACCOUNT.encode(), headers=headers)
+        print("orders", json.dumps(order))
+        async with asyncio.timeout(PATIENCE_S):
+            async for record in consumer:
+                if record.key == ACCOUNT.encode():
+                    print(record.topic, dict(record.headers)["event-type"].decode(), record.value.decode())
+                    if is_over(json.loads(record.value), dict(record.headers)["event-type"].decode()):
+                        break
+    print(f"its books: {PAGES}/tables/positions/{ACCOUNT}")
+
+
+async def last_price() -> int:
+    """The symbol's last price, in ticks."""
+    async with AIOKafkaConsumer(
+        "prices", bootstrap_servers=KAFKA, isolation_level="read_committed", auto_offset_reset="earliest"
+    ) as consumer:
+        price = 0
+        while not price:
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                for record in records:
+                    if record.key == SYMBOL.encode():
+                        price = json.loads(record.value)["price_ticks"]
+        return price
+
+
+def is_over(value: dict[str, Any], event_type: str) -> bool:
+    """Whether the order has ended."""
+    return event_type in ENDS or value.get("leaves_lots") == 0
+
+
+ENDS = ("OrderRiskRejected", "OrderComplianceRejected", "OrderCancelled", "OrderExpired", "VenueRejected")
+
+if __name__ == "__main__":
+    asyncio.run(main())
