@@ -287,8 +287,11 @@ class HaltInForce(Frozen):
     why: str = ""
 
 
-Execution = VenueReport | OrderWithheld
-"""What stands on `executions`."""
+AnyVenueReport = OrderAcknowledged | TradeExecuted | OrderCancelled | OrderExpired | VenueRejected
+Execution = AnyVenueReport | OrderWithheld
+"""What stands on `executions`: the venue's reports, and our own word that an order was never sent."""
 
-TERMINAL_REPORTS = (OrderCancelled, OrderExpired, VenueRejected)
-"""Reports that always end an order; `TradeExecuted` ends it when nothing is left."""
+OrderEvent = (
+    OrderRiskApproved | OrderRiskRejected | OrderComplianceApproved | OrderComplianceRejected | Execution
+)
+"""What is said of an order after it has come."""

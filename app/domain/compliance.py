@@ -7,8 +7,8 @@ from typing import Final
 
 from app.domain.errors import InvariantBroken
 from app.domain.fills import sequence_of
+from app.domain.lifecycle import ends
 from models.events import (
-    TERMINAL_REPORTS,
     Execution,
     OrderComplianceApproved,
     OrderComplianceRejected,
@@ -16,7 +16,6 @@ from models.events import (
     OrderRiskApproved,
     OrderWithheld,
     RestrictionInForce,
-    TradeExecuted,
     VenueReport,
 )
 from models.reasons import ComplianceReason
@@ -146,7 +145,7 @@ def apply_execution(account: ComplianceAccount, event: Execution) -> ComplianceA
             f"{type(event).__name__} of order {event.order_id} of account {event.account_id}, "
             f"which compliance does not know as open"
         )
-    if not _ends(event):
+    if not ends(event):
         return account
     last_venue_sequence = account.last_venue_sequence
     if isinstance(event, VenueReport):
@@ -159,12 +158,6 @@ def apply_execution(account: ComplianceAccount, event: Execution) -> ComplianceA
         last_sequence=account.last_sequence,
         last_venue_sequence=last_venue_sequence,
     )
-
-
-def _ends(event: Execution) -> bool:
-    if isinstance(event, TradeExecuted):
-        return event.leaves_lots == 0
-    return isinstance(event, (OrderWithheld, *TERMINAL_REPORTS))
 
 
 def _kind(order: OrderReceived) -> str:

@@ -12,19 +12,18 @@ from typing import Final, NamedTuple, TypedDict
 
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.fills import open_lots_after
+from app.domain.lifecycle import ENDS, OrderState, state_after
 from app.domain.reference import Known, halted_by, untradable
 from models.commands import SetRiskLimits
 from models.events import (
     AccountRegistered,
+    AnyVenueReport,
     HaltInForce,
     InstrumentListed,
-    OrderAcknowledged,
     OrderReceived,
     OrderWithheld,
     PriceUpdated,
     RestrictionInForce,
-    VenueRejected,
-    VenueReport,
 )
 from models.reasons import WithheldReason
 from models.values import Frozen, PartyStatus, State
@@ -56,6 +55,12 @@ class Intent(Frozen):
     state: IntentState
     open_lots: int
     disputed: bool = False
+
+    @property
+    def order_state(self) -> OrderState:
+        if self.state is IntentState.PENDING:
+            return OrderState.PENDING
+        return OrderState.OPEN if self.open_lots == self.order.quantity_lots else OrderState.PARTLY_FILLED
 
     @property
     def may_be_unknown(self) -> bool:
@@ -275,7 +280,7 @@ def withheld(order: OrderReceived, reason: WithheldReason, now_ms: int) -> Order
 
 
 def apply_venue_report(
-    session: Session, intent: Intent | None, report: VenueReport, follows: int | None = None
+    session: Session, intent: Intent | None, report: AnyVenueReport, follows: int | None = None
 ) -> tuple[Session, Intent | None, bool]:
     """Fold one report of the session in: (session, intent, whether to emit the report as an execution).
 
@@ -328,7 +333,7 @@ def disputed(intent: Intent) -> Intent:
     return intent.model_copy(update={"disputed": True})
 
 
-def _after(intent: Intent | None, report: VenueReport) -> Intent | None:
+def _after(intent: Intent | None, report: AnyVenueReport) -> Intent | None:
     if intent is None:
         raise _illegal(report, "there is no intent for it")
     order = intent.order
@@ -341,21 +346,16 @@ def _after(intent: Intent | None, report: VenueReport) -> Intent | None:
         order.side,
     ):
         raise _illegal(report, f"it does not belong to {order!r}")
-    if isinstance(report, OrderAcknowledged):
-        if intent.state is not IntentState.PENDING:
-            raise _illegal(report, "the order is acknowledged already")
-    elif isinstance(report, VenueRejected):
-        if intent.open_lots != order.quantity_lots:
-            raise _illegal(report, "the order is filled in part")
-    elif intent.state is not IntentState.ACKNOWLEDGED:
-        raise _illegal(report, "the order is not acknowledged")
+    after = state_after(intent.order_state, report)
+    if after is None:
+        raise _illegal(report, f"the order is {intent.order_state}")
     open_lots = open_lots_after(report, intent.open_lots)
-    if open_lots == 0:
+    if after in ENDS:
         return None
     return Intent(order=order, state=IntentState.ACKNOWLEDGED, open_lots=open_lots)
 
 
-def _illegal(report: VenueReport, why: str) -> InvariantBroken:
+def _illegal(report: AnyVenueReport, why: str) -> InvariantBroken:
     return InvariantBroken(
         f"{type(report).__name__} {report.venue_sequence} of order {report.order_id} "
         f"of account {report.account_id}: {why}"

@@ -1,5 +1,7 @@
 """What a report leaves open of an order, checked against what was open before it."""
 
+from typing import assert_never
+
 from app.domain.errors import InvariantBroken
 from models.events import (
     Execution,
@@ -19,14 +21,23 @@ def open_lots_after(report: Execution, open_lots: int) -> int:
     Raises InvariantBroken when the report's own lots do not fit `open_lots`: a fill of more than is open, an
     ending that names another rest.
     """
-    if isinstance(report, OrderAcknowledged):
-        return open_lots
-    if isinstance(report, TradeExecuted):
-        if report.quantity_lots <= 0 or report.leaves_lots < 0:
-            raise _contradiction(report, open_lots)
-        ended_lots, left_lots = report.quantity_lots, report.leaves_lots
-    else:
-        ended_lots, left_lots = _released_lots(report), 0
+    left_lots = 0
+    match report:
+        case OrderAcknowledged():
+            return open_lots
+        case TradeExecuted(quantity_lots=ended_lots, leaves_lots=left_lots):
+            if ended_lots <= 0 or left_lots < 0:
+                raise _contradiction(report, open_lots)
+        case OrderCancelled(cancelled_lots=ended_lots):
+            pass
+        case OrderExpired(expired_lots=ended_lots):
+            pass
+        case VenueRejected(rejected_lots=ended_lots):
+            pass
+        case OrderWithheld(withheld_lots=ended_lots):
+            pass
+        case _:
+            assert_never(report)
     if ended_lots + left_lots != open_lots:
         raise _contradiction(report, open_lots)
     return left_lots
@@ -43,18 +54,6 @@ def sequence_of(event: OrderWithheld) -> int:
         raise InvariantBroken(
             f"OrderWithheld of {event.order_id[:64]!r}, no order id of account {event.account_id[:64]!r}"
         ) from None
-
-
-def _released_lots(report: Execution) -> int:
-    if isinstance(report, OrderCancelled):
-        return report.cancelled_lots
-    if isinstance(report, OrderExpired):
-        return report.expired_lots
-    if isinstance(report, VenueRejected):
-        return report.rejected_lots
-    if isinstance(report, OrderWithheld):
-        return report.withheld_lots
-    raise InvariantBroken(f"{type(report).__name__} of order {report.order_id} is no report that we know")
 
 
 def _contradiction(report: Execution, open_lots: int) -> InvariantBroken:

@@ -5,11 +5,10 @@ its order: then the order, which must have been there, is counted as well.
 """
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from app.domain.lifecycle import ENDED_UNFILLED
 from app.topics import COMPLIANCE_DECISIONS, ORDERS, RISK_DECISIONS
-
-ENDED_WITHOUT_FILL: Final = ("VenueRejected", "OrderCancelled", "OrderExpired", "OrderWithheld")
 
 
 class Step(NamedTuple):
@@ -65,7 +64,7 @@ def flow(
     orders: int, events: Mapping[str, int], dead_letters: Mapping[tuple[str, str], int], filled: int
 ) -> Flow:
     """From counts of records on `orders`, events by type, dead letters by origin, and filled orders."""
-    ended = sum(events.get(each, 0) for each in ENDED_WITHOUT_FILL)
+    ended = sum(events.get(each, 0) for each in ENDED_UNFILLED)
     exchange = _step(
         "exchange",
         events.get("OrderComplianceApproved", 0),

@@ -23,7 +23,7 @@ from app.engine import Table, Task, UnitOfWork, shard_of
 from app.topics import EXECUTIONS
 from app.venue_session.reports import Reported, Unreadable
 from app.venue_session.status import Tally
-from models.events import VenueReport
+from models.events import AnyVenueReport
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Booking:
             self._apply(work, number, session, reported, report)
 
     def _apply(
-        self, work: UnitOfWork, number: int, session: Session, reported: Reported, report: VenueReport
+        self, work: UnitOfWork, number: int, session: Session, reported: Reported, report: AnyVenueReport
     ) -> None:
         key = f"{report.account_id}/{report.order_id}"
         try:

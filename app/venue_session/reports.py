@@ -11,7 +11,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from app.engine import KEY_SHARDS, shard_of
-from models.events import VenueReport
+from models.events import AnyVenueReport
 from models.registry import REPORTS
 
 REPORT_BYTES_MAX: Final = 64 * 1024
@@ -43,7 +43,7 @@ class Reported(NamedTuple):
     sequence: int | None = None
     account_id: str | None = None
     order_id: str | None = None
-    report: VenueReport | None = None
+    report: AnyVenueReport | None = None
     error: Unreadable | None = None
     unknown: tuple[str, ...] = ()
     follows: int | None = None
@@ -118,7 +118,7 @@ def _int(digits: str) -> int | float:
     return int(digits) if len(digits) < 1_000 else float("nan")
 
 
-def _report(fields: dict[str, Any], strict: bool) -> tuple[VenueReport, tuple[str, ...]]:
+def _report(fields: dict[str, Any], strict: bool) -> tuple[AnyVenueReport, tuple[str, ...]]:
     name = fields.get("type")
     adapter = _ADAPTERS.get(name) if isinstance(name, str) else None
     if adapter is None or not isinstance(name, str):
@@ -129,7 +129,7 @@ def _report(fields: dict[str, Any], strict: bool) -> tuple[VenueReport, tuple[st
     try:
         if not strict:
             json.dumps(named, ensure_ascii=False).encode()
-        report: VenueReport = adapter.validate_python(named)
+        report: AnyVenueReport = adapter.validate_python(named)
     except UnicodeEncodeError:
         raise Unreadable("text with half of a surrogate pair") from None
     except ValidationError as error:

@@ -26,11 +26,11 @@ from app.domain.risk import (
     reserve,
 )
 from models.events import (
+    AnyVenueReport,
     OrderComplianceRejected,
     OrderReceived,
     OrderRiskApproved,
     TradeExecuted,
-    VenueReport,
 )
 from models.reasons import ComplianceReason, RiskReason
 from models.values import Side
@@ -54,7 +54,7 @@ from tests.builders import (
 LIMITS = limits(position_lots_max=40, gross_exposure_micros_max=5_000_000, open_orders_max=6)
 INSTRUMENTS = {"BTC-USD": BTC, "ETH-USD": ETH}
 MICROS = {"BTC-USD": 1, "ETH-USD": 10}
-ENDINGS: dict[str, Callable[..., VenueReport]] = {
+ENDINGS: dict[str, Callable[..., AnyVenueReport]] = {
     "cancelled": cancelled,
     "expired": expired,
     "rejected": venue_rejected,
@@ -120,7 +120,7 @@ class Books(RuleBasedStateMachine):
         self.marks: dict[str, int] = {}
         self.approvals: list[OrderReceived] = []
         self.since: Counter[tuple[str, Side]] = Counter()
-        self.seen: list[VenueReport | OrderComplianceRejected] = []
+        self.seen: list[AnyVenueReport | OrderComplianceRejected] = []
 
     @rule(
         symbol=st.sampled_from(sorted(INSTRUMENTS)),
@@ -258,7 +258,7 @@ class Books(RuleBasedStateMachine):
             "venue_sequence": venue_sequence,
         }
 
-    def report(self, order_id: str, report: VenueReport) -> None:
+    def report(self, order_id: str, report: AnyVenueReport) -> None:
         """The venue's report goes through the exchange, which reads it twice, and then through risk."""
         self.session, intent, emit = apply_venue_report(self.session, self.intents[order_id], report)
         assert emit

@@ -29,7 +29,7 @@ from app.domain.exchange import (
     withheld,
 )
 from app.domain.reference import Known
-from models.events import VenueReport
+from models.events import AnyVenueReport
 from models.reasons import WithheldReason
 from tables.sessions import SESSIONS
 from tests.builders import (
@@ -66,7 +66,7 @@ def controls(**changed: Any) -> Controls:
     return Controls(**(known | changed))
 
 
-def after(*reports: VenueReport) -> Intent | None:
+def after(*reports: AnyVenueReport) -> Intent | None:
     """The intent of `an_order` after `reports`, which are numbered as they stand here."""
     session, intent = NEW_SESSION, new_intent(an_order())
     for sequence, report in enumerate(reports, start=1):
@@ -119,7 +119,7 @@ def test_a_partial_fill_leaves_the_rest_open() -> None:
         [acknowledged(), venue_rejected(10)],
     ],
 )
-def test_an_ended_order_has_no_intent(reports: list[VenueReport]) -> None:
+def test_an_ended_order_has_no_intent(reports: list[AnyVenueReport]) -> None:
     assert after(*reports) is None
 
 
@@ -138,7 +138,7 @@ def test_an_ended_order_has_no_intent(reports: list[VenueReport]) -> None:
         [acknowledged(order_id="o-2")],
     ],
 )
-def test_an_illegal_path_is_a_bug(reports: list[VenueReport]) -> None:
+def test_an_illegal_path_is_a_bug(reports: list[AnyVenueReport]) -> None:
     with pytest.raises(InvariantBroken, match=reports[-1].order_id):
         after(*reports)
 
@@ -410,7 +410,7 @@ def test_an_approval_is_a_repeat_by_its_sequence(last: int | None, repeat: bool)
 @pytest.mark.parametrize(
     "report", [acknowledged(), a_fill(4, leaves_lots=6), cancelled(10), venue_rejected(10)]
 )
-def test_nothing_is_booked_for_an_order_in_dispute(report: VenueReport) -> None:
+def test_nothing_is_booked_for_an_order_in_dispute(report: AnyVenueReport) -> None:
     with pytest.raises(InvariantBroken, match="did not fit"):
         apply_venue_report(NEW_SESSION, disputed(new_intent(an_order())), report)
 
