@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from models import events
+from tests.release_before import LedgerBefore
 
 TOKEN = "secret"
 DEMO = Path(__file__).parents[2] / "feed" / "demo.json"
@@ -701,12 +702,11 @@ def test_a_taken_port_is_one_line(venue: VenueProcess, tmp_path: Path) -> None:
     _fails_with_one_line(tmp_path / "other", "address already in use", port=port)
 
 
-def test_a_ledger_of_the_release_before_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
-        db.execute("PRAGMA user_version = 1")
-    _fails_with_one_line(
-        tmp_path, "let that release finish its orders, then begin with an empty data directory"
-    )
+def test_a_ledger_of_before_whose_accounts_are_astray_is_refused_in_one_line_that_says_what_to_do(
+    tmp_path: Path,
+) -> None:
+    LedgerBefore(tmp_path / "ledger.sqlite", 8).place("somebody", session=6)
+    _fails_with_one_line(tmp_path, "Let that release end its orders, then begin with an empty data directory")
 
 
 def test_a_file_of_instruments_that_is_none_is_one_line(tmp_path: Path) -> None:
