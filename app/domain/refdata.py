@@ -4,6 +4,7 @@ A command that changes nothing, a repeat, is accepted. A refusal is a text for w
 and what to do. What protects always takes: a halt that is switched on, and a restriction.
 """
 
+from decimal import Decimal
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from models.commands import SetAccount, SetCounterparty, SetHalt, SetInstrument, SetRestriction
@@ -25,6 +26,16 @@ FORMER_SCALES_MAX: Final = 32
 """So many scales of an instrument are remembered. The lowest are forgotten first; no number comes again."""
 
 
+DEALT_IN_BEFORE: Final = {
+    each.symbol: each
+    for each in (
+        Instrument(symbol="BTC-USD", base="BTC", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.0001")),
+        Instrument(symbol="ETH-USD", base="ETH", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.001")),
+    )
+}
+"""What the release before had built in: holdings of it are of scale 1, and nobody has listed that."""
+
+
 class Decision(NamedTuple, Generic[T]):
     """What is `in_force` after a command (None: nothing), and why it was refused; empty when it was not."""
 
@@ -44,7 +55,7 @@ def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -
     if _is_empty_period(wanted):
         return Decision(before, "valid_until_ms is not after valid_from_ms: no order could ever be taken")
     if before is None:
-        return Decision(InstrumentListed(instrument=wanted, version=version))
+        return Decision(InstrumentListed(instrument=wanted, version=version, scale=_first_scale(wanted)))
     if version == before.version and wanted == before.instrument:
         return Decision(before)
     if refusal := _stale(version, before.version):
@@ -147,6 +158,12 @@ def decide_halt(command: SetHalt, before: HaltInForce | None) -> Decision[HaltIn
             why=command.why,
         )
     )
+
+
+def _first_scale(wanted: Instrument) -> int:
+    """1, but 2 where the release before has left holdings in other lots and ticks, or may have."""
+    dealt_in = DEALT_IN_BEFORE.get(wanted.symbol, wanted)
+    return 2 if scale_changes(dealt_in, wanted) else 1
 
 
 def scale_changes(before: Instrument | FormerScale, after: Instrument) -> list[str]:

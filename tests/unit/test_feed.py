@@ -284,7 +284,7 @@ def test_a_tick_is_ours_when_it_is_what_the_market_has_under_its_number() -> Non
 
 def test_everybody_has_limits_but_the_stranger_and_the_garbage() -> None:
     limits = {each.account_id: each for each in initial_limits(roster(8))}
-    assert set(limits) == {*roster(8).traders, *(set(BREAKERS) - {"breaker-stranger"})}
+    assert set(limits) == {*roster(8).traders, "newcomer", *(set(BREAKERS) - {"breaker-stranger"})}
     assert [name for name, each in limits.items() if each.kill_switch] == ["breaker-killed"]
 
 

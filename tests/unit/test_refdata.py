@@ -81,6 +81,24 @@ def test_a_new_instrument_is_listed_at_its_first_scale() -> None:
     assert decide_instrument(set_instrument(7), None).in_force == listed(version=7, scale=1)
 
 
+@pytest.mark.parametrize(
+    ("changed", "scale"),
+    [
+        ({}, 1),
+        ({"status": "halted"}, 1),
+        ({"lot": "0.001"}, 2),
+        ({"currency": "EUR"}, 2),
+        ({"symbol": "SOL-USD", "lot": "0.1"}, 1),
+    ],
+    ids=str,
+)
+def test_holdings_of_the_release_before_are_of_the_first_scale_only_in_its_units(
+    changed: dict[str, Any], scale: int
+) -> None:
+    found = decide_instrument(set_instrument(1, **changed), None).in_force
+    assert found == listed(scale=scale, **changed)
+
+
 def test_a_status_changes_and_the_scale_stays() -> None:
     decision = decide_instrument(set_instrument(2, status="delisted"), listed())
     assert decision.in_force == listed(version=2, scale=1, status="delisted")
