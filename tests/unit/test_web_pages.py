@@ -12,6 +12,7 @@ from yarl import URL
 from app.domain.risk import AccountRisk, Holding
 from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
+from app.engine.web.columns import at, columns
 from app.engine.web.html import element, join, visible
 from app.engine.web.pages import JsonLines, Pages, ranges, record_path, table_path
 from app.engine.web.read import Count, Query, Row, TaskReport, WorkerReport
@@ -60,11 +61,13 @@ def test_characters_that_hide_or_turn_text_are_shown_as_escapes() -> None:
 def test_no_key_and_no_value_becomes_markup(text: str) -> None:
     hostile = EVIL + text
     value = msgspec.json.encode({hostile: hostile})
+    fields = msgspec.json.encode({hostile: {hostile: hostile}, "n": 1})
     missing = [Missing(hostile, [1], hostile)]
 
     shown = [
         listing(a_page(a_row(hostile, value), query=Query(text=hostile, after=hostile), missing=missing)),
         listing(a_page(a_row(hostile, text=hostile, key_cut=True))),
+        listing(a_page(a_row("1", fields), a_row("2", fields))),
         a_record(hostile, value),
         PAGES.absent(POSITIONS, hostile, Absent(1, HERE, [hostile], missing, True), [POSITIONS], HERE),
         PAGES.refusal(hostile, hostile, [POSITIONS], HERE),
@@ -232,3 +235,39 @@ def test_cash_is_not_given_a_currency_that_nobody_can_tell() -> None:
 
     assert Words(in_force)(("limit_micros",), 2_000_000, ({},)) == "2.00"
     assert Words({})(("limit_micros",), 2_000_000, ({},)) == "2.00"
+
+
+def test_the_fields_of_values_that_are_alike_stand_side_by_side() -> None:
+    html = listing(
+        a_page(
+            a_row("BTC-USD", b'{"instrument":{"symbol":"BTC-USD","tick":"0.01"},"version":1,"held":{"a":1}}'),
+            a_row("ETH-USD", b'{"instrument":{"symbol":"ETH-USD","tick":"0.10"},"version":23,"held":{}}'),
+        )
+    )
+    heads = ("instrument.symbol", "instrument.tick", '<th class="number">version</th>', "<th>held</th>")
+    assert all(each in html for each in heads)
+    assert '<td class="field">0.10</td><td class="number">23</td><td class="field">{}</td>' in html
+    assert "{&quot;a&quot;: 1}" in html, "what an object names differently in each value stays whole"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, {"a": 1}],
+        [{}],
+        [],
+        [{str(number): number for number in range(25)}],
+    ],
+    ids=str,
+)
+def test_other_values_have_no_columns(values: list[Any]) -> None:
+    assert columns(values) == []
+
+
+def test_a_field_that_a_value_lacks_is_empty() -> None:
+    assert columns([{"a": 1}, {"b": {"c": 2}}]) == [("a",), ("b",)]
+    assert [at({"a": {"b": 1}}, path) for path in (("a", "b"), ("a", "c"), ("a", "b", "d"))] == [
+        1,
+        None,
+        None,
+    ]

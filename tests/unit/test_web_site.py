@@ -57,6 +57,7 @@ def a_task(partition: int, directory: Path) -> Any:
         tables={table.name: TaskTable(table, store, partition) for table in TABLES},
         counts=SimpleNamespace(records=12, batches=3),
         positions={TP("orders", partition): 7},
+        lag={"orders": 2},
     )
     task.ready.set()
     return task

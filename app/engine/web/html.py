@@ -82,6 +82,14 @@ table.records { table-layout: fixed; }
 table.records th:first-child { width: 30%; }
 table.records th.number { width: 90px; }
 td.key { overflow-wrap: anywhere; }
+table.fields td { white-space: nowrap; }
+td.field, table.fields td.number { font: 13px/1.55 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
+@media (max-width: 640px) {
+  header, main, footer { padding-left: 14px; padding-right: 14px; }
+  header .services { margin-left: 0; }
+  table.records { table-layout: auto; }
+  td.value { max-width: 60vw; }
+}
 td.value {
   color: var(--soft); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; padding-right: 0;
 }

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlencode
 from app.engine.core import health
 from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
+from app.engine.web.columns import at, columns
 from app.engine.web.html import CSS, Html, element, join, visible
 from app.engine.web.read import LIMIT_DEFAULT, Count, Query, Row, TaskReport
 
@@ -18,6 +19,10 @@ the outermost first."""
 T = TypeVar("T")
 KEY_CHARS_MAX = 120
 SUMMARY_CHARS_MAX = 160
+FIELD_CHARS_MAX = 48
+REFRESH_S = 5
+"""How often a page that nobody types into loads itself anew."""
+
 RECORD_CHARS_MAX = 256 * 1024
 NO_PATH = ("", ".", "..")
 """Keys that cannot be a path segment: browsers resolve them away."""
@@ -72,7 +77,7 @@ class Pages:
                 [_neighbour(each) for each in overview.neighbours],
             ),
         ]
-        return self._page(overview.service, tables, body, "/api/", overview.worker, seconds)
+        return self._page(overview.service, tables, body, "/api/", overview.worker, seconds, refreshes=True)
 
     def listing(self, page: Page, table: Table, tables: Sequence[Table], worker: str, seconds: float) -> str:
         api = table_path(table.name, page.query, page.query.after, api=True)
@@ -99,7 +104,7 @@ class Pages:
             _record_text(bytes(record.value), self._in_words),
         ]
         api = record_path(record.table, record.key, api=True)
-        return self._page(title, tables, body, api, worker, seconds)
+        return self._page(title, tables, body, api, worker, seconds, refreshes=True)
 
     def absent(self, table: Table, key: str, absent: Absent, tables: Sequence[Table], worker: str) -> str:
         title = "No such record" if absent.certain else "Not to be said at the moment"
@@ -129,10 +134,13 @@ class Pages:
         api: str | None,
         worker: str,
         seconds: float | None = None,
+        *,
+        refreshes: bool = False,
     ) -> str:
         head = element(
             "head",
             Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width">'),
+            Html(f'<meta http-equiv="refresh" content="{REFRESH_S}">') if refreshes else None,
             element("title", title if title == self._service else f"{title} · {self._service}"),
             element("style", Html(CSS)),
         )
@@ -280,7 +288,7 @@ def _tasks(overview: Overview) -> Html:
         "state",
         "#records done",
         "#batches done",
-        "next input offsets",
+        "next input offsets, +lag",
         "next changelog offsets",
     )
     return _rows(heads, [_task(task, own.counts) for task in own.tasks])
@@ -293,7 +301,7 @@ def _task(task: TaskReport, counts: Sequence[Count]) -> list[Html]:
         _cell(_task_state(task)),
         _number(task.records),
         _number(task.batches),
-        _cell(_offsets(task.positions)),
+        _cell(_offsets(task.positions, task.lag)),
         _cell(_offsets(applied)),
     ]
 
@@ -308,10 +316,20 @@ def _task_state(task: TaskReport) -> Html:
     )
 
 
-def _offsets(offsets: Mapping[str, int]) -> Html:
+def _offsets(offsets: Mapping[str, int], lag: Mapping[str, int] | None = None) -> Html:
+    """The next offset of each, and how many records stand behind it."""
     return join(
         [
-            element("span", name, " ", element("b", offset), class_="offset")
+            element(
+                "span",
+                name,
+                " ",
+                element("b", f"{offset:,}"),
+                element("span", f" +{behind:,}", class_="bad", title="records not taken in yet")
+                if (behind := (lag or {}).get(name, 0))
+                else None,
+                class_="offset",
+            )
             for name, offset in offsets.items()
         ]
     )
@@ -374,17 +392,56 @@ def _search_form(page: Page) -> Html:
 def _records(page: Page) -> Html:
     if not page.records:
         return element("p", "No records here.", class_="soft")
-    return _rows(("key", "#partition", "value"), [_row(page.table, row) for row in page.records], "records")
+    return _in_columns(page) or _rows(
+        ("key", "#partition", "value"), [_row(page.table, row) for row in page.records], "records"
+    )
+
+
+def _in_columns(page: Page) -> Html | None:
+    """The records with their fields side by side; None where the values have no fields in common."""
+    values = [json.loads(bytes(row.value)) for row in page.records if row.text is None]
+    fields = columns(values) if len(values) == len(page.records) else []
+    if not fields:
+        return None
+    found = {path: [at(value, path) for value in values] for path in fields}
+    numeric = {path: all(map(_is_number, found[path])) for path in fields}
+    heads = [("#" if numeric[path] else "") + ".".join(path) for path in fields]
+    cells = zip(*([_field(each, numeric[path]) for each in found[path]] for path in fields), strict=True)
+    rows = [
+        [_key(page.table, row), _number(str(row.partition)), *others]
+        for row, others in zip(page.records, cells, strict=True)
+    ]
+    return _rows(("key", "#partition", *heads), rows, "fields")
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _field(value: Any, is_number: bool) -> Html:
+    """One field of a record, short; its title has more of it."""
+    if value is None:
+        return _cell()
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if is_number:
+        return _number(text)
+    short = shortened(text, FIELD_CHARS_MAX)
+    return _cell(
+        short, class_="field", title=None if short == text else visible(shortened(text, SUMMARY_CHARS_MAX))
+    )
+
+
+def _key(table: str, row: Row) -> Html:
+    name = shortened(row.key, KEY_CHARS_MAX) or "(empty key)"
+    if row.key_cut:
+        return _cell(name, element("span", " too long for a link", class_="soft"), class_="key")
+    return _cell(element("a", name, href=record_path(table, row.key)), class_="key")
 
 
 def _row(table: str, row: Row) -> list[Html]:
-    name = shortened(row.key, KEY_CHARS_MAX) or "(empty key)"
-    key = element("a", name, href=record_path(table, row.key))
-    if row.key_cut:
-        key = join([name, element("span", " too long for a link", class_="soft")])
     short = shortened(bytes(row.value).decode() if row.text is None else row.text, SUMMARY_CHARS_MAX)
     return [
-        _cell(key, class_="key"),
+        _key(table, row),
         _number(row.partition),
         _cell(short, class_="value", title=visible(short)),
     ]

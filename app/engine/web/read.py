@@ -100,7 +100,8 @@ class Count(msgspec.Struct, frozen=True):
 
 
 class TaskReport(msgspec.Struct, frozen=True):
-    """How a task of this worker is; `positions` are the next offsets of its inputs, by topic."""
+    """How a task of this worker is; `positions` are the next offsets of its inputs, by topic, `lag` the
+    records behind them."""
 
     partition: int
     ready: bool
@@ -109,6 +110,7 @@ class TaskReport(msgspec.Struct, frozen=True):
     batches: int
     positions: dict[str, int]
     waits: Sequence[str] = ()
+    lag: Mapping[str, int] = {}
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
@@ -324,6 +326,7 @@ def _report(task: Task) -> TaskReport:
         batches=task.counts.batches,
         positions={tp.topic: offset for tp, offset in task.positions.items()},
         waits=[*filter(None, [task.waits_for]), *task.watermarks.waiting],
+        lag=task.lag,
     )
 
 
