@@ -45,3 +45,8 @@ if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-
         fail "pip could not install $lock: $(grep -i '^error' "$log" | tail -1); see $log"
     fi
 fi
+
+# the console entry `pipeline`; the code stays where it is
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-index \
+        --no-build-isolation --editable . >>"$log" 2>&1 \
+    || fail "pip could not put this tree into $venv: $(grep -i '^error' "$log" | tail -1); see $log"
