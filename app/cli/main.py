@@ -1,8 +1,8 @@
 """The command line: a table of subcommands, and what every one of them does with errors and Ctrl-C.
 
-A UserError is one line on standard error and exit status 2; Ctrl-C and SIGTERM let the command clean up
-and give 130 and 143, a second one ends it at once. What a command needs is imported when it runs: `--help`
-stays quick.
+A UserError is one line on standard error and exit status 2. Ctrl-C and SIGTERM let the command clean up and
+give 130 and 143; after Ctrl-C a run that has no other end gives 0. A second one ends it at once. What a
+command needs is imported when it runs: `--help` stays quick.
 """
 
 import argparse
@@ -33,7 +33,6 @@ from storm.options import storm_arguments, storm_options
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-STOPPED_BY = (signal.SIGINT, signal.SIGTERM)
 
 
 class Command(NamedTuple):
@@ -62,7 +61,8 @@ def run_broker(options: argparse.Namespace) -> int:
 def run_pipeline(options: argparse.Namespace) -> int:
     from app.run.job import run
 
-    return run_until_stopped(run(run_options(options)))
+    ctrl_c = EXIT_INTERRUPTED if options.exit else 0  # a run without end has no other one
+    return run_until_stopped(run(run_options(options)), ctrl_c=ctrl_c)
 
 
 def run_services(options: argparse.Namespace) -> int:
@@ -141,12 +141,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_until_stopped(
     work: Coroutine[object, object, int | None],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    *,
+    ctrl_c: int = EXIT_INTERRUPTED,
 ) -> int:
     """Run a coroutine to its end. Ctrl-C and SIGTERM cancel it, so that it cleans up; a second ends it all.
 
-    That loses nothing: every process of ours ends with this one, and goes on where it was.
+    `ctrl_c` is the exit status after Ctrl-C. Ending so loses nothing: every process of ours ends with this
+    one, and goes on where it was.
     """
     stopping: list[int] = []
+    statuses = {signal.SIGINT: ctrl_c, signal.SIGTERM: 128 + signal.SIGTERM}
 
     async def cancellable() -> int:
         task = asyncio.ensure_future(work)
@@ -157,8 +161,8 @@ def run_until_stopped(
             stopping.append(status)
             task.cancel()
 
-        for number in STOPPED_BY:
-            asyncio.get_running_loop().add_signal_handler(number, stop, 128 + number)
+        for number in statuses:
+            asyncio.get_running_loop().add_signal_handler(number, stop, statuses[number])
         try:
             return await task or 0
         except asyncio.CancelledError:
