@@ -14,13 +14,19 @@ from typing import Any
 
 
 class Running:
-    """A command under way; its lines are collected. Leaving the context stops it, at worst with SIGKILL."""
+    """A command under way; its lines are collected. `tree` is the code to run, without it this one.
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    Leaving the context stops it, at worst with SIGKILL.
+    """
+
+    def __init__(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, tree: Path | None = None
+    ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app", *arguments],
             env=os.environ | (environment or {}),
+            cwd=tree,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
