@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 KAFKA, PAGES, *_ = (*sys.argv[1:3], *("127.0.0.1:9092", "http://127.0.0.1:6102")[len(sys.argv[1:3]) :])
 ACCOUNT, SYMBOL = "newcomer", "BTC-USD"
@@ -63,16 +63,19 @@ async def main() -> None:
 
 async def last_price() -> int:
     """The symbol's last price, in ticks."""
-    async with AIOKafkaConsumer(
-        "prices", bootstrap_servers=KAFKA, isolation_level="read_committed", auto_offset_reset="earliest"
-    ) as consumer:
-        price = 0
-        while not price:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                for record in records:
-                    if record.key == SYMBOL.encode():
-                        price = json.loads(record.value)["price_ticks"]
-        return price
+    async with AIOKafkaConsumer(bootstrap_servers=KAFKA, isolation_level="read_committed") as consumer:
+        await consumer.topics()
+        tps = [TopicPartition("prices", number) for number in consumer.partitions_for_topic("prices") or ()]
+        consumer.assign(tps)
+        await consumer.seek_to_beginning(*tps)
+        ends, prices = await consumer.end_offsets(tps), []
+        async with asyncio.timeout(PATIENCE_S):
+            while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    prices += [json.loads(each.value) for each in records if each.key == SYMBOL.encode()]
+    if not prices:
+        sys.exit(f"{SYMBOL} has no price yet: is the feed running?")
+    return int(prices[-1]["price_ticks"])
 
 
 def is_over(value: dict[str, Any], event_type: str) -> bool:
@@ -80,7 +83,14 @@ def is_over(value: dict[str, Any], event_type: str) -> bool:
     return event_type in ENDS or value.get("leaves_lots") == 0
 
 
-ENDS = ("OrderRiskRejected", "OrderComplianceRejected", "OrderCancelled", "OrderExpired", "VenueRejected")
+ENDS = (
+    "OrderRiskRejected",
+    "OrderComplianceRejected",
+    "OrderCancelled",
+    "OrderExpired",
+    "VenueRejected",
+    "OrderWithheld",
+)
 
 if __name__ == "__main__":
     asyncio.run(main())

@@ -139,7 +139,7 @@ async def _set_restriction(desk: Desk, options: argparse.Namespace, known: int |
     command = SetRestriction(
         symbol=options.symbol,
         restricted=not options.lift,
-        version=next_version(known),
+        version=next_version(known) if options.lift else min((known or 0) + 1, VERSION_MAX),
         who=options.who or login_name(),
         why=options.why,
     )

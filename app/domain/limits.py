@@ -18,7 +18,7 @@ TEXT_LENGTH_MAX: Final = 1_024
 OFF: Final = frozenset({"false", "f", "0", "0.0", "off", "no", "n", "none", "null", ""})
 """What says of a kill switch that it is off, as a command that can be read may say it, or says nothing."""
 _KILL_SWITCH: Final = re.compile(r"kill[ _-]?switch", re.IGNORECASE)
-_KILL_SWITCH_IN_TEXT: Final = re.compile(rb"kill[ _-]?switch[\"']?\s*[:=]\s*[\"']?(\w+)", re.IGNORECASE)
+_KILL_SWITCH_IN_TEXT: Final = re.compile(rb"kill[ _-]?switch[\\\"']*\s*[:=]\s*[\\\"']*(\w+)", re.IGNORECASE)
 
 
 class Unread(NamedTuple):
@@ -122,13 +122,11 @@ def decide_unread(
 def asks_to_kill(value: bytes | None) -> bool:
     """Whether a command that cannot be read may have been to switch the kill switch on.
 
-    It was if it names the kill switch, however it spells it, and does not say plainly that it is off. What is
-    no JSON counts by its text.
+    It was if it names the kill switch, however it spells it, and does not say plainly that it is off. Where
+    no field of its own names it, its text counts: it may be no JSON, or have it further inside.
     """
-    fields = _fields(value)
-    if fields:
-        said = [each for name, each in fields.items() if _KILL_SWITCH.fullmatch(name)]
-    else:
+    said = [each for name, each in _fields(value).items() if _KILL_SWITCH.fullmatch(name)]
+    if not said:
         said = [found[1].decode(errors="replace") for found in _KILL_SWITCH_IN_TEXT.finditer(value or b"")]
     return any(str(each).strip().lower() not in OFF for each in said)
 

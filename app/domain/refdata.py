@@ -55,7 +55,12 @@ def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -
     if _is_empty_period(wanted):
         return Decision(before, "valid_until_ms is not after valid_from_ms: no order could ever be taken")
     if before is None:
-        return Decision(InstrumentListed(instrument=wanted, version=version, scale=_first_scale(wanted)))
+        dealt_in = DEALT_IN_BEFORE.get(wanted.symbol)
+        unlisted = None if dealt_in is None else InstrumentListed(instrument=dealt_in, version=0)
+        if unlisted is None or not scale_changes(unlisted.instrument, wanted):
+            return Decision(InstrumentListed(instrument=wanted, version=version))
+        scale, former = scale_after(unlisted, wanted)
+        return Decision(InstrumentListed(instrument=wanted, version=version, scale=scale, former=former))
     if version == before.version and wanted == before.instrument:
         return Decision(before)
     if refusal := _stale(version, before.version):
@@ -158,12 +163,6 @@ def decide_halt(command: SetHalt, before: HaltInForce | None) -> Decision[HaltIn
             why=command.why,
         )
     )
-
-
-def _first_scale(wanted: Instrument) -> int:
-    """1, but 2 where the release before has left holdings in other lots and ticks, or may have."""
-    dealt_in = DEALT_IN_BEFORE.get(wanted.symbol, wanted)
-    return 2 if scale_changes(dealt_in, wanted) else 1
 
 
 def scale_changes(before: Instrument | FormerScale, after: Instrument) -> list[str]:

@@ -21,14 +21,14 @@ from app.processes.preflight import needs, prepare
 from app.processes.supervisor import Restarts, Supervisor
 from app.run.members import Venue, Worker
 from app.run.readiness import Readiness
-from app.topics import ORDERS, RESTRICTIONS, TOPICS
+from app.topics import ORDERS, TOPICS
 from app.topology import REFDATA, SERVICES
 
 T = TypeVar("T")
 
 RECORD_NAME: Final = "processes.json"
 TAKE_OVER_S: Final = 1.0
-RESTRICTIONS_POLL_S: Final = 0.2
+COMMANDS_POLL_S: Final = 0.2
 CRASHED_GRACE_S: Final = 2.0
 """What cannot go on has little to finish, and it can't be told that the rest is able to."""
 
@@ -208,11 +208,11 @@ class Pipeline(Service):
         ]
         self.add_dependency(self.readiness)
         await self.readiness.maybe_start()
-        if await has_unread_restrictions(cluster):
-            self.tell("there are restrictions that refdata has not read: it begins, the others wait for it")
+        if await has_unread_commands(cluster):
+            self.tell("there are commands that refdata has not read: it begins, the others wait for it")
             await self._add([worker for worker in made if worker.service == REFDATA.name])
-            while await has_unread_restrictions(cluster):  # noqa: ASYNC110 - another process reads
-                await asyncio.sleep(RESTRICTIONS_POLL_S)
+            while await has_unread_commands(cluster):  # noqa: ASYNC110 - another process reads
+                await asyncio.sleep(COMMANDS_POLL_S)
         await self._add([worker for worker in made if worker not in self.workers])
         await asyncio.gather(*(groups.until_stable(*each) for each in counts.items()))
         await self.readiness.until_ready(self.ready_s_max)
@@ -229,15 +229,14 @@ class Pipeline(Service):
         return Worker(service, number, self.plan.data_dir, groups, self.shared, restarts=restarts)
 
 
-async def has_unread_restrictions(cluster: Cluster) -> bool:
-    """Whether compliance would judge without what operators have restricted, since refdata has not read it.
+async def has_unread_commands(cluster: Cluster) -> bool:
+    """Whether the others would judge without what operators have commanded: refdata has not read it.
 
-    So it is behind the release before, which knew no refdata.
+    So it is behind the release before, which knew no refdata, and after a command that was given meanwhile.
     """
-    if not await cluster.exists(RESTRICTIONS.name):
-        return False
-    count = await cluster.partition_count(RESTRICTIONS.name)
-    tps = [TP(RESTRICTIONS.name, number) for number in range(count)]
+    topics = [topic for topic in REFDATA.inputs if await cluster.exists(topic)]
+    counts = {topic: await cluster.partition_count(topic) for topic in topics}
+    tps = [TP(topic, number) for topic, count in counts.items() for number in range(count)]
     ends = await cluster.offsets(tps, LATEST)
     read = await cluster.committed(REFDATA.name, tps)
     return any(end > (read[tp] or 0) for tp, end in ends.items())

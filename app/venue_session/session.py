@@ -62,6 +62,9 @@ LIVED_S_MIN = 1.0
 
 GAP_RETRY_S = 5.0
 HOLD_S = 0.5
+LIMITS_S_MAX = 5.0
+"""Orders that wait longer for limits are a reason not to be ready."""
+
 BLAMES_THE_BODY = (400, 413, 422)
 """Answers that blame what was sent: one order may be at fault, the others need not wait for it."""
 
@@ -94,6 +97,7 @@ class VenueSession:
             if intent.may_be_unknown
         }
         self._has_read_limits = False
+        self._limits_awaited_since_s = 0.0
         self._listening = asyncio.Event()
         self._gaps: dict[int, int] = {}
         self._work_to_do = asyncio.Event()
@@ -123,7 +127,7 @@ class VenueSession:
                 group.create_task(self._keep_sending())
                 group.create_task(self._keep_reading())
         finally:
-            for what in ("orders", "reports", "gaps"):
+            for what in ("orders", "limits", "reports", "gaps"):
                 self._well(what)
 
     def _ill(self, what: str, error: VenueAway | VenueRefuses) -> None:
@@ -169,6 +173,9 @@ class VenueSession:
                     pause_s = RETRY_S_MIN
                     if self._fresh:
                         await self._wait_for_limits()
+                    else:
+                        self._limits_awaited_since_s = 0.0
+                        self._well("limits")
                     continue
                 except Fenced:
                     return
@@ -218,6 +225,10 @@ class VenueSession:
 
     async def _wait_for_limits(self) -> None:
         """What is left waits, as a rule for limits: look again in a moment, or at once when more has come."""
+        self._limits_awaited_since_s = self._limits_awaited_since_s or time.monotonic()
+        if time.monotonic() - self._limits_awaited_since_s > LIMITS_S_MAX:
+            text = f"partition {self._task.partition}: orders wait until {RISK_LIMITS.name} is read"
+            self._troubles.note((self._task.partition, "limits"), "limits", text)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._work_to_do.wait(), RETRY_S_MIN)
         self._work_to_do.clear()

@@ -86,6 +86,8 @@ def reads_environment(tree: ast.Module) -> bool:
         ("app.engine", ("app.engine",)),
         ("models", ("models",)),
         ("venue", ("venue", "models")),
+        ("checker", ("checker", "models", "app.topology")),
+        ("feed", ("feed", "app", "models")),
         ("storm", ("storm", "agents", "app", "checker", "feed", "models", "tables", "venue.requests")),
     ],
 )

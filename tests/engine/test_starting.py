@@ -165,7 +165,7 @@ def nameless(bootstrap: str, tmp_path: Path, number: int, **more: Any) -> Option
 @pytest.mark.parametrize(
     ("topic", "partitions", "config", "told"),
     [
-        ("numbers-{}", 3, {}, "numbers-{}: 3 partitions, not 8"),
+        ("numbers-{}", 3, {}, "numbers-{}: 3 partitions, not a power of two up to 256"),
         (
             "{}-sums-changelog",
             8,

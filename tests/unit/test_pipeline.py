@@ -6,18 +6,19 @@ from typing import Any, cast
 import pytest
 
 from app.engine.kafka.cluster import TP, Cluster
-from app.run.pipeline import has_unread_restrictions
+from app.run.pipeline import has_unread_commands
 
 
 class Log:
-    """`restrictions` as Kafka tells of it: where each partition ends, and how far refdata has read it."""
+    """A topic of commands as Kafka tells of it: where each partition ends, how far refdata has read."""
 
-    def __init__(self, ends: Sequence[int], read: Mapping[int, int]) -> None:
+    def __init__(self, topic: str, ends: Sequence[int], read: Mapping[int, int]) -> None:
+        self._topic = topic
         self._ends = ends
         self._read = read
 
     async def exists(self, topic: str) -> bool:
-        return topic == "restrictions" and bool(self._ends)
+        return topic == self._topic and bool(self._ends)
 
     async def partition_count(self, topic: str) -> int:
         assert self._ends, "it would wait for the topic"
@@ -31,6 +32,7 @@ class Log:
         return {tp: self._read.get(tp.partition) for tp in tps}
 
 
+@pytest.mark.parametrize("topic", ["restrictions", "operator-commands"])
 @pytest.mark.parametrize(
     ("ends", "read", "unread"),
     [
@@ -42,8 +44,8 @@ class Log:
     ],
     ids=["no topic", "nothing restricted", "refdata is new", "refdata is behind", "all is read"],
 )
-async def test_restrictions_are_unread_where_refdata_is_behind(
-    ends: Sequence[int], read: Mapping[int, int], unread: bool
+async def test_commands_are_unread_where_refdata_is_behind(
+    topic: str, ends: Sequence[int], read: Mapping[int, int], unread: bool
 ) -> None:
-    log: Any = Log(ends, read)
-    assert await has_unread_restrictions(cast(Cluster, log)) is unread
+    log: Any = Log(topic, ends, read)
+    assert await has_unread_commands(cast(Cluster, log)) is unread

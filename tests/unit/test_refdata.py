@@ -96,7 +96,13 @@ def test_holdings_of_the_release_before_are_of_the_first_scale_only_in_its_units
     changed: dict[str, Any], scale: int
 ) -> None:
     found = decide_instrument(set_instrument(1, **changed), None).in_force
-    assert found == listed(scale=scale, **changed)
+    assert found is not None
+    assert found.model_copy(update={"former": ()}) == listed(scale=scale, **changed)
+    gone = found.model_copy(update={"instrument": an_instrument(**changed | {"status": "delisted"})})
+    back = {} if "symbol" not in changed else changed
+    again = decide_instrument(set_instrument(2, **back), gone).in_force
+    assert again is not None
+    assert again.scale == 1, "changed back to the units that were built in, it takes orders of what is held"
 
 
 def test_a_status_changes_and_the_scale_stays() -> None:

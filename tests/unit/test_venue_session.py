@@ -12,6 +12,7 @@ from aiohttp import WSServerHandshakeError
 
 from app.domain.exchange import IntentState, Session
 from app.engine import Fenced, Transient, shard_of
+from app.venue_session import session as venue_session
 from app.venue_session.client import told
 from app.venue_session.session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
@@ -306,11 +307,16 @@ async def test_after_a_take_over_no_order_leaves_before_the_limits_are_read_that
         world.start()
         await world.until(lambda: world.venue.posted("/orders/query"))
         await world.stays(lambda: not world.venue.posted("/orders"))
+        assert not world.troubles.reasons()
+        monkeypatch.setattr(venue_session, "LIMITS_S_MAX", 0.0)
+        told = f"partition {world.task.partition}: orders wait until risk-limits is read"
+        await world.until(lambda: world.troubles.reasons() == [told])
         world.task.table(CONTROLS).values["acc-1"] = generous(kill_switch=True)
         world.task.behind.clear()
         await world.until(lambda: world.task.executions)
         assert [event["reason"] for _, event in world.task.executions] == ["kill_switch_on"]
         assert not world.venue.posted("/orders")
+        await world.until(lambda: not world.troubles.reasons())
 
 
 async def test_an_account_without_limits_counts_as_one_with_its_kill_switch_on(world: World) -> None:
