@@ -19,7 +19,7 @@ from app.errors import PortTakenError, SettingError
 from app.membership import Groups, keep_addresses
 from app.processes.ports import bare, listening
 from app.processes.preflight import raise_open_files
-from app.topics import DEAD_LETTERS, INSTRUMENTS, named
+from app.topics import DEAD_LETTERS, INSTRUMENTS, TOPICS, named
 from app.topology import SERVICES, WEB_PORTS, Service
 from app.units import Words
 
@@ -46,6 +46,7 @@ def make_service(service: Service) -> App:
             commit_interval_s=service.gathers_s,
         ),
         topics=named(*service.outputs),
+        others=TOPICS,
         modules=[f"agents.{name}"],
         datadir=Path(for_faust(chosen.data_dir / name)),
         web_host=chosen.web_host,

@@ -47,8 +47,9 @@ class App(faust.App):
     """One service: its consumer group and transactional ids are named `id`.
 
     `topics` are those that it writes, created if they are missing, like the inputs, which are named where the
-    agent is declared, and those of global tables. `modules` are imported when a worker starts; one that
-    cannot be imported stops it, loudly: Faust's autodiscovery would only warn.
+    agent is declared, and those of global tables. `others` are its neighbours': compared and created together
+    with its own, so that nothing is made where anything is wrong. `modules` are imported when a worker
+    starts; one that cannot be imported stops it, loudly: Faust's autodiscovery would only warn.
     """
 
     BootStrategy = BootStrategy
@@ -59,6 +60,7 @@ class App(faust.App):
         *,
         settings: EngineSettings,
         topics: Sequence[TopicSpec],
+        others: Sequence[TopicSpec] = (),
         modules: Sequence[str],
         datadir: Path,
         **options: Any,
@@ -66,6 +68,7 @@ class App(faust.App):
         self.settings = settings
         self.modules = list(modules)
         self.topic_specs = list(topics)
+        self.other_specs = list(others)
         self.input_specs: list[TopicSpec] = []
         self.global_tables: list[GlobalTable] = []
         self.task_companions: list[Callable[[Task], Awaitable[None]]] = []

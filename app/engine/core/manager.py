@@ -87,7 +87,7 @@ class TaskManager(TableManager):
             raise Misconfigured(f"the names of all inputs together are too long for Kafka: {note}")
         await ensure_topics(
             app.settings.bootstrap,
-            topics,
+            {*topics, *app.other_specs},
             partitions=app.settings.partitions,
             replication_factor=app.settings.replication_factor,
             client_id=app.conf.broker_client_id,
