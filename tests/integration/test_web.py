@@ -259,7 +259,7 @@ def test_faust_itself_serves_no_tables_and_no_router(workers: list[RiskWorker]) 
     [
         ("/", "Tasks on this worker"),
         ("/tables/risk_limits/?limit=20", "acc-0001"),
-        ("/tables/risk_limits/acc-0007", "1,000.00 USD"),
+        ("/tables/risk_limits/acc-0007", "1,000.00</span>"),
         ("/tables/risk_limits/nobody", "No such record"),
     ],
 )
