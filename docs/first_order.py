@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 KAFKA, PAGES, *_ = (*sys.argv[1:3], *("127.0.0.1:9092", "http://127.0.0.1:6102")[len(sys.argv[1:3]) :])
 ACCOUNT, SYMBOL = "newcomer", "BTC-USD"
@@ -28,7 +28,9 @@ def shown(path: str) -> Any:
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return None
-        raise
+        sys.exit(f"{PAGES} answers {error.code}: is that risk's address? `make run` prints it")
+    except OSError as error:
+        sys.exit(f"{PAGES} does not answer ({error}): is `make run` up? It prints the address of risk")
 
 
 async def main() -> None:
@@ -42,7 +44,7 @@ async def main() -> None:
         "symbol": SYMBOL,
         "side": "buy",
         "quantity_lots": 100,
-        "price_ticks": await last_price(),
+        "price_ticks": await last_price() * 101 // 100,  # above the market, so that it is filled
         "submitted_at_ms": time.time_ns() // 1_000_000,
         "time_in_force": "ioc",
     }
@@ -63,10 +65,9 @@ async def main() -> None:
 
 async def last_price() -> int:
     """The symbol's last price, in ticks."""
-    async with AIOKafkaConsumer(bootstrap_servers=KAFKA, isolation_level="read_committed") as consumer:
-        await consumer.topics()
-        tps = [TopicPartition("prices", number) for number in consumer.partitions_for_topic("prices") or ()]
-        consumer.assign(tps)
+    consumer = AIOKafkaConsumer("prices", bootstrap_servers=KAFKA, isolation_level="read_committed")
+    async with consumer:
+        tps = list(consumer.assignment())
         await consumer.seek_to_beginning(*tps)
         ends, prices = await consumer.end_offsets(tps), []
         async with asyncio.timeout(PATIENCE_S):

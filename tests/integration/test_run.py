@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,19 @@ from tests.integration.running import Running, mentioning, processes, result
 from tests.integration.topics import remove_topics
 
 ORDERS = 1_000
+FIRST_ORDER = Path(__file__).parents[2] / "docs" / "first_order.py"
 READY_S = 120.0
 VENUE_AWAY = re.compile(r"exchange-1 is not ready for .*127\.0\.0\.1:9")
+
+
+def first_order(said: str) -> "subprocess.CompletedProcess[str]":
+    """Send the README's order to the run that said this."""
+    kafka = re.search(r"Kafka listens on (\S+),", said)
+    pages = re.search(r" risk (http://\S+)", said)
+    assert kafka is not None
+    assert pages is not None
+    command = [sys.executable, str(FIRST_ORDER), kafka[1], pages[1]]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.timeout(180)
@@ -25,6 +38,10 @@ def test_a_second_run_goes_on_where_ctrl_c_stopped_the_first(tmp_path: Path) -> 
     with Running("run", "--speed", "100", *where) as first:
         first.until_said(f"{len(SERVICES) + 1} workers ready", READY_S)
         first.until(lambda: re.search(r"orders [1-9].* approved [1-9]", first.said), "to trade", 60)
+        ordered = first_order(first.said)
+        assert ordered.returncode == 0, ordered.stderr
+        assert "newcomer-1" in ordered.stdout
+        assert "executions OrderAcknowledged" in ordered.stdout
         first.process.send_signal(signal.SIGINT)
         assert first.wait(30) == 0
     assert mentioning(data_dir) == []
