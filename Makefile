@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header pyproject.toml $(if $(UPGRADE),--upgrade)
 
-.PHONY: help run check test bench schemas lock clean
+.PHONY: help run lint check test bench schemas lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -15,16 +15,15 @@ help: ## show this list
 run: $(VENV)/.installed ## broker, services, feed and accounts; options in ARGS='--orders 20000 --exit'
 	@exec $(BIN)/python -m app run $(ARGS)
 
-check: $(VENV)/.installed ## the quick loop: lint, types, unit and architecture tests
+lint: $(VENV)/.installed ## lint, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+check: lint ## the quick loop: lint, types, unit and architecture tests
 	@$(BIN)/python -m pytest -q tests/unit tests/architecture $(ARGS)
 
-test: $(VENV)/.installed ## lint, types and every test; ARGS='-k broker' goes to pytest
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+test: lint ## lint, types and every test; ARGS='-k broker' goes to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.installed-bench ## against stock Faust and its peers; ARGS='--json FILE'

@@ -6,10 +6,10 @@ from typing import Any
 
 from app.domain.exchange import Intent, Sent, Surroundings, apply_limits, is_repeat, killed, new_intent
 from app.domain.limits import asks_to_kill
-from app.domain.reference import Known
 from app.engine import Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.engine.web.status import Measure
 from app.exchange import app
+from app.service import known
 from app.topics import (
     ACCOUNTS,
     HALTS,
@@ -17,6 +17,7 @@ from app.topics import (
     PRICES,
     RESTRICTED_LIST,
     RISK_LIMITS,
+    account_of,
     named,
 )
 from app.topology import EXCHANGE
@@ -29,19 +30,12 @@ from tables.intents import INTENTS
 from tables.sent import SENT
 from tables.sessions import SESSIONS
 
-
-def known(topic: TopicSpec) -> Known[Any]:
-    """A compacted topic as the domain sees it: always as it is now."""
-    table = app.global_table(topic)
-    return Known(table.values(), table.unreadable)
-
-
 around = Surroundings(
-    accounts=known(ACCOUNTS),
-    instruments=known(INSTRUMENTS),
-    restricted=known(RESTRICTED_LIST),
-    halts=known(HALTS),
-    prices=known(PRICES),
+    accounts=known(app, ACCOUNTS),
+    instruments=known(app, INSTRUMENTS),
+    restricted=known(app, RESTRICTED_LIST),
+    halts=known(app, HALTS),
+    prices=known(app, PRICES),
 )
 sessions: dict[int, VenueSession] = {}
 tally, troubles = Tally(), Troubles()
@@ -88,11 +82,6 @@ def control(work: UnitOfWork, account_id: str, limits: SetRiskLimits | None) -> 
     controls = apply_limits(known, limits)
     if controls is not known:
         work[CONTROLS][account_id] = controls
-
-
-def account_of(key: bytes | None) -> str:
-    """The account under whose key a record stands, as risk reads it."""
-    return (key or b"").decode("utf-8", "backslashreplace")
 
 
 @app.buried

@@ -12,7 +12,7 @@ from app.domain.limits import (
     decide_sequence,
     decide_unread,
 )
-from app.domain.reference import Known, Reference
+from app.domain.reference import Reference
 from app.domain.risk import (
     NEW_ACCOUNT,
     Refusal,
@@ -26,6 +26,7 @@ from app.domain.risk import (
 )
 from app.engine import Record, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.risk import app
+from app.service import known
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
@@ -36,6 +37,7 @@ from app.topics import (
     RISK_ALERTS,
     RISK_DECISIONS,
     RISK_LIMITS,
+    account_of,
     named,
 )
 from app.topology import RISK
@@ -53,15 +55,11 @@ from tables.positions import POSITIONS
 from tables.reservations import RESERVATIONS
 from tables.risk_limits import LIMITS
 
-
-def known(topic: TopicSpec) -> Known[Any]:
-    """A compacted topic as the domain sees it: always as it is now."""
-    table = app.global_table(topic)
-    return Known(table.values(), table.unreadable)
-
-
 reference = Reference(
-    accounts=known(ACCOUNTS), instruments=known(INSTRUMENTS), halts=known(HALTS), prices=known(PRICES)
+    accounts=known(app, ACCOUNTS),
+    instruments=known(app, INSTRUMENTS),
+    halts=known(app, HALTS),
+    prices=known(app, PRICES),
 )
 REFUSED = Count("risk_orders_refused_total", "Orders that risk has refused, by reason.")
 REPEATS = Count("risk_repeats_ignored_total", "Reports and decisions that had been booked before, by type.")
@@ -155,10 +153,6 @@ def remove_limits(work: UnitOfWork, record: Record) -> None:
     if answer.accepted:
         del work[LIMITS][account_id]
     tell(work, answer)
-
-
-def account_of(key: bytes | None) -> str:
-    return (key or b"").decode("utf-8", "backslashreplace")
 
 
 def set_sequence(work: UnitOfWork, command: SetAccountSequence) -> None:

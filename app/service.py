@@ -11,7 +11,8 @@ from yarl import URL
 from app.codecs import contract_measures
 from app.config import Settings, for_faust, settings
 from app.counts import count_measures
-from app.engine import App, EngineSettings, use_uvloop
+from app.domain.reference import Known
+from app.engine import App, EngineSettings, TopicSpec, use_uvloop
 from app.engine.errors import EXIT_CONFIGURATION, Misconfigured
 from app.engine.kafka.cluster import Cluster
 from app.engine.web.view import attach
@@ -62,6 +63,12 @@ def make_service(service: Service) -> App:
     web: Any = app.web
     web._transport_handlers = {"tcp": partial(_site, app)}
     return app
+
+
+def known(app: App, topic: TopicSpec) -> Known[Any]:
+    """A compacted topic as the domain sees it: always as it is now."""
+    table = app.global_table(topic)
+    return Known(table.values(), table.unreadable)
 
 
 def _settings() -> Settings:

@@ -215,3 +215,8 @@ _BY_NAME = {each.name: each for each in TOPICS}
 def named(*names: str) -> tuple[TopicSpec, ...]:
     """The topics of these names; raises LookupError for a name that no topic has."""
     return tuple(_BY_NAME[name] for name in names)
+
+
+def account_of(key: bytes | None) -> str:
+    """The account under whose key a record stands, also one that cannot be read."""
+    return (key or b"").decode("utf-8", "backslashreplace")

@@ -3,6 +3,7 @@
 python docs/first_order.py [KAFKA] [RISK'S PAGES], by default those of `make run`.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -13,7 +14,15 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-KAFKA, PAGES, *_ = (*sys.argv[1:3], *("127.0.0.1:9092", "http://127.0.0.1:6102")[len(sys.argv[1:3]) :])
+parser = argparse.ArgumentParser(
+    description="Send one order as any client would, and print what becomes of it."
+)
+parser.add_argument("kafka", nargs="?", default="127.0.0.1:9092", help="default: %(default)s")
+parser.add_argument(
+    "pages", nargs="?", default="http://127.0.0.1:6102", help="those of risk; default: %(default)s"
+)
+given = parser.parse_args()
+KAFKA, PAGES = given.kafka, given.pages
 ACCOUNT, SYMBOL = "newcomer", "BTC-USD"
 ANSWERS = ("risk-decisions", "compliance-decisions", "executions")
 PATIENCE_S = 10.0

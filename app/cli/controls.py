@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from app.cli.answers import line_of, status_of
-from app.cli.desk import VERSION_MAX, Desk, Unreadable, login_name, next_version
+from app.cli.desk import Desk, Unreadable, login_name, next_version
 from app.cli.holders import read_table_value
 from app.cli.limit_values import NAMES, changed, read_values, shown
 from app.cli.operator_options import is_text
@@ -82,10 +82,8 @@ async def halt(options: argparse.Namespace) -> int:
     async with Desk.open(options.bootstrap, options.wait) as desk:
         await _require_known(desk, ACCOUNTS, scope, "account")
         before = await desk.last_of(HALTS, scope)
-        known = None if before is None or isinstance(before, Unreadable) else before.version
-        command = SetHalt(
-            scope=scope, halted=True, version=min((known or 0) + 1, VERSION_MAX), who=who, why=options.why
-        )
+        version = next_version(_version_of(before), always_takes=True)
+        command = SetHalt(scope=scope, halted=True, version=version, who=who, why=options.why)
         return await _order(desk, OPERATOR_COMMANDS, command, options, f"{_scope(scope)} halted")
 
 
@@ -99,7 +97,7 @@ async def resume(options: argparse.Namespace) -> int:
                 await _require_known(desk, ACCOUNTS, scope, "account")
             if before is None or not before.halted:
                 return _nothing(options, f"{_scope(scope)} not halted")
-        version = next_version(None if before is None else before.version)
+        version = next_version(_version_of(before))
         command = SetHalt(scope=scope, halted=False, version=version, who=who, why=options.why)
         everybody = None if scope == EVERYBODY else await desk.last_of(HALTS, EVERYBODY)
         is_halted = isinstance(everybody, Unreadable) or (everybody is not None and everybody.halted)
@@ -120,8 +118,7 @@ async def restrict(options: argparse.Namespace) -> int:
             return await _lift(desk, symbol, options)
         before = await desk.last_of(RESTRICTED_LIST, symbol)
         await _require_known(desk, INSTRUMENTS, symbol, "instrument")
-        known = None if before is None or isinstance(before, Unreadable) else before.version
-        return await _set_restriction(desk, options, known, f"{symbol} is restricted")
+        return await _set_restriction(desk, options, before, f"{symbol} is restricted")
 
 
 async def _lift(desk: Desk, symbol: str, options: argparse.Namespace) -> int:
@@ -131,19 +128,23 @@ async def _lift(desk: Desk, symbol: str, options: argparse.Namespace) -> int:
             await _require_known(desk, INSTRUMENTS, symbol, "instrument")
         if before is None or not before.restricted:
             return _nothing(options, f"{symbol} is not restricted")
-    known = None if before is None else before.version
-    return await _set_restriction(desk, options, known, f"{symbol} is not restricted any more")
+    return await _set_restriction(desk, options, before, f"{symbol} is not restricted any more")
 
 
-async def _set_restriction(desk: Desk, options: argparse.Namespace, known: int | None, told: str) -> int:
+async def _set_restriction(desk: Desk, options: argparse.Namespace, before: Any, told: str) -> int:
     command = SetRestriction(
         symbol=options.symbol,
         restricted=not options.lift,
-        version=next_version(known) if options.lift else min((known or 0) + 1, VERSION_MAX),
+        version=next_version(_version_of(before), always_takes=not options.lift),
         who=options.who or login_name(),
         why=options.why,
     )
     return await _order(desk, RESTRICTIONS, command, options, told)
+
+
+def _version_of(before: Any) -> int | None:
+    """The version of what is in force; None where nothing is, or where it can't be read."""
+    return None if before is None or isinstance(before, Unreadable) else int(before.version)
 
 
 async def sequence(options: argparse.Namespace) -> int:

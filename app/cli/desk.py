@@ -229,9 +229,14 @@ def record_of(spec: TopicSpec, command: Any, command_id: str) -> tuple[bytes, li
     ]
 
 
-def next_version(in_force: int | None) -> int:
-    """The version above the one in force; 1 where there is none."""
+def next_version(in_force: int | None, *, always_takes: bool = False) -> int:
+    """The version above the one in force; 1 where there is none.
+
+    Raises UserError behind the highest one, but for a command that `always_takes`, whatever its version.
+    """
     version = (in_force or 0) + 1
+    if always_takes:
+        return min(version, VERSION_MAX)
     if version > VERSION_MAX:
         raise UserError(f"version {in_force} is in force, the highest there is: nothing can follow it")
     return version

@@ -27,7 +27,7 @@ FORMER_SCALES_MAX: Final = 32
 
 
 DEALT_IN_BEFORE: Final = {
-    each.symbol: each
+    each.symbol: InstrumentListed(instrument=each, version=0)
     for each in (
         Instrument(symbol="BTC-USD", base="BTC", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.0001")),
         Instrument(symbol="ETH-USD", base="ETH", currency="USD", tick=Decimal("0.01"), lot=Decimal("0.001")),
@@ -54,25 +54,21 @@ def decide_instrument(command: SetInstrument, before: InstrumentListed | None) -
         return Decision(before, f"symbol: {refusal}")
     if _is_empty_period(wanted):
         return Decision(before, "valid_until_ms is not after valid_from_ms: no order could ever be taken")
-    if before is None:
-        dealt_in = DEALT_IN_BEFORE.get(wanted.symbol)
-        unlisted = None if dealt_in is None else InstrumentListed(instrument=dealt_in, version=0)
-        if unlisted is None or not scale_changes(unlisted.instrument, wanted):
-            return Decision(InstrumentListed(instrument=wanted, version=version))
-        scale, former = scale_after(unlisted, wanted)
-        return Decision(InstrumentListed(instrument=wanted, version=version, scale=scale, former=former))
-    if version == before.version and wanted == before.instrument:
+    known = before or DEALT_IN_BEFORE.get(wanted.symbol)
+    if known is None:
+        return Decision(InstrumentListed(instrument=wanted, version=version))
+    if before is not None and version == before.version and wanted == before.instrument:
         return Decision(before)
-    if refusal := _stale(version, before.version):
+    if before is not None and (refusal := _stale(version, before.version)):
         return Decision(before, refusal)
-    changed = scale_changes(before.instrument, wanted)
-    if changed and before.instrument.status is not InstrumentStatus.DELISTED:
+    changed = scale_changes(known.instrument, wanted)
+    if changed and before is not None and before.instrument.status is not InstrumentStatus.DELISTED:
         return Decision(
             before,
             f"{', '.join(changed)}: may only change while the instrument is delisted, its status is "
             f"{before.instrument.status}; close the positions and orders, delist it, then change it",
         )
-    scale, former = scale_after(before, wanted) if changed else (before.scale, before.former)
+    scale, former = scale_after(known, wanted) if changed else (known.scale, known.former)
     return Decision(InstrumentListed(instrument=wanted, version=version, scale=scale, former=former))
 
 
