@@ -11,9 +11,9 @@ class Service(NamedTuple):
     """One Faust app: `app/<name>.py`, with its agent in `agents/<name>.py` and its consumer group `<name>`.
 
     `inputs` are read by partition, the most urgent first: within a batch records come in this order.
-    `outputs` are written. `reads` are held whole in memory by
-    each worker. `gathers_s` is how long records wait behind a batch for others to share its transaction.
-    `steady`: the first output flows as long as ticks and orders do, so that its silence is an outage.
+    `outputs` are written. `reads` are held whole in memory by each worker. `gathers_s` is how long records
+    wait behind a batch for others to share its transaction. `steady`: the first output flows as long as ticks
+    and orders do, so that its silence is an outage.
     """
 
     name: str

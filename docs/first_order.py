@@ -1,7 +1,4 @@
-"""Send one order as any client would, and print what becomes of it.
-
-python docs/first_order.py [KAFKA] [RISK'S PAGES], by default those of `make run`.
-"""
+"""Send one order as any client would, and print what becomes of it."""
 
 import argparse
 import asyncio
@@ -14,9 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-parser = argparse.ArgumentParser(
-    description="Send one order as any client would, and print what becomes of it."
-)
+parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("kafka", nargs="?", default="127.0.0.1:9092", help="default: %(default)s")
 parser.add_argument(
     "pages", nargs="?", default="http://127.0.0.1:6102", help="those of risk; default: %(default)s"
@@ -30,9 +25,8 @@ PATIENCE_S = 10.0
 
 def shown(path: str) -> Any:
     """What a page of risk shows, as JSON; None when there is no such row."""
-    request = urllib.request.Request(f"{PAGES}{path}", headers={"Accept": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(f"{PAGES}{path}", timeout=PATIENCE_S) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         if error.code == 404:
