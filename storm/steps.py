@@ -16,9 +16,8 @@ from functools import wraps
 from types import FrameType
 from typing import Any, Final
 
-from app.engine.core import task as task_module
+from app.engine.core import take_over as take_over_module
 from app.engine.core.manager import TaskManager
-from app.engine.core.task import Task
 from app.engine.kafka.consumer import Consumer
 from app.engine.kafka.transaction import Producer
 from app.engine.state import restore as restore_module
@@ -161,12 +160,11 @@ def _around(owner: Any, name: str, before: Step | None, after: Step | None) -> N
 
 def instrument() -> None:
     """Wrap the methods, once a process. Without a plan they do what they did."""
-    if hasattr(Task, "_stepped"):
+    if hasattr(Producer.begin, "__wrapped__"):
         return
-    Task._stepped = True  # type: ignore[attr-defined]
     _around(Producer, "begin", Step.BEFORE_FENCING, Step.FENCED_OTHERS)
-    _around(Task, "_committed_positions", None, Step.READ_OFFSETS)
-    _around(task_module, "restore", Step.BEFORE_RESTORE, Step.RESTORED)
+    _around(take_over_module, "find_start", None, Step.READ_OFFSETS)
+    _around(take_over_module, "restore", Step.BEFORE_RESTORE, Step.RESTORED)
     _around(Producer, "add", Step.BEFORE_ADD, None)
     _around(Producer, "send", Step.BEFORE_PRODUCE, Step.AFTER_PRODUCE)
     _around(Producer, "send_offsets", None, Step.AFTER_OFFSETS)
@@ -203,12 +201,12 @@ def _writing() -> Step:
 
 
 def _step_promotions() -> None:
-    own, restore = TaskManager._own, vars(task_module)["restore"]
+    own, restore = TaskManager.own, vars(take_over_module)["restore"]
 
     async def stepped_own(
         manager: TaskManager, partition: int, previous: "asyncio.Task[None] | None"
     ) -> None:
-        following = manager._following.get(partition)
+        following = manager.following.get(partition)
         if following is not None and not following.done():
             _promotes.set(True)
             await reach(Step.BEFORE_PROMOTION)
@@ -224,8 +222,8 @@ def _step_promotions() -> None:
         await reach(Step.PROMOTED)
         return count
 
-    TaskManager._own = stepped_own  # type: ignore[method-assign, assignment]
-    vars(task_module)["restore"] = stepped_restore
+    TaskManager.own = stepped_own  # type: ignore[method-assign, assignment]
+    vars(take_over_module)["restore"] = stepped_restore
 
 
 def _step_venue_calls() -> None:

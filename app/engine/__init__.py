@@ -5,8 +5,9 @@ shows a whole service.
 """
 
 from app.engine.app import App, use_uvloop
-from app.engine.core.task import EngineSettings, Task
-from app.engine.core.work import Batch, Record, UnitOfWork, unit_of_work
+from app.engine.core.settings import EngineSettings
+from app.engine.core.task import Task
+from app.engine.core.work import Batch, Batches, Record, UnitOfWork, unit_of_work
 from app.engine.errors import AnswerFailed, Fenced, NewerRelease, Poison, Transient, WrongPartition
 from app.engine.shards import KEY_SHARDS, shard_of
 from app.engine.state.global_table import GlobalTable
@@ -21,6 +22,7 @@ __all__ = [
     "AnswerFailed",
     "App",
     "Batch",
+    "Batches",
     "Codec",
     "EngineSettings",
     "Fenced",

@@ -18,7 +18,9 @@ from app.engine.core.agent import TaskAgent
 from app.engine.core.dead_letter import QUARANTINE
 from app.engine.core.health import reasons
 from app.engine.core.manager import TaskManager
-from app.engine.core.task import Buried, EngineSettings, Task
+from app.engine.core.settings import EngineSettings
+from app.engine.core.task import Task
+from app.engine.core.work import Buried
 from app.engine.kafka.assignor import Assignor
 from app.engine.kafka.consumer import Transport
 from app.engine.state.global_table import GlobalTable

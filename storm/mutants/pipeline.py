@@ -18,9 +18,9 @@ from app.domain import compliance, limits, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
-from app.engine.core import task as task_module
+from app.engine.core import take_over as take_over_module
 from app.engine.core.dead_letter import DeadLetters
-from app.engine.core.work import TableView
+from app.engine.core.effects import Effects, TableView
 from app.engine.kafka.transaction import Producer
 from app.engine.state import restore as restore_module
 from app.engine.state import standby as standby_module
@@ -145,12 +145,12 @@ def cache_survives_its_task(patch: Patch) -> None:
     cache: dict[tuple[str, str], Any] = {}
 
     def get_cached(view: TableView, key: str, default: Any = None) -> Any:
-        found = cache.get((view._table.name, key))
+        found = cache.get((view.name, key))
         return get(view, key, default) if found is None else found
 
     def put_cached(view: TableView, key: str, value: Any) -> None:
-        if view._table.name == "positions":
-            cache[view._table.name, key] = value
+        if view.name == "positions":
+            cache[view.name, key] = value
         put(view, key, value)
 
     patch.setattr(TableView, "get", get_cached)
@@ -448,16 +448,17 @@ def dead_letters_dropped(patch: Patch) -> None:
 @mutant("I5", *SERVICES, faults=("poison",))
 def dead_letter_without_headers(patch: Patch) -> None:
     """A dead letter has its origin's key and value, and none of its headers."""
-    append = DeadLetters._append
+    append = DeadLetters.append
 
     class Bare:
         def __init__(self, raw: Any) -> None:
             self.key, self.value, self.offset, self.timestamp = raw.key, raw.value, raw.offset, raw.timestamp
             self.headers = ()
 
-    patch.setattr(
-        DeadLetters, "_append", lambda self, work, spec, raw, why: append(self, work, spec, Bare(raw), why)
-    )
+    def append_bare(self: DeadLetters, effects: Effects, spec: Any, raw: Any, why: Any) -> None:
+        append(self, effects, spec, Bare(raw), why)
+
+    patch.setattr(DeadLetters, "append", append_bare)
 
 
 @mutant("engine", "risk", "compliance", "exchange", faults=("rolling", "none", "none", "none"))
@@ -476,7 +477,7 @@ def no_fencing(patch: Patch) -> None:
     begin = Producer.begin
 
     async def begin_alone(producer: Producer) -> None:
-        producer._id = f"{producer._id}-{uuid4()}"
+        producer.transactional_id = f"{producer.transactional_id}-{uuid4()}"
         await begin(producer)
 
     patch.setattr(Producer, "begin", begin_alone)
@@ -485,19 +486,19 @@ def no_fencing(patch: Patch) -> None:
 @mutant("I1", *SERVICES, faults=("kill",))
 def standby_promoted_without_its_tail(patch: Patch) -> None:
     """Who has followed a partition's changelogs takes it over as it stands, though it was a second behind."""
-    fetch, restore = restore_module._fetch, vars(task_module)["restore"]
+    fetch, restore = restore_module.fetch, vars(take_over_module)["restore"]
 
-    async def fetch_late(cluster: Any, positions: Any, lane: object, wait_ms: int) -> Any:
+    async def fetch_late(cluster: Any, positions: Any, lane: object, wait_ms: int, *more: Any) -> Any:
         if wait_ms == restore_module.FOLLOW_WAIT_MS:
             await asyncio.sleep(STANDBY_LAG_S)
-        return await fetch(cluster, positions, lane, wait_ms)
+        return await fetch(cluster, positions, lane, wait_ms, *more)
 
-    async def restore_if_empty(store: Any, cluster: Any, changelogs: Any, lane: object) -> int:
+    async def restore_if_empty(store: Any, cluster: Any, changelogs: Any, *more: Any) -> int:
         if any(store.applied(table) is not None for table in changelogs):
             return 0
-        count: int = await restore(store, cluster, changelogs, lane)
+        count: int = await restore(store, cluster, changelogs, *more)
         return count
 
-    patch.setattr(restore_module, "_fetch", fetch_late)
-    patch.setattr(task_module, "restore", restore_if_empty)
+    patch.setattr(restore_module, "fetch", fetch_late)
+    patch.setattr(take_over_module, "restore", restore_if_empty)
     patch.setattr(standby_module, "restore", restore_if_empty)

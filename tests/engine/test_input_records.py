@@ -13,7 +13,7 @@ import pytest
 
 from app.engine import Poison, Record, Table, TopicSpec, Transient, UnitOfWork, WrongPartition
 from app.engine.core import dead_letter, work
-from app.engine.core import task as task_module
+from app.engine.core import owned as owned_module
 from app.engine.kafka.cluster import partition_of
 from tests.engine.alone import APP, PARTITIONS, Alone, Raw, a_key
 from tests.engine.service import JsonCodec, Number, key_of
@@ -137,7 +137,7 @@ async def test_a_key_without_end_is_a_dead_letter_before_anybody_hashes_it(
 async def test_the_keys_known_to_be_at_home_are_bounded(
     alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_module, "HOME_KEYS_MAX", 8)
+    monkeypatch.setattr(owned_module, "HOME_KEYS_MAX", 8)
     keys = [key for each in range(200) if partition_of(key := b"k%d" % each, PARTITIONS) == 1]
     long = next(key for each in range(99) if partition_of(key := b"%d" % each * 200, PARTITIONS) == 1)
     for _ in range(2):
@@ -253,7 +253,7 @@ async def test_an_id_without_end_is_cut_short(alone: Alone) -> None:
 async def test_a_record_may_have_more_events_than_endings_are_kept(
     make: Callable[..., Alone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "ENDINGS_MAX", 3)
+    monkeypatch.setattr(event_ids, "ENDINGS_MAX", 3)
 
     def emit_often(work: UnitOfWork, record: Record) -> None:
         for _ in range(5):

@@ -102,7 +102,7 @@ class Answers:
         answer = CommandAnswered(command="SetHalt", subject="*", version=3, accepted=True)
         kind, version, value = COMMAND_ANSWERS.codec.encode(answer)
         known = (("event-type", kind), ("schema-version", version))
-        self._records = [SimpleNamespace(headers=(*known, *each), value=value) for each in headers]
+        self._records: list[Any] = [SimpleNamespace(headers=(*known, *each), value=value) for each in headers]
 
     async def fetch_from_one(self, positions: dict[TP, int], **_: Any) -> list[Fetched]:
         (tp,) = positions

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.engine import GlobalTable, TopicSpec
-from app.engine.core.task import Restored
+from app.engine.core.take_over import Restored
 from app.engine.web.status import UNREADABLE_SHOWN_MAX, Followed, Owned, ReadWhole, Status, metrics, status
 
 STATUS = Status(

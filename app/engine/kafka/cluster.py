@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
@@ -105,6 +105,21 @@ Hear = Callable[[TP, int, int, int], None]
 """Is told, for each partition of an answer: where its reader goes on, the high watermark, what is stable."""
 
 
+class RawRecord(Protocol):
+    """A record as the log has it; `offset` and the append time `timestamp` (ms) are the broker's."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
 class Fetched(NamedTuple):
     """The committed records of one partition from `position` up to `next_position`, markers passed over.
 
@@ -115,7 +130,7 @@ class Fetched(NamedTuple):
     position: int
     next_position: int
     end: int
-    records: list[Any]
+    records: Sequence[RawRecord]
     size_bytes: int = 0
 
 
@@ -132,7 +147,7 @@ def route(topic: str, key: bytes, partitions: int) -> TP:
 
 def committed_records(
     data: bytes, aborted: Iterable[tuple[int, int]], position: int
-) -> tuple[list[Any], int]:
+) -> tuple[list[RawRecord], int]:
     """Unpack a fetched record set from `position`, without aborted transactions and control markers.
 
     `aborted` holds (producer id, first offset) of the aborted transactions in it. Returns the records and the
@@ -140,7 +155,7 @@ def committed_records(
     """
     upcoming = sorted(aborted, key=lambda each: each[1])
     dropped: set[int] = set()
-    records: list[Any] = []
+    records: list[RawRecord] = []
     batches = MemoryRecords(data)
     while batches.has_next():
         batch: Any = batches.next_batch()
@@ -162,7 +177,7 @@ def committed_records(
     return records, position
 
 
-def _records_of(batch: Any, data: bytes) -> list[Any]:
+def _records_of(batch: Any, data: bytes) -> list[RawRecord]:
     """The records of `batch`, which lies somewhere in `data`.
 
     Kafka lets a producer name headers by any bytes; aiokafka refuses those that are not UTF-8, and with them
@@ -386,6 +401,7 @@ class Cluster:
         partition_bytes_max: int,
         lane: object,
         hear: Hear | None = None,
+        isolation: int = READ_COMMITTED,
     ) -> list[Fetched]:
         """Read committed records from `positions`, all led by `node`; waits up to `wait_ms` for the first.
 
@@ -393,7 +409,7 @@ class Cluster:
         when a position is not in the log, or what RETRIABLE names.
         """
         wanted = by_topic({tp: (offset, partition_bytes_max) for tp, offset in positions.items()})
-        request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, READ_COMMITTED, wanted)
+        request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, isolation, wanted)
         fetched = []
         for topic, partitions in (await self.send(node, request, lane)).topics:
             for partition, code, high, stable, _, aborted, _, data in partitions:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app.engine.core.task import Restored, Task
+from app.engine.core.take_over import Restored
+from app.engine.core.task import Task
 
 UNREADABLE_SHOWN_MAX = 50
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
