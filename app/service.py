@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from aiohttp.web import BaseSite, SockSite
 from yarl import URL
@@ -23,6 +23,8 @@ from app.processes.preflight import raise_open_files
 from app.topics import DEAD_LETTERS, INSTRUMENTS, TOPICS, named
 from app.topology import SERVICES, WEB_PORTS, Service
 from app.units import Words
+
+V = TypeVar("V")
 
 
 def make_service(service: Service) -> App:
@@ -65,7 +67,7 @@ def make_service(service: Service) -> App:
     return app
 
 
-def known(app: App, topic: TopicSpec) -> Known[Any]:
+def known(app: App, topic: TopicSpec[V]) -> Known[V]:
     """A compacted topic as the domain sees it: always as it is now."""
     table = app.global_table(topic)
     return Known(table.values(), table.unreadable)

@@ -63,7 +63,7 @@ async def _values(desk: Desk, topic: str) -> dict[str, bytes]:
     return {key.decode("utf-8", "backslashreplace"): record.value for key, record in records.items()}
 
 
-def read_table_value(topic: str, key: str, codec: TableCodec, value: bytes) -> Any:
+def read_table_value(topic: str, key: str, codec: TableCodec[Any], value: bytes) -> Any:
     """One value of a changelog; raises UserError when this build can't read it."""
     try:
         return codec.decode(value)

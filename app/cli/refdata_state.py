@@ -49,5 +49,5 @@ async def confirmed(desk: Desk, spec: TopicSpec, key: str, told: Any) -> Standin
     record = await desk.last_record(topic, key) if desk.has_topic(topic) else None
     if record is None:
         return Standing(None, told.reason)
-    codec = TableCodec(f"refdata.{table}", value_type)
+    codec: TableCodec[Any] = TableCodec(f"refdata.{table}", value_type)
     return Standing(read_table_value(topic, key, codec, record.value), told.reason)

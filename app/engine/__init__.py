@@ -9,6 +9,7 @@ from app.engine.core.settings import EngineSettings
 from app.engine.core.task import Task
 from app.engine.core.work import Batch, Batches, Record, UnitOfWork, unit_of_work
 from app.engine.errors import AnswerFailed, Fenced, NewerRelease, Poison, Transient, WrongPartition
+from app.engine.kafka.cluster import RawRecord
 from app.engine.shards import KEY_SHARDS, shard_of
 from app.engine.state.global_table import GlobalTable
 from app.engine.state.table import Table, TaskTable, ValueCodec
@@ -29,6 +30,7 @@ __all__ = [
     "GlobalTable",
     "NewerRelease",
     "Poison",
+    "RawRecord",
     "Record",
     "Table",
     "Task",

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
@@ -25,12 +25,14 @@ from app.engine.kafka.assignor import Assignor
 from app.engine.kafka.consumer import Transport
 from app.engine.state.global_table import GlobalTable
 from app.engine.state.lock import DirectoryLock
-from app.engine.state.table import Table
+from app.engine.state.table import Table, ValueCodec
 from app.engine.topics import TopicSpec
 from app.engine.web.status import Measure
 from app.engine.worker import Worker, take_datadir
 
 log = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 PREDECESSOR_WAIT_S = 3.0
 """How long a worker that is ending may keep the data directory from its successor."""
@@ -101,9 +103,11 @@ class App(faust.App):
         self.transport = Transport([URL(each) for each in brokers], self)
         self.Table(QUARANTINE, value_type=dict[str, Any], help="keys that wait behind a dead letter")
 
-    def Table(self, name: str, **options: Any) -> Table:
-        """Declare a table of this service; `value_type` is required. See engine.Table."""
-        return cast(Table, super().Table(name, **options))
+    def Table(  # type: ignore[override]
+        self, name: str, *, value_type: type[V] | ValueCodec[V], **options: Any
+    ) -> Table[V]:
+        """Declare a table of this service. See engine.Table."""
+        return cast(Table[V], super().Table(name, value_type=value_type, **options))
 
     def inputs(self, *topics: TopicSpec) -> Any:
         """The channel of the service's one agent. Within a batch, records come in the order of `topics`."""
@@ -112,7 +116,7 @@ class App(faust.App):
         self.input_specs = list(topics)
         return self.topic(*(topic.name for topic in topics), key_type=bytes, value_type=bytes)
 
-    def global_table(self, topic: TopicSpec) -> GlobalTable:
+    def global_table(self, topic: TopicSpec[V]) -> GlobalTable[V]:
         """Follow a small compacted topic whole, in memory; once, however often it is asked for.
 
         Tasks start when it is read.
@@ -120,8 +124,8 @@ class App(faust.App):
         for table in self.global_tables:
             if table.topic is topic:
                 return table
-        self.global_tables.append(GlobalTable(topic))
-        return self.global_tables[-1]
+        self.global_tables.append(new := GlobalTable(topic))
+        return new
 
     def per_task(self, fun: Callable[[Task], Awaitable[None]]) -> Callable[[Task], Awaitable[None]]:
         """Run `fun(task)` beside each task, from its restore to its end: for talking to the outside."""

@@ -20,6 +20,7 @@ from app.engine.kafka.transaction import Header, Outbox, TransactionFailed
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TRACEPARENT, TopicSpec
 
 V = TypeVar("V", default=Any)
+W = TypeVar("W")
 
 
 class Record(msgspec.Struct, Generic[V], frozen=True, gc=False):
@@ -222,8 +223,8 @@ class UnitOfWork(Effects, Generic[V]):
 
     def emit(
         self,
-        topic: TopicSpec,
-        value: Any,
+        topic: TopicSpec[W],
+        value: W,
         *,
         key: str | bytes | None = None,
         event_id: str | None = None,
