@@ -171,7 +171,7 @@ def instrument() -> None:
     _around(Producer, "commit", Step.BEFORE_COMMIT, Step.AFTER_COMMIT)
     _around(Consumer, "on_partitions_revoked", Step.IN_REVOCATION, None)
     _around(TaskManager, "on_rebalance", Step.BEFORE_REBALANCE, Step.AFTER_REBALANCE)
-    _around(VenueSession, "_book", Step.BEFORE_BOOKING, None)
+    _around(VenueSession, "book", Step.BEFORE_BOOKING, None)
     _step_writes()
     _step_promotions()
     _step_venue_calls()
@@ -227,7 +227,7 @@ def _step_promotions() -> None:
 
 
 def _step_venue_calls() -> None:
-    call = VenueSession._call
+    call = VenueSession.call
 
     async def stepped(session: VenueSession, path: str, body: dict[str, Any]) -> Any:
         if path != "/orders":
@@ -237,4 +237,4 @@ def _step_venue_calls() -> None:
         await reach(Step.AFTER_VENUE_CALL)
         return answer
 
-    VenueSession._call = stepped  # type: ignore[method-assign, assignment]
+    VenueSession.call = stepped  # type: ignore[method-assign, assignment]
