@@ -92,6 +92,8 @@ def restore_before_fencing(patch: Patch) -> None:
         await begin(task.producer)
         start = await find_start(task)
         task.positions, task.producer.note = start.positions, start.note
+        if not start.is_noted:
+            await take_over_module.commit_start(task)
         return count
 
     patch.setattr(Producer, "begin", begin_later)

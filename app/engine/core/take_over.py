@@ -56,7 +56,7 @@ async def take_over(task: OwnedPartition) -> Restored:
     if start.is_first:
         await _require_empty_tables(task)
     if not start.is_noted:
-        await _commit_start(task)
+        await commit_start(task)
     fenced_s, asked_s, restored_s = (later - earlier for earlier, later in pairwise(marks))
     log.info(
         "%s is ours after %.3f s: %.3f to fence, %.3f for offsets, %.3f to restore %s records",
@@ -116,7 +116,7 @@ async def _refuse(task: OwnedPartition, why: str) -> NoReturn:
     raise OffsetsLost(f"{task} has {why}")
 
 
-async def _commit_start(task: OwnedPartition) -> None:
+async def commit_start(task: OwnedPartition) -> None:
     """Commit where we begin, before any table holds anything: from now on offsets can only be lost."""
     if not task.transactional:
         await task.producer.commit_offsets(task.positions, *task.membership())
