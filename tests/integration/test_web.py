@@ -181,10 +181,10 @@ def test_each_worker_tells_what_it_owns_and_what_it_follows(workers: list[RiskWo
 
     status, text = workers[0].get("/metrics")
     assert status == 200
-    assert 'engine_worker_ready{service="risk"} 1\n' in text
+    assert 'engine_worker_ready{service="risk"} 1.0\n' in text
     for partition in followed[0]:
-        labels = f'service="risk",partition="{partition}",table="positions"'
-        assert f"engine_standby_lag_offsets{{{labels}}} 0\n" in text
+        labels = f'partition="{partition}",service="risk",table="positions"'
+        assert f"engine_standby_lag_offsets{{{labels}}} 0.0\n" in text
 
 
 def test_links_lead_to_who_is_in_the_consumer_groups(workers: list[RiskWorker]) -> None:

@@ -18,6 +18,7 @@ from app.engine.state.table import Table, TaskTable
 from app.engine.web import cluster as web_cluster
 from app.engine.web import read as web_read
 from app.engine.web.cluster import home
+from app.engine.web.metrics import registry
 from app.engine.web.read import Query, Reader, just_before
 from app.engine.web.view import attach
 
@@ -84,7 +85,7 @@ class Group:
             ),
             not_ready=lambda: [] if tasks else ["no partitions"],
             noticed=[],
-            measured=[],
+            metrics=registry(),
             http_client=session,
             web=SimpleNamespace(web_app=web.Application()),
         )

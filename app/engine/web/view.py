@@ -28,9 +28,10 @@ from aiohttp import web
 from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Workers
 from app.engine.web.html import CSS
+from app.engine.web.metrics import WorkerMetrics, exposed
 from app.engine.web.pages import InWords, Pages
 from app.engine.web.read import LIMIT_DEFAULT, LIMIT_MAX, QUERY_CHARS_MAX, Busy, Match, Query, Reader
-from app.engine.web.status import METRICS_TYPE, metrics, status
+from app.engine.web.status import status
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -77,6 +78,7 @@ class Site:
         self._app = app
         self._reader = Reader(app)
         self._workers = Workers(app, self._reader, services)
+        self._metrics = WorkerMetrics(app)
         self._pages = Pages(app.conf.id, services, in_words)
 
     def routes(self) -> list[tuple[str, Handler]]:
@@ -160,9 +162,8 @@ class Site:
         return _json(status(self._app))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        measured = [each for fun in self._app.measured for each in fun()]
-        text = metrics(status(self._app), measured)
-        return web.Response(body=text, headers={"Content-Type": METRICS_TYPE})
+        body, content_type = exposed(self._metrics, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def ready(self, request: web.Request) -> web.Response:
         reasons = self._app.not_ready()
