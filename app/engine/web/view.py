@@ -8,6 +8,7 @@ committed. `attach(app)` adds it; then there are
                                   &after= the key to go on behind, &limit= how many
     /tables/<table>/<key>         one record; a slash in the key is %2F (or a slash)
     /api/...                      the JSON of each of these
+    /static/...                   the style, and the script that keeps a page fresh
     /state                        of this worker: offset, count and SHA-256 of its tables and its standbys'
     /status                       of this worker: partitions owned, standbys and their lag
     /metrics                      the same for Prometheus
@@ -17,9 +18,7 @@ committed. `attach(app)` adds it; then there are
 """
 
 import time
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -27,22 +26,23 @@ from aiohttp import web
 
 from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Workers
-from app.engine.web.html import CSS
 from app.engine.web.metrics import WorkerMetrics, exposed
 from app.engine.web.pages import InWords, Pages
 from app.engine.web.read import LIMIT_DEFAULT, LIMIT_MAX, QUERY_CHARS_MAX, Busy, Match, Query, Reader
 from app.engine.web.status import status
+from app.engine.web.templating import STATIC
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-STYLE_HASH = b64encode(sha256(CSS.encode()).digest()).decode()
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+FOR_LONG = {"Cache-Control": "public, max-age=31536000, immutable"}
+"""Of static files: a changed one has another address."""
 
 
 class Refused(Exception):
@@ -90,6 +90,7 @@ class Site:
             ("/api/", self.overview_json),
             ("/api/tables/{table}/" + anything, self.record_json),
             (r"/api/tables/{table:[^{}/]+/?}", self.list_json),
+            ("/static/{name}", self.static),
             ("/state", self.state),
             ("/status", self.status),
             ("/metrics", self.metrics),
@@ -128,6 +129,13 @@ class Site:
             text = self._pages.absent(table, key, record, self._tables, own_url)
             return _html(text, _status(record))
         return _html(self._pages.record(record, self._tables, own_url, time.perf_counter() - started))
+
+    async def static(self, request: web.Request) -> web.Response:
+        found = STATIC.get(request.match_info["name"])
+        if found is None:
+            raise web.HTTPNotFound
+        headers = {"Content-Type": found.content_type, **FOR_LONG}
+        return web.Response(body=found.content, headers=headers)
 
     # -- as JSON
 
@@ -217,7 +225,7 @@ class Site:
         except web.HTTPNotFound:
             text = f"There is nothing at {request.path[:200]} here."
             response = self._refusal(request, Refused(404, "Not found", text))
-        response.headers.update(HEADERS)
+        response.headers.update({**HEADERS, **response.headers})
         return response
 
     def _refusal(self, request: web.Request, refused: Refused) -> web.Response:
