@@ -26,7 +26,7 @@ from app.engine.state.global_table import GlobalTable
 from app.engine.state.lock import DirectoryLock
 from app.engine.state.table import Table
 from app.engine.topics import TopicSpec
-from app.engine.web.metrics import Measured, registry
+from app.engine.web.metrics import BatchMetrics, Measured, registry
 from app.engine.worker import Worker, take_datadir
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class App(faust.App):
         self.health_checks: list[Callable[[], Iterable[str]]] = []
         self.noticed: list[Callable[[], Iterable[str]]] = []
         self.metrics = registry()
+        self.batch_metrics = BatchMetrics(self.metrics)
         self.announce: Callable[[str], None] = log.info
         self._lock: DirectoryLock | None = None
         brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]

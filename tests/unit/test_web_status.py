@@ -1,5 +1,6 @@
 """What a worker says of itself to programs."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 
 from app.engine import GlobalTable, TopicSpec
 from app.engine.core.task import Restored
+from app.engine.core.work import Batch, Chunk
 from app.engine.web import metrics as web_metrics
-from app.engine.web.metrics import Measured, WorkerMetrics, counter, exposed, gauge, registry
+from app.engine.web.metrics import BatchMetrics, Measured, WorkerMetrics, counter, exposed, gauge, registry
 from app.engine.web.status import UNREADABLE_SHOWN_MAX, Followed, Owned, ReadWhole, Status, status
 
 STATUS = Status(
@@ -127,6 +129,34 @@ def test_a_counter_and_a_gauge_of_a_service_are_told_apart_and_have_its_name() -
     assert f"waiting{{{ESCAPED}}} 4.0" in lines
     assert (kinds(lines)["orders_total"], kinds(lines)["waiting"]) == ("counter", "gauge")
     assert not any("_created" in line for line in lines)
+
+
+async def test_a_batch_is_measured_when_it_is_committed_and_only_then() -> None:
+    app = an_app()
+    batches = BatchMetrics(app.metrics)
+    committed, failed, cancelled = (a_batch(number) for number in (3, 50, 700))
+    for batch in (committed, failed, cancelled):
+        assert batches.watch(batch) is batch
+    failed.finish(ValueError("no"))
+    cancelled.done.cancel()
+    await asyncio.sleep(0.02)
+    committed.finish(None)
+    await asyncio.sleep(0)
+
+    lines = lines_of(app)
+    assert f"engine_batch_records_count{{{ESCAPED}}} 1.0" in lines
+    assert f"engine_batch_records_sum{{{ESCAPED}}} 3.0" in lines
+    assert f'engine_batch_records_bucket{{le="2.0",{ESCAPED}}} 0.0' in lines
+    assert f'engine_batch_records_bucket{{le="5.0",{ESCAPED}}} 1.0' in lines
+    assert f'engine_batch_seconds_bucket{{le="0.01",{ESCAPED}}} 0.0' in lines
+    assert f'engine_batch_seconds_bucket{{le="+Inf",{ESCAPED}}} 1.0' in lines
+    assert kinds(lines)["engine_batch_seconds"] == "histogram"
+
+
+def a_batch(records: int) -> Batch:
+    task: Any = None
+    spec: Any = None
+    return Batch(task, Chunk([(spec, None)] * records, {}, {}))
 
 
 def test_each_app_has_a_registry_of_its_own_with_what_the_process_uses() -> None:

@@ -4,16 +4,23 @@ An app has a `CollectorRegistry` of its own, `app.metrics`, so that several in o
 follow Prometheus: a counter ends in `_total`, a unit is a base unit and stands in the name.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Histogram, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from app.engine.core.work import Batch
 from app.engine.web.status import Followed, Owned, Status, status
+
+BATCH_RECORDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000)
+BATCH_SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 Samples = Iterable[tuple[Sequence[str], float]]
 """The values of the labels, in the order of their names, and what was measured."""
@@ -39,6 +46,34 @@ class WorkerMetrics(Collector):
         found = status(self._app)
         for metric in chain(engine_metrics(found), self._app.metrics.collect()):
             yield _of_service(found.service, metric)
+
+
+class BatchMetrics:
+    """How large the batches of an app are and how long each takes, from its delivery to its commit."""
+
+    def __init__(self, metrics: CollectorRegistry) -> None:
+        self._records = Histogram(
+            "engine_batch_records",
+            "Records of a batch that the agent was given, and that is committed.",
+            registry=metrics,
+            buckets=BATCH_RECORDS,
+        )
+        self._seconds = Histogram(
+            "engine_batch_seconds",
+            "How long a batch took from its delivery to the agent to its commit.",
+            registry=metrics,
+            buckets=BATCH_SECONDS,
+        )
+
+    def watch(self, batch: Batch) -> Batch:
+        """Measure the batch when it is done; returns it."""
+        batch.done.add_done_callback(partial(self._measure, len(batch), time.perf_counter()))
+        return batch
+
+    def _measure(self, records: int, began: float, done: "asyncio.Future[BaseException | None]") -> None:
+        if not done.cancelled() and done.result() is None:
+            self._records.observe(records)
+            self._seconds.observe(time.perf_counter() - began)
 
 
 def registry() -> CollectorRegistry:
