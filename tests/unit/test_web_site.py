@@ -86,6 +86,9 @@ class Group:
             not_ready=lambda: [] if tasks else ["no partitions"],
             noticed=[],
             metrics=registry(),
+            settings=SimpleNamespace(
+                bootstrap="127.0.0.1:1", dead_letters=SimpleNamespace(name="dead-letters")
+            ),
             http_client=session,
             web=SimpleNamespace(web_app=web.Application()),
         )

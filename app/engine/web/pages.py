@@ -5,9 +5,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
+from app.engine.core.dead_letter import QUARANTINE
 from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Overview, Page, Record
 from app.engine.web.columns import at, columns
+from app.engine.web.letters import DeadLetters, WholeLetter
 from app.engine.web.read import LIMIT_DEFAULT, Query, Row, TaskReport
 from app.engine.web.templating import shortened, templates
 
@@ -20,6 +22,8 @@ KEY_CHARS_MAX = 120
 SUMMARY_CHARS_MAX = 160
 FIELD_CHARS_MAX = 48
 RECORD_CHARS_MAX = 256 * 1024
+LETTER_BYTES_MAX, HEX_BYTES_MAX, HEX_BYTES_A_LINE = 16 * 1024, 4096, 16
+HEADER_BYTES_MAX = 512
 NO_PATH = ("", ".", "..")
 """Keys that cannot be a path segment: browsers resolve them away."""
 
@@ -150,6 +154,36 @@ class Pages:
             search=table_path(table.name, Query(text=key[:200])),
         )
 
+    def letters(self, found: DeadLetters, tables: Sequence[Table], worker: str, seconds: float) -> str:
+        return self._page(
+            "dead_letters.html",
+            self._frame("dead letters", tables, worker, "/api/dead-letters/", seconds),
+            page=found,
+            quarantine=QUARANTINE,
+        )
+
+    def letter(self, found: WholeLetter, tables: Sequence[Table], worker: str, seconds: float) -> str:
+        letter, value = found.letter, found.value or b""
+        return self._page(
+            "dead_letter.html",
+            self._frame(
+                f"dead letter {letter.partition}/{letter.offset}",
+                tables,
+                worker,
+                f"/api/dead-letters/{letter.partition}/{letter.offset}",
+                seconds,
+            ),
+            letter=letter,
+            headers=[
+                (name, None if data is None else as_text(data[:HEADER_BYTES_MAX]))
+                for name, data in found.headers
+            ],
+            text=None if found.value is None else as_text(value[:LETTER_BYTES_MAX]),
+            text_bytes=min(len(value), LETTER_BYTES_MAX),
+            hex_lines=hex_lines(value[:HEX_BYTES_MAX]),
+            hex_bytes=min(len(value), HEX_BYTES_MAX),
+        )
+
     def refusal(self, title: str, text: str, tables: Sequence[Table], worker: str) -> str:
         """The page for a request that is answered with an error."""
         return self._page("refusal.html", self._frame(title, tables, worker, None), text=text)
@@ -205,6 +239,21 @@ class JsonLines:
 
 def _with_commas(values: Collection[T]) -> Iterator[tuple[str, T]]:
     return ((",", each) if number < len(values) else ("", each) for number, each in enumerate(values, 1))
+
+
+def as_text(data: bytes) -> str:
+    """Bytes that are not UTF-8 are shown as escapes."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def hex_lines(data: bytes) -> list[str]:
+    """Where each line begins, its bytes, and those of them that are ASCII."""
+    lines = []
+    for start in range(0, len(data), HEX_BYTES_A_LINE):
+        part = data[start : start + HEX_BYTES_A_LINE]
+        ascii_ = "".join(chr(each) if 32 <= each < 127 else "." for each in part)
+        lines.append(f"{start:06x}  {part.hex(' '):<{3 * HEX_BYTES_A_LINE - 1}}  {ascii_}")
+    return lines
 
 
 def _record_lines(data: bytes, in_words: InWords) -> tuple[list[tuple[str, str | None]], bool]:

@@ -1,5 +1,6 @@
 """The web view's templates and static files. Whatever a template prints is escaped, unless it is Markup."""
 
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -47,6 +48,15 @@ def ranges(numbers: Any) -> str:
     return health.ranges(numbers, dash="–")
 
 
+def moment(time_ms: int) -> str:
+    """A time in UTC; one that no clock has ever shown, as producers may make up, is its milliseconds."""
+    try:
+        seen = datetime.fromtimestamp(time_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ms} ms"
+    return f"{seen:%Y-%m-%d %H:%M:%S}.{time_ms % 1000:03}"
+
+
 def shortened(text: str, chars_max: int) -> str:
     return text if len(text) <= chars_max else text[:chars_max] + "…"
 
@@ -77,7 +87,8 @@ def templates(**functions: Any) -> Environment:
         auto_reload=False,
         cache_size=-1,
     )
-    made.filters |= {"numeral": numeral, "ranges": ranges, "shortened": shortened, "as_it_is": as_it_is}
+    filters = (numeral, ranges, shortened, as_it_is, moment)
+    made.filters |= {each.__name__: each for each in filters}
     made.globals |= {"static": lambda name: STATIC[name].path, **functions}
     for name in made.list_templates(extensions=["html"]):
         made.get_template(name)

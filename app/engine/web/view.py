@@ -8,6 +8,8 @@ committed. `attach(app)` adds it; then there are
                                   &after= the key to go on behind, &limit= how many
     /tables/<table>/<key>         one record; a slash in the key is %2F (or a slash)
     /api/...                      the JSON of each of these
+    /dead-letters/                the service's last dead letters, and the keys that wait behind one
+    /dead-letters/<partition>/<offset>    one of them, by its place in the topic
     /static/...                   the style, and the script that keeps a page fresh
     /state                        of this worker: offset, count and SHA-256 of its tables and its standbys'
     /status                       of this worker: partitions owned, standbys and their lag
@@ -24,8 +26,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from app.engine.core.dead_letter import QUARANTINE
 from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Workers
+from app.engine.web.letters import DeadLetters, KafkaAway, LetterReader, WholeLetter, dead_letters
 from app.engine.web.metrics import WorkerMetrics, exposed
 from app.engine.web.pages import InWords, Pages
 from app.engine.web.read import LIMIT_DEFAULT, LIMIT_MAX, QUERY_CHARS_MAX, Busy, Match, Query, Reader
@@ -79,17 +83,23 @@ class Site:
         self._reader = Reader(app)
         self._workers = Workers(app, self._reader, services)
         self._metrics = WorkerMetrics(app)
+        self._letters = LetterReader(app)
         self._pages = Pages(app.conf.id, services, in_words)
 
     def routes(self) -> list[tuple[str, Handler]]:
         anything = r"{key:[\s\S]+}"
+        place = r"{partition:\d{1,9}}/{offset:\d{1,18}}"
         return [
             ("/", self.overview_page),
             ("/tables/{table}/" + anything, self.record_page),
             (r"/tables/{table:[^{}/]+/?}", self.list_page),
+            (r"/dead-letters{slash:/?}", self.letters_page),
+            ("/dead-letters/" + place, self.letter_page),
             ("/api/", self.overview_json),
             ("/api/tables/{table}/" + anything, self.record_json),
             (r"/api/tables/{table:[^{}/]+/?}", self.list_json),
+            (r"/api/dead-letters{slash:/?}", self.letters_json),
+            ("/api/dead-letters/" + place, self.letter_json),
             ("/static/{name}", self.static),
             ("/state", self.state),
             ("/status", self.status),
@@ -130,6 +140,19 @@ class Site:
             return _html(text, _status(record))
         return _html(self._pages.record(record, self._tables, own_url, time.perf_counter() - started))
 
+    async def letters_page(self, request: web.Request) -> web.Response:
+        started = time.perf_counter()
+        found = await self._dead_letters()
+        seconds = time.perf_counter() - started
+        text = self._pages.letters(found, self._tables, self._workers.own_url, seconds)
+        return _html(text, 503 if found.problem else 200)
+
+    async def letter_page(self, request: web.Request) -> web.Response:
+        started = time.perf_counter()
+        letter = await self._letter(request)
+        seconds = time.perf_counter() - started
+        return _html(self._pages.letter(letter, self._tables, self._workers.own_url, seconds))
+
     async def static(self, request: web.Request) -> web.Response:
         found = STATIC.get(request.match_info["name"])
         if found is None:
@@ -159,6 +182,13 @@ class Site:
                 error | {"table": table.name, "key": key} | msgspec.to_builtins(record), _status(record)
             )
         return _json(record)
+
+    async def letters_json(self, request: web.Request) -> web.Response:
+        found = await self._dead_letters()
+        return _json(found, 503 if found.problem else 200)
+
+    async def letter_json(self, request: web.Request) -> web.Response:
+        return _json(await self._letter(request))
 
     # -- of this worker
 
@@ -198,6 +228,21 @@ class Site:
     @property
     def _tables(self) -> list[Table]:
         return self._reader.tables()
+
+    async def _dead_letters(self) -> DeadLetters:
+        quarantine = next(table for table in self._tables if table.name == QUARANTINE)
+        return await dead_letters(self._app.conf.id, self._letters, self._workers, quarantine)
+
+    async def _letter(self, request: web.Request) -> WholeLetter:
+        partition, offset = (int(request.match_info[name]) for name in ("partition", "offset"))
+        try:
+            letter = await self._letters.one(partition, offset)
+        except KafkaAway as error:
+            raise Refused(503, "Kafka does not answer", str(error)) from None
+        if letter is None:
+            place = f"{self._letters.topic}/{partition}/{offset}"
+            raise Refused(404, "No such dead letter", f"There is no dead letter at {place}.")
+        return letter
 
     def _declared_table(self, request: web.Request) -> Table:
         name = request.match_info["table"].rstrip("/")
