@@ -1,5 +1,7 @@
 """The web view's HTML: nothing from outside gets through as markup, links lead where they say."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from app.engine.web.cluster import Absent, Missing, Neighbour, Overview, Page, R
 from app.engine.web.columns import at, columns
 from app.engine.web.pages import JsonLines, Pages, record_path, table_path
 from app.engine.web.read import Count, Query, Row, TaskReport, WorkerReport
+from app.engine.web.templating import HERE as HERE_ON_DISK
 from app.engine.web.templating import ranges, templates, visible
 from app.units import Words
 from tests.builders import BTC, ETH, listed
@@ -57,6 +60,15 @@ def test_whatever_a_template_prints_is_escaped() -> None:
     )
     assert rendered(source, t='"', x="<i>&") == ('<p title="&#34;">&lt;i&gt;&amp;<b>&lt;i&gt;&amp;</b></p>')
     assert rendered("{{ x|join('; ') }}", x=["<", ">"]) == "&lt;; &gt;"
+
+
+TEMPLATES = sorted((HERE_ON_DISK / "templates").iterdir())
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.name))
+def test_no_template_has_what_the_policy_refuses_or_prints_anything_unescaped(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert not re.search(r"\|\s*safe|autoescape|<style|<script(?! src=)|\s(style|on\w+)\s*=", source)
 
 
 def test_what_a_template_lacks_is_an_error() -> None:
