@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from functools import partial
 
+from prometheus_client import Metric
+
 from app.domain.exchange import Intent, Sent, Surroundings, apply_limits, is_repeat, killed, new_intent
 from app.domain.limits import asks_to_kill
 from app.engine import Batches, RawRecord, Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
-from app.engine.web.status import Measure
 from app.exchange import app
 from app.service import known
 from app.topics import (
@@ -122,6 +123,6 @@ def disputes() -> Iterable[str]:
 
 
 @app.measures
-def counts() -> Iterable[Measure]:
+def counts() -> Iterable[Metric]:
     waiting = sum(session.waiting for session in sessions.values())
     return measures(tally, waiting, sum(len(session.disputed) for session in sessions.values()))

@@ -12,7 +12,11 @@ from tables.last_prices import LAST_PRICES
 
 instruments = app.global_table(INSTRUMENTS)
 ODD = Count(
-    "marketdata_odd_ticks_total", "Ticks that were late, jumped, began anew or were far off, by kind."
+    app,
+    "marketdata_odd_ticks_total",
+    "Ticks that were late, jumped, began anew or were far off, by kind.",
+    "kind",
+    "symbol",
 )
 
 

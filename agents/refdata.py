@@ -63,7 +63,13 @@ RULES: dict[type, Rule] = {
 }
 
 
-COMMANDS = Count("refdata_commands_total", "Commands since this worker's start, by what came of them.")
+COMMANDS = Count(
+    app,
+    "refdata_commands_total",
+    "Commands since this worker's start, by what came of them.",
+    "command",
+    "outcome",
+)
 
 
 @app.agent(app.inputs(*named(*REFDATA.inputs)))

@@ -62,9 +62,13 @@ reference = Reference(
     halts=known(app, HALTS),
     prices=known(app, PRICES),
 )
-REFUSED = Count("risk_orders_refused_total", "Orders that risk has refused, by reason.")
-REPEATS = Count("risk_repeats_ignored_total", "Reports and decisions that had been booked before, by type.")
-ANSWERED = Count("risk_commands_total", "Commands that risk has answered, by type and answer.")
+REFUSED = Count(app, "risk_orders_refused_total", "Orders that risk has refused, by reason.", "reason")
+REPEATS = Count(
+    app, "risk_repeats_ignored_total", "Reports and decisions that had been booked before, by type.", "type"
+)
+ANSWERED = Count(
+    app, "risk_commands_total", "Commands that risk has answered, by type and answer.", "type", "answer"
+)
 RiskInput = (
     SetRiskLimits
     | SetAccountSequence

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
+from prometheus_client import Metric
+
 from app.engine.errors import NewerRelease
-from app.engine.web.status import Measure
+from app.engine.web.metrics import counter
 from models.contract import Contract, Origin
 from models.registry import CONTRACTS, NewerVersion, contract_of, table_values, unknown_fields
 
@@ -106,13 +108,14 @@ TABLE_CODECS: Final[dict[str, TableCodec[Any]]] = {}
 """Those of the tables that this process has declared, by `<service>.<table>`."""
 
 
-def contract_measures() -> Iterable[Measure]:
+def contract_measures() -> Iterable[Metric]:
     """What this process has ignored, for `/metrics`."""
     counts = sorted(unknown_fields().items())
-    yield Measure(
+    yield counter(
         "contracts_unknown_fields_total",
         "Fields of a newer release that were ignored, by type or table and field.",
-        [({"type": kind, "field": name}, number) for (kind, name), number in counts],
+        ("type", "field"),
+        counts,
     )
 
 

@@ -10,7 +10,6 @@ from yarl import URL
 
 from app.codecs import contract_measures
 from app.config import Settings, for_faust, settings
-from app.counts import count_measures
 from app.domain.reference import Known
 from app.engine import App, EngineSettings, TopicSpec, use_uvloop
 from app.engine.errors import EXIT_CONFIGURATION, Misconfigured
@@ -60,7 +59,6 @@ def make_service(service: Service) -> App:
     addresses = dict.fromkeys(SERVICES, "")
     attach(app, services=addresses, in_words=Words(app.global_table(INSTRUMENTS).values()))
     app.measures(contract_measures)
-    app.measures(count_measures)
     app.task(partial(_follow_groups, chosen.bootstrap, addresses))
     web: Any = app.web
     web._transport_handlers = {"tcp": partial(_site, app)}

@@ -12,6 +12,7 @@ import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode.loop import use as use_loop
 from mode.utils.imports import cwd_in_path
+from prometheus_client import Metric
 from yarl import URL
 
 from app.engine.core.agent import TaskAgent
@@ -27,7 +28,7 @@ from app.engine.state.global_table import GlobalTable
 from app.engine.state.lock import DirectoryLock
 from app.engine.state.table import Table, ValueCodec
 from app.engine.topics import TopicSpec
-from app.engine.web.status import Measure
+from app.engine.web.metrics import BatchMetrics, Measured, registry
 from app.engine.worker import Worker, take_datadir
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ class App(faust.App):
         self.buried_handlers: list[Buried] = []
         self.health_checks: list[Callable[[], Iterable[str]]] = []
         self.noticed: list[Callable[[], Iterable[str]]] = []
-        self.measured: list[Callable[[], Iterable[Measure]]] = []
+        self.metrics = registry()
+        self.batch_metrics = BatchMetrics(self.metrics)
         self.announce: Callable[[str], None] = log.info
         self._lock: DirectoryLock | None = None
         brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]
@@ -151,9 +153,9 @@ class App(faust.App):
         self.noticed.append(fun)
         return fun
 
-    def measures(self, fun: Callable[[], Iterable[Measure]]) -> Callable[[], Iterable[Measure]]:
-        """Have `fun()` give the service's own metrics, for `/metrics`."""
-        self.measured.append(fun)
+    def measures(self, fun: Callable[[], Iterable[Metric]]) -> Callable[[], Iterable[Metric]]:
+        """Have `fun()` give metrics of the service's own, for `/metrics`; `metrics` is their registry."""
+        self.metrics.register(Measured(fun))
         return fun
 
     def not_ready(self) -> list[str]:

@@ -275,7 +275,7 @@ class TaskManager(TableManager):
             tables=self.declared,
             partition_counts=self._partition_counts,
             directory=self._directory,
-            deliver=lambda batch: agent.deliver(actor, batch),
+            deliver=lambda batch: agent.deliver(actor, self.app.batch_metrics.watch(batch)),
             membership=self.app.consumer.membership,
             answers=self.app.buried_handlers,
             store=store,
