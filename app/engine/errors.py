@@ -20,6 +20,11 @@ EngineError
         └── StoreDamaged      their files are damaged: they are moved aside and restored
 """
 
+from typing import Final
+
+ERROR_CHARS_MAX: Final = 2_000
+"""How much of an error's text is kept, in a dead letter and elsewhere."""
+
 
 class EngineError(Exception):
     """Base of the engine's errors."""

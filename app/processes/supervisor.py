@@ -28,8 +28,8 @@ from typing import Any, Final
 from mode import Service
 
 from app.config import child_environment
-from app.devkafka.node import guarded
 from app.errors import ProcessError
+from app.processes.guarded import guarded
 from app.processes.last_words import EXTERNAL, is_alive, reason_in, signal_of, told
 
 log = logging.getLogger(__name__)

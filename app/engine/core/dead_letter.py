@@ -21,6 +21,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from app.engine.errors import ERROR_CHARS_MAX
 from app.engine.kafka.cluster import TP, partition_of
 from app.engine.shards import KEY_BYTES_MAX
 from app.engine.topics import TopicSpec
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "dead-letter-"
-ERROR_CHARS_MAX = 2_000
 NAME_BYTES_MAX = 1_000
 OUTSIDE_BYTES_MAX = 512 * 1024
 LINES_A_SECOND = 20

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import errors
 
-from app.engine.core.dead_letter import ERROR_CHARS_MAX
-from app.engine.errors import NewerRelease
+from app.engine.errors import ERROR_CHARS_MAX, NewerRelease
 from app.engine.kafka.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.shards import KEY_BYTES_MAX, misplaced
