@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from app.config import PATH_ALLOWED, is_nameable
+from app.allowed import PATH_ALLOWED, is_nameable
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

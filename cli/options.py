@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
+from app.allowed import PARTITIONS_ALLOWED, partition_count
 from app.arguments import directory, port_number, whole
-from app.config import PARTITIONS_ALLOWED, partition_count, settings
 from app.errors import UserError
 from app.run.plan import Plan, RunOptions
 from app.topology import SERVICES
@@ -66,6 +66,8 @@ def up_plan(parsed: argparse.Namespace) -> Plan:
 
 
 def _plan(parsed: argparse.Namespace, **more: Any) -> Plan:
+    from app.config import settings
+
     data_dir = (parsed.data_dir or settings().data_dir).absolute()
     return Plan(data_dir=data_dir, workers=dict(parsed.workers), **more)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from aiohttp import WSCloseCode, web
+from pydantic import SecretStr
 
+from app.config import Settings
 from app.domain.exchange import Controls, Intent, Session, Surroundings, new_intent
 from app.engine import Fenced, shard_of
 from app.engine.core import work as work_module
@@ -286,7 +288,8 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     venue.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    patch.setattr(venue_client, "settings", lambda: SimpleNamespace(venue_url=venue.url, venue_token=TOKEN))
+    settings = Settings(venue_url=venue.url, venue_token=SecretStr(TOKEN))
+    patch.setattr(venue_client, "settings", lambda: settings)
     task = MemoryTask(shard_of(b"acc-1") % PARTITIONS if partition is None else partition)
     world = World(task, venue)
     try:

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from mode import Service
 
-from app.config import PARTITIONS_ALLOWED, partition_count, settings
+from app.allowed import PARTITIONS_ALLOWED, partition_count
+from app.config import settings
 from app.devkafka.artifacts import java_executable
 from app.devkafka.broker import KeptBroker
 from app.devkafka.node import HOST
