@@ -17,6 +17,7 @@ from app.engine import Fenced, shard_of
 from app.engine.core import work as work_module
 from app.engine.core.dead_letter import DeadLetters
 from app.engine.core.watchdog import Turn
+from app.engine.retries import Pauses
 from app.topics import DEAD_LETTERS, TOPICS
 from app.venue_session import client as venue_client
 from app.venue_session import session as venue_session
@@ -269,8 +270,8 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
     """The world of account acc-1's partition; its session is started by the test."""
     patch.setattr(work_module, "Outbox", MemoryOutbox)
     patch.setattr(venue_session, "RETRY_S_MIN", 0.01)
-    patch.setattr(venue_session, "RETRY_S_MAX", 0.05)
-    patch.setattr(venue_session, "RECONNECT_S_MAX", 0.05)
+    patch.setattr(venue_session, "REFUSED", Pauses(0.01, 0.05))
+    patch.setattr(venue_session, "RECONNECT", Pauses(0.01, 0.05))
     patch.setattr(venue_session, "LIVED_S_MIN", 0.1)
     patch.setattr(venue_session, "GAP_RETRY_S", 0.2)
     patch.setattr(venue_session, "HOLD_S", 0.05)
