@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main as cli
 from app.errors import UserError
+from cli import main as cli
+from cli.stopping import run_until_stopped
 
-MAIN = Path(cli.__file__).parents[1] / "__main__.py"
+MAIN = Path(cli.__file__).parents[1] / "app" / "__main__.py"
 
 
 def with_command(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
@@ -52,13 +53,13 @@ def test_a_signal_lets_the_work_clean_up(number: signal.Signals, expected: int) 
             cleaned_up.append(True)
 
     threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
-    assert cli.run_until_stopped(work()) == expected
+    assert run_until_stopped(work()) == expected
     assert cleaned_up == [True]
 
 
 STUBBORN = """if True:
     import asyncio, sys
-    from app.cli import main as cli
+    from cli.stopping import run_until_stopped
 
     async def work():
         try:
@@ -68,7 +69,7 @@ STUBBORN = """if True:
             print("cleans up", flush=True)
             await asyncio.sleep(60)
 
-    sys.exit(cli.run_until_stopped(work()))
+    sys.exit(run_until_stopped(work()))
 """
 
 
