@@ -30,7 +30,7 @@ def broker(directory: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    from app.devkafka.broker import run_alone
+    from app.devkafka.server import run_alone
     from cli.stopping import run_until_stopped
 
     end_with_parent()

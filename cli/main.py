@@ -43,16 +43,16 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-def broker_arguments(parser: argparse.ArgumentParser) -> None:
+def kafka_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=directory, metavar="D", help="default: kafka in PIPELINE_DATA_DIR")
     parser.add_argument(
         "--port", type=port_number, metavar="P", default=9092, help="default: 9092; 0: a free one"
     )
 
 
-def run_broker(options: argparse.Namespace) -> int:
+def run_kafka(options: argparse.Namespace) -> int:
     from app.config import settings
-    from app.devkafka.broker import run_alone
+    from app.devkafka.server import run_alone
 
     return run_until_stopped(run_alone(options.data_dir or settings().data_dir / "kafka", options.port))
 
@@ -105,7 +105,7 @@ COMMANDS = (
     Command("up", "run the services alone, on the Kafka of KAFKA_BOOTSTRAP", up_arguments, run_services),
     Command("check", "check the invariants I1 to I7", check_arguments, run_checker),
     Command("storm", "break everything while orders flow, and check", storm_arguments, run_storm),
-    Command("broker", "run the embedded Kafka alone", broker_arguments, run_broker),
+    Command("kafka", "run the embedded Kafka alone", kafka_arguments, run_kafka),
     Command("topology", "the services, their topics and tables", topology_arguments, run_topology),
     Command(
         "refdata", "instruments, accounts, counterparties: load, show, diff", refdata_arguments, run_refdata

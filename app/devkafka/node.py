@@ -28,7 +28,7 @@ from aiokafka.errors import KafkaError
 from app.config import child_environment, settings
 from app.devkafka import training as kafka_training
 from app.devkafka.artifacts import KAFKA_VERSION, java_executable, kafka_classpath, make_once
-from app.errors import BrokerDiedError, BrokerError, PortTakenError
+from app.errors import KafkaDiedError, KafkaFailedError, PortTakenError
 from app.processes.guarded import start_guarded
 
 HOST: Final = "127.0.0.1"
@@ -244,11 +244,9 @@ def format_storage(data_dir: Path, cluster_id: str, *flags: str) -> None:
     with output.open("wb") as file, start_java(command, data_dir, output=file) as formatting:
         code = formatting.wait()
     if code != 0:
-        raise BrokerDiedError(
-            f"{data_dir} can't be formatted: {telling_line(_text_of(output))}; see {output}"
-        )
+        raise KafkaDiedError(f"{data_dir} can't be formatted: {telling_line(_text_of(output))}; see {output}")
     if not (unfinished / "meta.properties").exists():
-        raise BrokerError(
+        raise KafkaFailedError(
             f"Java has formatted another directory than {data_dir}: it can't read that name under the locale "
             "C.UTF-8; choose a data directory whose path is plain ASCII"
         )
@@ -281,9 +279,9 @@ def fence_former_self(data_dir: Path, *flags: str) -> None:
         while epoch is None or not _has_fenced(log, epoch):
             if controller.poll() is not None:
                 why = telling_line(_text_of(output))
-                raise BrokerDiedError(f"the controller in {data_dir} does not start: {why}; see {said}")
+                raise KafkaDiedError(f"the controller in {data_dir} does not start: {why}; see {said}")
             if time.monotonic() > give_up_at:
-                raise BrokerDiedError(f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts")
+                raise KafkaDiedError(f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts")
             replayed, controls, _ = _text_of(said).partition(CONTROLS)
             if controls and (epoch := _epoch_alive(replayed)) is None:
                 return

@@ -11,8 +11,8 @@ from mode import Service
 from app.allowed import PARTITIONS_ALLOWED, partition_count
 from app.config import settings
 from app.devkafka.artifacts import java_executable
-from app.devkafka.broker import KeptBroker
 from app.devkafka.node import HOST
+from app.devkafka.server import KeptKafka
 from app.engine.errors import EngineError
 from app.engine.kafka.admin import ensure_topics
 from app.engine.kafka.cluster import LATEST, TP, Cluster
@@ -58,7 +58,7 @@ class Pipeline(Service):
         self.plan = plan
         self.bootstrap = settings().bootstrap
         self.replication_factor = settings().replication_factor
-        self.broker: KeptBroker | None = None
+        self.kafka_server: KeptKafka | None = None
         self.cluster: Cluster | None = None
         self.venue: Venue | None = None
         self.workers: list[Worker] = []
@@ -96,7 +96,7 @@ class Pipeline(Service):
         prepare(wanted, plan.data_dir, hosts, java_executable if kafka else None)
 
     def _other_processes(self) -> dict[str, int]:
-        pid = None if self.broker is None else self.broker.pid
+        pid = None if self.kafka_server is None else self.kafka_server.pid
         return {} if pid is None else {"kafka": pid}
 
     async def on_stop(self) -> None:
@@ -108,8 +108,8 @@ class Pipeline(Service):
         await self.processes.stop()
         if self.cluster is not None:
             await self.cluster.stop()
-        if self.broker is not None:
-            await self.broker.stop()
+        if self.kafka_server is not None:
+            await self.kafka_server.stop()
         self._lock.release()
 
     async def or_crash(self, work: Awaitable[T]) -> T:
@@ -145,12 +145,12 @@ class Pipeline(Service):
 
     async def start_kafka(self) -> None:
         """Start what the plan says is ours to start, and note its address."""
-        self.broker = KeptBroker(self.plan.data_dir / "kafka", self.plan.port, tell=self.tell)
-        self.broker.on_change = self.processes.write_record
-        self.add_dependency(self.broker)
-        await self.broker.maybe_start()
-        await self.broker.ready()
-        self.bootstrap = self.broker.bootstrap
+        self.kafka_server = KeptKafka(self.plan.data_dir / "kafka", self.plan.port, tell=self.tell)
+        self.kafka_server.on_change = self.processes.write_record
+        self.add_dependency(self.kafka_server)
+        await self.kafka_server.maybe_start()
+        await self.kafka_server.ready()
+        self.bootstrap = self.kafka_server.bootstrap
         self.tell(f"Kafka listens on {self.bootstrap}, data in {self.plan.data_dir}")
 
     async def _reach_kafka(self, cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.devkafka.broker import Broker
+from app.devkafka.server import KafkaServer
 from checker.check import check
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable, digest
@@ -264,7 +264,7 @@ def broken(report: Report) -> set[str]:
 async def test_a_history_on_a_real_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = tmp_path / "data" / "venue" / "ledger.sqlite"
     write_ledger(ledger)
-    async with Broker(tmp_path / "kafka") as broker:
+    async with KafkaServer(tmp_path / "kafka") as broker:
         await broker.ready()
         with pytest.raises(CheckerError, match="there is no topic 'orders'"):
             await asyncio.to_thread(check, broker.bootstrap, ledger)
