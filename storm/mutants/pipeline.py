@@ -293,13 +293,13 @@ def refused_orders_go_on(patch: Patch) -> None:
 @mutant("I3", "compliance")
 def endings_missed_by_compliance(patch: Patch) -> None:
     """Compliance takes an order that has ended to be open still."""
-    patch.setattr(compliance, "apply_execution", lambda account, event: account)
+    patch.setattr(compliance, "apply_execution", lambda account, opened, event: (account, opened))
 
 
 @mutant("I7", "compliance")
 def self_match_approved(patch: Patch) -> None:
     """An order may meet its own account's resting one."""
-    patch.setattr(compliance, "_crosses", lambda order, resting: False)
+    patch.setattr(compliance, "_crosses", lambda order, resting_ticks: False)
 
 
 @mutant("I7", "compliance")
