@@ -71,7 +71,7 @@ class AccountRows:
     def account(self, account_id: str) -> ComplianceAccount:
         """How far the account has come; what version 1 had in its value is moved into rows of their own."""
         account: ComplianceAccount = self._accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT)
-        return self._moved(account_id, account) if account.is_of_version_1 else account
+        return self._moved(account_id, account) if account.open_orders or account.recent else account
 
     def open_order(self, account_id: str, order_id: str) -> OpenOrder | None:
         """The row of an order that has not ended; ask for its account before."""

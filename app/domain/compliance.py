@@ -50,11 +50,6 @@ class ComplianceAccount(State, frozen=True, omit_defaults=True):
     recent: dict[str, FormerRecent] = {}
     open_orders: dict[str, OpenOrder] = {}
 
-    @property
-    def is_of_version_1(self) -> bool:
-        """Whether rows of other tables stand here still."""
-        return bool(self.open_orders or self.recent)
-
 
 class Remembered(NamedTuple):
     """What an account's next order is judged by, made of the rows of its recent and its open orders.

@@ -73,11 +73,12 @@ class Recent:
         if row.kind in known:
             self._forget(row.kind)
         before_ms = row.at_ms - DUPLICATE_WITHIN_MS
-        for kind, (_, other) in list(known.items()):
-            if other.at_ms < before_ms:
+        if self._is_ordered:
+            while known and known[first := next(iter(known))][1].at_ms < before_ms:
+                self._forget(first)
+        else:
+            for kind in [kind for kind, (_, other) in known.items() if other.at_ms < before_ms]:
                 self._forget(kind)
-            elif self._is_ordered:
-                break
         if len(known) == RECENT_ORDERS_MAX:
             self._forget(next(iter(known)))
         self._is_ordered = not known or (self._is_ordered and row.at_ms >= self._last_ms)
