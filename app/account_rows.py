@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from app.domain.compliance import (
     NEW_COMPLIANCE_ACCOUNT,
     ComplianceAccount,
+    Moved,
     Remembered,
     apply_compliance,
     moved,
@@ -44,7 +45,7 @@ class Memory:
         self._task: Task | None = None
 
     def begin(self, task: Task) -> None:
-        """Forget what was not committed and what was another task's; the first accounts if they are too many."""
+        """Forget what was not committed, what was another task's, and the first accounts if too many."""
         if task is not self._task:
             self.known.clear()
             self._task = task
@@ -71,7 +72,8 @@ class AccountRows:
     def account(self, account_id: str) -> ComplianceAccount:
         """How far the account has come; what version 1 had in its value is moved into rows of their own."""
         account: ComplianceAccount = self._accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT)
-        return self._moved(account_id, account) if account.open_orders or account.recent else account
+        parts = moved(account)
+        return account if parts is None else self._move(account_id, parts)
 
     def open_order(self, account_id: str, order_id: str) -> OpenOrder | None:
         """The row of an order that has not ended; ask for its account before."""
@@ -140,15 +142,15 @@ class AccountRows:
                 return
             yield number, row
 
-    def _moved(self, account_id: str, account: ComplianceAccount) -> ComplianceAccount:
-        after, recent = moved(account)
-        for order_id, order in account.open_orders.items():
+    def _move(self, account_id: str, parts: Moved) -> ComplianceAccount:
+        """Write what was one value as rows."""
+        for order_id, order in parts.open_orders.items():
             self._open_orders[f"{account_id}/{order_id}"] = order
-        for number, row in enumerate(recent):
+        for number, row in enumerate(parts.recent):
             self._recent[f"{account_id}/{number}"] = row
-        self._accounts[account_id] = after
-        self._memory.known[account_id] = remembered = Remembered(Recent(enumerate(recent)), Resting())
-        for order in account.open_orders.values():
+        self._accounts[account_id] = parts.account
+        self._memory.known[account_id] = remembered = Remembered(Recent(enumerate(parts.recent)), Resting())
+        for order in parts.open_orders.values():
             remembered.resting.add(order)
         self._edit(account_id)
-        return after
+        return parts.account

@@ -42,7 +42,7 @@ MID_TICKS = 9_300_000
 STARTED_AT_MS = 1_700_000_000_000
 STALL_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.002
-TITLE = "Compliance agent: approvals, acknowledgements, fills, by open orders an account; 4 partitions, one worker"
+TITLE = "Compliance agent: approvals and reports, by open orders an account; 4 partitions, one worker"
 
 TABLES = ("recent_orders", "open_orders", "recent_kinds", "quarantine")
 ENGINE_COMPLIANCE = next(
@@ -95,7 +95,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def speed(bench: Bench, contender: Contender, open_orders: int, waves: int) -> Speed:
-    """Bring the accounts to so many open orders, then measure `waves` of orders and the ends of older ones."""
+    """Bring the accounts to so many open orders, then measure waves that keep them there."""
     for topic in (topics.RISK_DECISIONS, topics.EXECUTIONS):
         bench.cluster.create_topic(topic.name, PARTITIONS, topic.config)
     audit = Audit()
@@ -114,9 +114,7 @@ def speed(bench: Bench, contender: Contender, open_orders: int, waves: int) -> S
     )
 
 
-def _drive(
-    bench: Bench, worker: Worker, reader: Reader, audit: Audit, open_orders: int, waves: int
-) -> Speed:
+def _drive(bench: Bench, worker: Worker, reader: Reader, audit: Audit, open_orders: int, waves: int) -> Speed:
     """Let orders come, wave by wave, some ahead of what is decided, and end as many of the oldest."""
     ahead = min(WAVES_AHEAD, open_orders)
     until = open_orders + WAVES_UNMEASURED + waves

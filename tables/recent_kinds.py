@@ -1,4 +1,4 @@
-"""What each account has sent lately: a bounded number of rows by account/number. Single writer: compliance."""
+"""What each account has sent lately, in a bounded number of rows. Single writer: compliance."""
 
 from app.codecs import TableCodec
 from app.compliance import app

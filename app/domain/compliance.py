@@ -47,8 +47,8 @@ class ComplianceAccount(State, frozen=True, omit_defaults=True):
 
     last_sequence: int = 0
     last_venue_sequence: int = 0
-    recent: dict[str, FormerRecent] = {}
-    open_orders: dict[str, OpenOrder] = {}
+    recent: dict[str, FormerRecent] | None = None
+    open_orders: dict[str, OpenOrder] | None = None
 
 
 class Remembered(NamedTuple):
@@ -99,9 +99,7 @@ def is_judged(account: ComplianceAccount, approval: OrderRiskApproved) -> bool:
 
 def apply_compliance(account: ComplianceAccount, order: OrderReceived) -> ComplianceAccount:
     """Fold a decision in, whatever it was: the order is the last judged."""
-    return ComplianceAccount(
-        last_sequence=order.sequence, last_venue_sequence=account.last_venue_sequence
-    )
+    return ComplianceAccount(last_sequence=order.sequence, last_venue_sequence=account.last_venue_sequence)
 
 
 def open_order(order: OrderReceived) -> OpenOrder:
@@ -156,22 +154,32 @@ def apply_execution(
     return account, None
 
 
-def moved(account: ComplianceAccount) -> tuple[ComplianceAccount, list[RecentOrder]]:
-    """The account without what version 1 had in it, and its recent orders; the open ones are rows as they are.
+class Moved(NamedTuple):
+    """What version 1 had in one value: the account itself, and what become rows."""
 
-    Their places are below that of any order to come.
+    account: ComplianceAccount
+    recent: list[RecentOrder]
+    open_orders: dict[str, OpenOrder]
+
+
+def moved(account: ComplianceAccount) -> Moved | None:
+    """The parts of a value of version 1; None where there is nothing to move.
+
+    The places of the recent orders are below that of any order to come.
     """
-    first = account.last_sequence - len(account.recent) + 1
-    recent = [
+    if account.recent is None and account.open_orders is None:
+        return None
+    recent = account.recent or {}
+    rows = [
         RecentOrder(
             kind=kind, order_id=each.order_id, at_ms=each.received_at_ms or each.submitted_at_ms, place=place
         )
-        for place, (kind, each) in enumerate(account.recent.items(), first)
+        for place, (kind, each) in enumerate(recent.items(), account.last_sequence - len(recent) + 1)
     ]
     after = ComplianceAccount(
         last_sequence=account.last_sequence, last_venue_sequence=account.last_venue_sequence
     )
-    return after, recent
+    return Moved(after, rows, account.open_orders or {})
 
 
 def _kind(order: OrderReceived) -> str:

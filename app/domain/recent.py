@@ -68,7 +68,7 @@ class Recent:
         return [row for _, row in self._known.values()]
 
     def _forget_for(self, row: RecentOrder) -> None:
-        """Forget what `row` makes old, the last of its own kind, and the first if there is no room otherwise."""
+        """Forget what `row` makes old, the last of its kind, and the first if there is no room otherwise."""
         known = self._known
         if row.kind in known:
             self._forget(row.kind)

@@ -5,7 +5,7 @@ stake at the venue, how far it has read its reports, what it has sent and what i
 what compliance knows as open, and which limits risk goes by.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeVar
 

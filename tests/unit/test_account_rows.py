@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 import agents.compliance as agent
 from app import account_rows
 from app.account_rows import AccountRows, Memory
-from app.codecs import TableCodec
 from app.domain import recent
 from app.domain.compliance import ComplianceAccount
 from app.domain.errors import InvariantBroken
@@ -25,14 +23,13 @@ from app.engine.state.store import TaskStore
 from models.contract import Contract, NewerVersion, ValueCodec
 from models.events import (
     Execution,
-    OrderComplianceApproved,
     OrderComplianceRejected,
     OrderReceived,
     OrderRiskApproved,
     OrderWithheld,
 )
 from models.values import Side, TimeInForce
-from tests.builders import NOW_MS, acknowledged, a_fill, an_approval, an_order, cancelled, withheld
+from tests.builders import NOW_MS, a_fill, acknowledged, an_approval, an_order, cancelled, withheld
 
 KINDS_MAX = 3
 """In the place of 64, so that there are too many of them now and then."""
@@ -94,7 +91,7 @@ class Tables:
         self._store.apply({table.name: {key.encode(): value}}, {table.name: 1})
 
     def of(self, table: Any, account_id: str) -> dict[str, Any]:
-        """The rows of an account; accounts here end in a dot, which nothing that belongs to them has."""
+        """The rows of an account, and of those whose names go on behind a slash."""
         rows = self.table(table).items()
         return {key: value for key, value in rows if key.startswith(f"{account_id}/")}
 
@@ -121,7 +118,6 @@ def _surroundings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent, "restrictions", Restrictions())
         patch.setattr(recent, "RECENT_ORDERS_MAX", KINDS_MAX)
-        patch.setattr(account_rows, "ACCOUNTS_REMEMBERED_MAX", 1)
         yield
 
 
@@ -377,9 +373,9 @@ class Both:
 
 
 @settings(max_examples=400, deadline=None)
-@given(acts=acts, slashed=st.booleans())
-def test_it_decides_as_one_value_an_account_did(store: TaskStore, acts: list[Any], slashed: bool) -> None:
-    both = Both(store, account_named(slashed))
+@given(acts=acts)
+def test_it_decides_as_one_value_an_account_did(store: TaskStore, acts: list[Any]) -> None:
+    both = Both(store, f"{next(numbers)}.")
     for act in acts:
         both.act(act)
     both.require_the_same()
@@ -390,7 +386,7 @@ def test_it_decides_as_one_value_an_account_did(store: TaskStore, acts: list[Any
 def test_it_goes_on_where_the_release_before_was_stopped(
     store: TaskStore, first: list[Any], then: list[Any]
 ) -> None:
-    both = Both(store, account_named(slashed=False))
+    both = Both(store, f"{next(numbers)}.")
     for act in first:
         both.act(act, only_before=True)
     both.take_over_from_before()
@@ -399,7 +395,122 @@ def test_it_goes_on_where_the_release_before_was_stopped(
     both.require_the_same()
 
 
-def account_named(slashed: bool) -> str:
-    """A new account; of two that follow each other, one's keys begin with the other's name and a slash."""
-    number = next(numbers)
-    return f"{number // 2}./{number}." if slashed else f"{number}."
+# -- one by one
+
+
+def approve(rows: AccountRows, *orders: OrderReceived) -> None:
+    for order in orders:
+        rows.approve(rows.account(order.account_id), an_approval(order))
+
+
+def order_of(account_id: str, sequence: int = 1, **changed: Any) -> OrderReceived:
+    order_id = f"{account_id}-{sequence}"
+    return an_order(order_id=order_id, account_id=account_id, sequence=sequence, **changed)
+
+
+def test_an_account_whose_name_goes_on_behind_a_slash_is_another_one(store: TaskStore) -> None:
+    name = f"{next(numbers)}."
+    tables, memory = Tables(store), Memory()
+    work: Any = Work(tables)
+    approve(
+        AccountRows(work, DECLARED, memory),
+        order_of(name, price_ticks=100),
+        order_of(f"{name}/{name}-x", price_ticks=101),
+        order_of(f"{name}/0", price_ticks=102),
+    )
+    work.commit()
+    rows = AccountRows(work, DECLARED, Memory())
+
+    for account_id, best_ticks in ((name, 100), (f"{name}/{name}-x", 101), (f"{name}/0", 102)):
+        remembered = rows.remembered(account_id)
+        assert remembered.resting.best_buy("BTC-USD") == best_ticks
+        assert [row.order_id for row in remembered.recent.rows()] == [f"{account_id}-1"]
+
+
+def test_what_was_not_committed_is_forgotten_and_what_was_is_not_read_again(store: TaskStore) -> None:
+    kept, lost = (f"{next(numbers)}." for _ in range(2))
+    memory = Memory()
+    work: Any = Work(Tables(store))
+    approve(AccountRows(work, DECLARED, memory), order_of(kept))
+    work.commit()
+    known = memory.known[kept]
+    failed: Any = Work(work.task)
+    approve(AccountRows(failed, DECLARED, memory), order_of(lost))
+    rows = AccountRows(Work(work.task), DECLARED, memory)  # type: ignore[arg-type]
+
+    assert rows.remembered(kept) is known
+    assert rows.remembered(lost).resting.best_buy("BTC-USD") is None
+    assert rows.account(lost) == ComplianceAccount()
+
+
+def test_a_memory_is_never_another_tasks(store: TaskStore) -> None:
+    name, memory = f"{next(numbers)}.", Memory()
+    work: Any = Work(Tables(store))
+    approve(AccountRows(work, DECLARED, memory), order_of(name))
+    memory.edited.clear()
+    rows = AccountRows(Work(Tables(store)), DECLARED, memory)  # type: ignore[arg-type]
+
+    assert rows.remembered(name).resting.best_buy("BTC-USD") is None
+
+
+def test_no_more_accounts_are_remembered_than_there_may_be(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_rows, "ACCOUNTS_REMEMBERED_MAX", 8)
+    names = [f"{next(numbers)}." for _ in range(40)]
+    tables, memory = Tables(store), Memory()
+    for name in names:
+        work: Any = Work(tables)
+        approve(AccountRows(work, DECLARED, memory), order_of(name))
+        work.commit()
+        assert len(memory.known) <= 9
+    rows = AccountRows(Work(tables), DECLARED, memory)  # type: ignore[arg-type]
+
+    assert names[0] not in memory.known
+    assert [rows.remembered(name).resting.best_buy("BTC-USD") for name in names] == [90_000] * 40
+
+
+def test_a_report_that_ends_nothing_and_a_repeat_write_nothing(store: TaskStore) -> None:
+    name, memory = f"{next(numbers)}.", Memory()
+    work: Any = Work(Tables(store))
+    approve(AccountRows(work, DECLARED, memory), order_of(name))
+    work.commit()
+    quiet: Any = Work(work.task)
+    rows = AccountRows(quiet, DECLARED, memory)
+    told = {"order_id": f"{name}-1", "account_id": name}
+    agent.forget(quiet, rows, acknowledged(**told))
+    agent.forget(quiet, rows, a_fill(4, leaves_lots=6, **told))
+    agent.judge(quiet, rows, an_approval(order_of(name)))
+
+    assert [view.changes for view in quiet.views.values()] == [{}, {}, {}]
+
+
+class OfVersion1(msgspec.Struct, frozen=True):
+    """The account as the release before knows it."""
+
+    recent: dict[str, Any]
+    open_orders: dict[str, Any]
+    last_sequence: int = 0
+    last_venue_sequence: int = 0
+
+
+BEFORE = ValueCodec(Contract("compliance.recent_orders", OfVersion1))
+
+
+def test_the_release_before_waits_at_an_account_that_has_moved_and_goes_on_at_others(
+    store: TaskStore,
+) -> None:
+    moved, not_met = (f"{next(numbers)}." for _ in range(2))
+    before = Before()
+    assert before.judge(an_approval(order_of(moved))) == "approved"
+    tables = Tables(store)
+    for name in (moved, not_met):
+        tables.write(DECLARED.accounts, name, before.value())
+    work: Any = Work(tables)
+    AccountRows(work, DECLARED, Memory()).account(moved)
+    work.commit()
+    accounts = tables.table(DECLARED.accounts)
+
+    assert BEFORE.decode(accounts.raw(not_met) or b"").open_orders.keys() == {f"{moved}-1"}
+    with pytest.raises(NewerVersion, match=r"recent_orders in version 2 .* this build knows up to 1"):
+        BEFORE.decode(accounts.raw(moved) or b"")
