@@ -305,8 +305,8 @@ class Both:
         assert len(self._tables.of(DECLARED.recent, self.account_id)) <= KINDS_MAX
 
     def _begin(self) -> None:
-        self._work: Any = Work(self._tables)
-        self._rows = AccountRows(self._work, DECLARED, self._memory)
+        work: Any = Work(self._tables)
+        self._work, self._rows = work, AccountRows(work, DECLARED, self._memory)
 
     def _take_over(self) -> None:
         self._tables, self._memory = Tables(self._store), Memory()

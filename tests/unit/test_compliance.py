@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain import recent as recent_module
 from app.domain.compliance import (
     NEW_COMPLIANCE_ACCOUNT,
     ComplianceAccount,
@@ -21,7 +22,7 @@ from app.domain.compliance import (
     recent_order,
 )
 from app.domain.errors import InvariantBroken
-from app.domain.recent import RECENT_ORDERS_MAX, Recent
+from app.domain.recent import RECENT_ORDERS_MAX, Recent, RecentOrder
 from app.domain.resting import OpenOrder, Resting
 from models.events import (
     OrderComplianceApproved,
@@ -365,6 +366,28 @@ def test_the_rows_of_what_is_forgotten_are_taken_again_and_never_more_than_there
 
     assert set(numbers) == set(range(11))
     assert set(at_once) == set(range(RECENT_ORDERS_MAX))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0, 0, 1, 600, 1_001, -600, -1_001])), max_size=30)
+)
+def test_the_rows_alone_tell_what_is_known_even_where_clocks_go_back(sent: list[tuple[int, int]]) -> None:
+    """Orders of some kinds, each so many ms after the one before; there is room for three."""
+    recent, rows, kept, at_ms = Recent(), dict[int, RecentOrder](), dict[str, RecentOrder](), NOW_MS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recent_module, "RECENT_ORDERS_MAX", 3)
+        for place, (kind, after_ms) in enumerate(sent):
+            at_ms += after_ms
+            row = RecentOrder(kind=str(kind), order_id=f"o-{place}", at_ms=at_ms, place=place)
+            kept = {each.kind: each for each in kept.values() if each.at_ms >= at_ms - 1_000}
+            kept.pop(row.kind, None)
+            if len(kept) == 3:
+                del kept[next(iter(kept))]
+            kept[row.kind] = row
+            rows[recent.add(row)] = row
+            assert recent.rows() == list(kept.values())
+            assert Recent(rows.items()).rows() == recent.rows()
+            assert rows.keys() <= set(range(3))
 
 
 @given(st.lists(st.tuples(st.sampled_from(Side), st.integers(1, 20), st.booleans()), max_size=80))
