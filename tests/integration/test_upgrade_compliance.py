@@ -52,13 +52,13 @@ class Scene:
 
     @contextmanager
     def worker(self) -> Iterator[None]:
-        """A worker that is killed in the end."""
+        """A worker, until it is stopped."""
         command = [sys.executable, "-m", "faust", "-A", "app.compliance", "--datadir", str(self.directory)]
         with pytest.MonkeyPatch.context() as patch, (self.directory.parent / "log").open("ab") as output:
             patch.setitem(os.environ, "KAFKA_BOOTSTRAP", self.bootstrap)
             patch.setitem(os.environ, "PIPELINE_PARTITIONS", "1")
             with start_guarded(
-                [*command, "worker", "--web-port", str(free_port())], grace_s=0, output=output
+                [*command, "worker", "--web-port", str(free_port())], grace_s=5, output=output
             ):
                 yield
 
