@@ -1,11 +1,12 @@
 # `make run` starts everything, `make test` checks everything; both set themselves up.
 VENV := .venv
 BIN := $(VENV)/bin
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 UV_VERSION := 0.13.9
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header pyproject.toml $(if $(UPGRADE),--upgrade)
 
-.PHONY: help run lint check test bench schemas lock clean
+.PHONY: help run lint check test storm bench schemas lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -15,16 +16,20 @@ help: ## show this list
 run: $(VENV)/.installed ## broker, services, feed and accounts; options in ARGS='--orders 20000 --exit'
 	@exec $(BIN)/python -m app run $(ARGS)
 
-lint: $(VENV)/.installed ## lint, format and types
+lint: $(VENV)/.installed ## lint, format, types and the rules for imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 check: lint ## the quick loop: lint, types, unit and architecture tests
-	@$(BIN)/python -m pytest -q tests/unit tests/architecture $(ARGS)
+	@$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/architecture $(ARGS)
 
-test: lint ## lint, types and every test; ARGS='-k broker' goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+test: lint ## lint, types and every test but the storms; ARGS='-k broker' goes to pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+storm: $(VENV)/.installed ## the long tests: storms of faults on whole pipelines
+	@$(BIN)/python -m pytest -m storm $(ARGS)
 
 bench: $(VENV)/.installed-bench ## against stock Faust and its peers; ARGS='--json FILE'
 	@exec $(BIN)/python -m bench $(ARGS)

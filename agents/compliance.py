@@ -16,8 +16,12 @@ from tables.recent_orders import RECENT_ORDERS
 
 TABLES = AccountTables(RECENT_ORDERS, OPEN_ORDERS, RECENT_KINDS)
 restrictions = app.global_table(RESTRICTED_LIST)
-REFUSED = Count("compliance_orders_refused_total", "Orders that compliance has refused, by reason.")
-REPEATS = Count("compliance_repeats_ignored_total", "Approvals and reports that came once more, by type.")
+REFUSED = Count(
+    app, "compliance_orders_refused_total", "Orders that compliance has refused, by reason.", "reason"
+)
+REPEATS = Count(
+    app, "compliance_repeats_ignored_total", "Approvals and reports that came once more, by type.", "type"
+)
 
 
 @app.agent(app.inputs(*named(*COMPLIANCE.inputs)))

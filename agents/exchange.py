@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+
+from prometheus_client import Metric
 
 from app.domain.exchange import Intent, Sent, Surroundings, apply_limits, is_repeat, killed, new_intent
 from app.domain.limits import asks_to_kill
-from app.engine import Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
-from app.engine.web.status import Measure
+from app.engine import Batches, RawRecord, Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.exchange import app
 from app.service import known
 from app.topics import (
@@ -24,7 +24,7 @@ from app.topology import EXCHANGE
 from app.venue_session.session import VenueSession, VenueTables
 from app.venue_session.status import Tally, Troubles, measures, notices
 from models.commands import SetRiskLimits
-from models.events import OrderComplianceApproved, OrderComplianceRejected, OrderReceived
+from models.events import ComplianceDecision, OrderComplianceApproved, OrderComplianceRejected, OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
 from tables.sent import SENT
@@ -42,7 +42,7 @@ tally, troubles = Tally(), Troubles()
 
 
 @app.agent(app.inputs(*named(*EXCHANGE.inputs)))
-async def intend(batches: Any) -> None:
+async def intend(batches: Batches[SetRiskLimits | ComplianceDecision | None]) -> None:
     """Commit the intent to send each approved order, then tell the task's session with the venue."""
     async for batch in batches:
         async with unit_of_work(batch) as work:
@@ -80,12 +80,16 @@ def control(work: UnitOfWork, account_id: str, limits: SetRiskLimits | None) -> 
     """Take over what of an account's limits counts at the last look; None removes them."""
     known = work[CONTROLS].get(account_id)
     controls = apply_limits(known, limits)
-    if controls is not known:
+    if controls is known:
+        return
+    if controls is None:
+        del work[CONTROLS][account_id]
+    else:
         work[CONTROLS][account_id] = controls
 
 
 @app.buried
-def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
+def refuse(work: UnitOfWork, spec: TopicSpec, raw: RawRecord, error: BaseException) -> None:
     """Switch the kill switch on, as risk does, by limits that cannot be read: orders may be on their way."""
     if spec is not RISK_LIMITS or isinstance(error, WrongPartition) or not asks_to_kill(raw.value):
         return
@@ -119,6 +123,6 @@ def disputes() -> Iterable[str]:
 
 
 @app.measures
-def counts() -> Iterable[Measure]:
+def counts() -> Iterable[Metric]:
     waiting = sum(session.waiting for session in sessions.values())
     return measures(tally, waiting, sum(len(session.disputed) for session in sessions.values()))

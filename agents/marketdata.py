@@ -1,25 +1,27 @@
 """Ticks in; out goes one price a symbol and batch, and what was odd about the ticks."""
 
-from typing import Any
-
 from app.counts import Count
 from app.domain.errors import RefusedInput
 from app.domain.marketdata import LastPrice, Taken, apply_tick, to_price
-from app.engine import Record, UnitOfWork, unit_of_work
+from app.engine import Batches, Record, UnitOfWork, unit_of_work
 from app.marketdata import app
 from app.topics import INSTRUMENTS, MARKET_ALERTS, PRICES, named
 from app.topology import MARKETDATA
-from models.events import MarketDataAlert
+from models.events import MarketDataAlert, TickReceived
 from tables.last_prices import LAST_PRICES
 
 instruments = app.global_table(INSTRUMENTS)
 ODD = Count(
-    "marketdata_odd_ticks_total", "Ticks that were late, jumped, began anew or were far off, by kind."
+    app,
+    "marketdata_odd_ticks_total",
+    "Ticks that were late, jumped, began anew or were far off, by kind.",
+    "kind",
+    "symbol",
 )
 
 
 @app.agent(app.inputs(*named(*MARKETDATA.inputs)))
-async def conflate(batches: Any) -> None:
+async def conflate(batches: Batches[TickReceived]) -> None:
     """Fold a batch of ticks into the last prices; what changed goes out once."""
     async for batch in batches:
         async with unit_of_work(batch) as work:
@@ -40,7 +42,7 @@ async def conflate(batches: Any) -> None:
                 work.emit(MARKET_ALERTS, alert, event_id=alert_id, correlation_id=alert.symbol)
 
 
-def fold(work: UnitOfWork, state: LastPrice | None, record: Record) -> Taken | None:
+def fold(work: UnitOfWork, state: LastPrice | None, record: Record[TickReceived]) -> Taken | None:
     """The state after one tick. One that is refused is a dead letter by itself: the next says it all."""
     tick = record.value
     listed = instruments.get(tick.symbol)

@@ -14,7 +14,7 @@ from app.domain.refdata import (
     decide_restriction,
 )
 from app.domain.unread import CLOSED_BY, NOTE_CHARS_MAX, UNKNOWN, Unread, understand
-from app.engine import Table, TopicSpec, UnitOfWork, unit_of_work
+from app.engine import Batches, RawRecord, Table, TopicSpec, UnitOfWork, unit_of_work
 from app.engine.core.manager import TaskManager
 from app.engine.kafka.cluster import partition_of
 from app.engine.topics import EVENT_TYPE
@@ -31,7 +31,14 @@ from app.topics import (
     named,
 )
 from app.topology import REFDATA
-from models.commands import SetAccount, SetCounterparty, SetHalt, SetInstrument, SetRestriction
+from models.commands import (
+    OperatorCommand,
+    SetAccount,
+    SetCounterparty,
+    SetHalt,
+    SetInstrument,
+    SetRestriction,
+)
 from models.events import CommandAnswered
 from tables import accounts, counterparties, halts, instruments, restrictions
 
@@ -56,11 +63,17 @@ RULES: dict[type, Rule] = {
 }
 
 
-COMMANDS = Count("refdata_commands_total", "Commands since this worker's start, by what came of them.")
+COMMANDS = Count(
+    app,
+    "refdata_commands_total",
+    "Commands since this worker's start, by what came of them.",
+    "command",
+    "outcome",
+)
 
 
 @app.agent(app.inputs(*named(*REFDATA.inputs)))
-async def keep(batches: Any) -> None:
+async def keep(batches: Batches[OperatorCommand]) -> None:
     """Judge each command; write down and tell what is in force after it."""
     async for batch in batches:
         async with unit_of_work(batch) as work:
@@ -68,7 +81,7 @@ async def keep(batches: Any) -> None:
                 obey(work, record.value)
 
 
-def obey(work: UnitOfWork, command: Any) -> None:
+def obey(work: UnitOfWork, command: OperatorCommand) -> None:
     """Take one command or refuse it, and answer it."""
     rule = RULES[type(command)]
     subject = rule.commands.key_of(command).decode() if rule.commands.key_of else ""
@@ -90,7 +103,7 @@ def obey(work: UnitOfWork, command: Any) -> None:
         )
 
 
-def take(work: UnitOfWork, command: Any, subject: str) -> Decision[Any]:
+def take(work: UnitOfWork, command: OperatorCommand, subject: str) -> Decision[Any]:
     """Judge a command and put what it changes in force. What it does not change is told again: no harm."""
     rule = RULES[type(command)]
     before = work[rule.table].get(subject)
@@ -103,7 +116,7 @@ def take(work: UnitOfWork, command: Any, subject: str) -> Decision[Any]:
 
 
 @app.buried
-def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
+def refuse(work: UnitOfWork, spec: TopicSpec, raw: RawRecord, error: BaseException) -> None:
     """Answer a command that could not be read; what protects fails closed under each name it may have."""
     told = dict(raw.headers or ()).get(EVENT_TYPE) or b""
     command = SetRestriction.__name__ if spec is RESTRICTIONS else told.decode("utf-8", "backslashreplace")

@@ -1,7 +1,6 @@
 """Orders in, approvals and rejections out; what becomes of an approved order comes back and is booked."""
 
 import time
-from typing import Any
 
 from app.counts import Count
 from app.domain.limits import (
@@ -24,7 +23,7 @@ from app.domain.risk import (
     rejection,
     reserve,
 )
-from app.engine import Record, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
+from app.engine import Batches, RawRecord, Record, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.risk import app
 from app.service import known
 from app.topics import (
@@ -44,6 +43,8 @@ from app.topology import RISK
 from models.commands import SetAccountSequence, SetRiskLimits
 from models.events import (
     CommandAnswered,
+    ComplianceDecision,
+    Execution,
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderNotUnderstood,
@@ -61,15 +62,28 @@ reference = Reference(
     halts=known(app, HALTS),
     prices=known(app, PRICES),
 )
-REFUSED = Count("risk_orders_refused_total", "Orders that risk has refused, by reason.")
-REPEATS = Count("risk_repeats_ignored_total", "Reports and decisions that had been booked before, by type.")
-ANSWERED = Count("risk_commands_total", "Commands that risk has answered, by type and answer.")
+REFUSED = Count(app, "risk_orders_refused_total", "Orders that risk has refused, by reason.", "reason")
+REPEATS = Count(
+    app, "risk_repeats_ignored_total", "Reports and decisions that had been booked before, by type.", "type"
+)
+ANSWERED = Count(
+    app, "risk_commands_total", "Commands that risk has answered, by type and answer.", "type", "answer"
+)
+RiskInput = (
+    SetRiskLimits
+    | SetAccountSequence
+    | Execution
+    | ComplianceDecision
+    | OrderReceived
+    | OrderNotUnderstood
+    | None
+)
 UNREAD = {RISK_LIMITS.name: SetRiskLimits.__name__, ACCOUNT_COMMANDS.name: SetAccountSequence.__name__}
 """What a record is taken for that cannot be read."""
 
 
 @app.agent(app.inputs(*named(*RISK.inputs)))
-async def check_risk(batches: Any) -> None:
+async def check_risk(batches: Batches[RiskInput]) -> None:
     """Judge each order against its account's limits; book what became of the approved ones."""
     async for batch in batches:
         async with unit_of_work(batch) as work:
@@ -120,7 +134,7 @@ def judge(
         work.emit(RISK_ALERTS, alert)
 
 
-def book(work: UnitOfWork, report: Any) -> None:
+def book(work: UnitOfWork, report: Execution | OrderComplianceRejected) -> None:
     """Move what was filled into the position, release what has ended; what comes again changes nothing."""
     order = report.order if isinstance(report, OrderComplianceRejected) else report
     key = f"{order.account_id}/{order.order_id}"
@@ -166,7 +180,7 @@ def set_sequence(work: UnitOfWork, command: SetAccountSequence) -> None:
 
 
 @app.buried
-def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) -> None:
+def refuse(work: UnitOfWork, spec: TopicSpec, raw: RawRecord, error: BaseException) -> None:
     """Answer a command that cannot be read; a kill switch takes all the same, if its account is ours."""
     command = UNREAD.get(spec.name)
     if command is None:
@@ -174,7 +188,7 @@ def refuse(work: UnitOfWork, spec: TopicSpec, raw: Any, error: BaseException) ->
     account_id, why_not = account_of(raw.key), f"{type(error).__name__}: {error}"
     in_force = None if isinstance(error, WrongPartition) else work[LIMITS].get(account_id)
     answer, after = decide_unread(command, account_id, raw.value, why_not, in_force)
-    if after is not in_force:
+    if after is not None and after is not in_force:
         work[LIMITS][account_id] = after
     tell(work, answer)
 

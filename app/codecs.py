@@ -1,18 +1,22 @@
 """The contracts of `models/registry.py` as the engine wants them: codecs of topics and of table values."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+
+from prometheus_client import Metric
 
 from app.engine.errors import NewerRelease
-from app.engine.web.status import Measure
+from app.engine.web.metrics import counter
 from models.contract import Contract, Origin
 from models.registry import CONTRACTS, NewerVersion, contract_of, table_values, unknown_fields
+
+V = TypeVar("V")
 
 RAW_VERSION: Final = b"1"
 _SHOWN_MAX: Final = 64
 
 
-class JsonCodec:
+class JsonCodec(Generic[V]):
     """JSON of the given models, by their contracts; the wire name of a model is the name of its class.
 
     What only a newer release of ours can have written raises NewerRelease: a type in a version above ours, or
@@ -20,7 +24,7 @@ class JsonCodec:
     and so is a type of the edge on one of ours: somebody has mistaken the topic.
     """
 
-    def __init__(self, *types: type) -> None:
+    def __init__(self, *types: type[V]) -> None:
         contracts = [contract_of(each) for each in types]
         self.origins = {each.origin for each in contracts}
         self._edge = Origin.EDGE in self.origins
@@ -32,25 +36,25 @@ class JsonCodec:
             each.model: (each.name.encode(), str(each.version).encode(), each.encode) for each in contracts
         }
 
-    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any:
+    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> V:
         current = self._current.get((event_type, schema_version))
         if current is not None:
             try:
-                return current.strict(data)
+                return cast(V, current.strict(data))
             except ValueError as error:
-                return current.decode_amiss(data, error)
+                return cast(V, current.decode_amiss(data, error))
         version = _number(schema_version)
         contract = self._contracts.get(event_type.decode("utf-8", "replace"))
         if contract is None or version is None:
             self._refuse(event_type, schema_version)
         try:
-            return contract.decode(version, data)
+            return cast(V, contract.decode(version, data))
         except NewerVersion as error:
             if self._edge:
                 raise ValueError(f"{error}: {self._known()}") from None
             raise NewerRelease(error.what, error.version, error.known) from None
 
-    def encode(self, value: Any) -> tuple[bytes, bytes, bytes]:
+    def encode(self, value: V) -> tuple[bytes, bytes, bytes]:
         name, version, encode = self._encoders[type(value)]
         return name, version, encode(value)
 
@@ -82,35 +86,36 @@ class RawCodec:
         return b"DeadLetter", RAW_VERSION, value
 
 
-class TableCodec:
+class TableCodec(Generic[V]):
     """The values of the table `<service>.<table>`: what `app.Table(value_type=…)` takes."""
 
-    def __init__(self, name: str, value_type: Any) -> None:
+    def __init__(self, name: str, value_type: type[V]) -> None:
         self._values = table_values(name, value_type)
         self.contract: Contract = self._values.contract
-        self.encode: Callable[[Any], bytes] = self._values.encode
+        self.encode: Callable[[V], bytes] = self._values.encode
         self.frozen = self._values.frozen
         TABLE_CODECS[name] = self
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> V:
         """Raises NewerRelease for a value of a version that this build does not know, else ValueErrors."""
         try:
-            return self._values.decode(data)
+            return cast(V, self._values.decode(data))
         except NewerVersion as error:
             raise NewerRelease(error.what, error.version, error.known) from None
 
 
-TABLE_CODECS: Final[dict[str, TableCodec]] = {}
+TABLE_CODECS: Final[dict[str, TableCodec[Any]]] = {}
 """Those of the tables that this process has declared, by `<service>.<table>`."""
 
 
-def contract_measures() -> Iterable[Measure]:
+def contract_measures() -> Iterable[Metric]:
     """What this process has ignored, for `/metrics`."""
     counts = sorted(unknown_fields().items())
-    yield Measure(
+    yield counter(
         "contracts_unknown_fields_total",
         "Fields of a newer release that were ignored, by type or table and field.",
-        [({"type": kind, "field": name}, number) for (kind, name), number in counts],
+        ("type", "field"),
+        counts,
     )
 
 

@@ -1,47 +1,37 @@
 """What the agents of a service count, for `/metrics`: refusals, repeats, answers."""
 
-from collections import Counter
-from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
 
-from app.engine import UnitOfWork
-from app.engine.web.status import Measure
+from prometheus_client import Counter
 
-_Labels = tuple[tuple[str, str], ...]
-
-_counts: Counter[tuple[str, _Labels]] = Counter()
-_meanings: dict[str, str] = {}
+from app.engine import App, UnitOfWork
 
 
 class Count:
-    """One thing that is counted, in every task of this worker together; `name` ends in `_total`."""
+    """One thing that is counted, in every task of this worker together; `name` ends in `_total`.
 
-    def __init__(self, name: str, meaning: str) -> None:
-        self._name = name
-        _meanings[name] = meaning
+    `labels` are the names of what splits it.
+    """
+
+    def __init__(self, app: App, name: str, meaning: str, *labels: str) -> None:
+        self._labels = labels
+        self._counter = Counter(name, meaning, labels, registry=app.metrics)
 
     def add(self, work: UnitOfWork, number: int = 1, **labels: str) -> None:
-        """Count when the unit of work commits.
+        """Count when the unit of work commits. Raises ValueError for labels that it does not have.
 
         Labels come from a set that is bounded by us: reasons, types, instruments. Never from a client.
         """
-        work.after_commit(partial(_add, self._name, number, tuple(sorted(labels.items()))))
+        counter = self._counter.labels(**labels) if labels or self._labels else self._counter
+        work.after_commit(partial(counter.inc, number))
 
     def so_far(self, **labels: str) -> int:
         """How often something with these labels has been counted, whatever its others."""
-        return sum(
-            number
-            for (name, found), number in _counts.items()
-            if name == self._name and labels.items() <= dict(found).items()
+        return int(
+            sum(
+                sample.value
+                for metric in self._counter.collect()
+                for sample in metric.samples
+                if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
+            )
         )
-
-
-def count_measures() -> Iterator[Measure]:
-    """All that this worker has counted since it started."""
-    for name, found in groupby(sorted(_counts.items()), lambda each: each[0][0]):
-        yield Measure(name, _meanings[name], [(dict(labels), number) for (_, labels), number in found])
-
-
-def _add(name: str, number: int, labels: _Labels) -> None:
-    _counts[name, labels] += number

@@ -3,14 +3,13 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from aiohttp.web import BaseSite, SockSite
 from yarl import URL
 
 from app.codecs import contract_measures
 from app.config import Settings, for_faust, settings
-from app.counts import count_measures
 from app.domain.reference import Known
 from app.engine import App, EngineSettings, TopicSpec, use_uvloop
 from app.engine.errors import EXIT_CONFIGURATION, Misconfigured
@@ -23,6 +22,8 @@ from app.processes.preflight import raise_open_files
 from app.topics import DEAD_LETTERS, INSTRUMENTS, TOPICS, named
 from app.topology import SERVICES, WEB_PORTS, Service
 from app.units import Words
+
+V = TypeVar("V")
 
 
 def make_service(service: Service) -> App:
@@ -58,14 +59,13 @@ def make_service(service: Service) -> App:
     addresses = dict.fromkeys(SERVICES, "")
     attach(app, services=addresses, in_words=Words(app.global_table(INSTRUMENTS).values()))
     app.measures(contract_measures)
-    app.measures(count_measures)
     app.task(partial(_follow_groups, chosen.bootstrap, addresses))
     web: Any = app.web
     web._transport_handlers = {"tcp": partial(_site, app)}
     return app
 
 
-def known(app: App, topic: TopicSpec) -> Known[Any]:
+def known(app: App, topic: TopicSpec[V]) -> Known[V]:
     """A compacted topic as the domain sees it: always as it is now."""
     table = app.global_table(topic)
     return Known(table.values(), table.unreadable)

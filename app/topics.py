@@ -17,7 +17,9 @@ from models.commands import (
 from models.events import (
     AccountRegistered,
     CommandAnswered,
+    ComplianceDecision,
     CounterpartyRegistered,
+    Execution,
     HaltInForce,
     InstrumentListed,
     MarketDataAlert,
@@ -33,6 +35,7 @@ from models.events import (
     OrderWithheld,
     PriceUpdated,
     RestrictionInForce,
+    RiskDecision,
     RiskLimitBreached,
     TickReceived,
     TradeExecuted,
@@ -126,7 +129,7 @@ MARKET_ALERTS = TopicSpec("market-alerts", JsonCodec(MarketDataAlert), _symbol)
 PRICES = TopicSpec("prices", JsonCodec(PriceUpdated), _symbol, config=IN_FORCE)
 ORDERS = TopicSpec(
     "orders",
-    JsonCodec(OrderReceived),
+    JsonCodec[OrderReceived | OrderNotUnderstood](OrderReceived),
     _account_of_new_order,
     edge=True,
     id_of=_order_id,
@@ -149,7 +152,9 @@ RESTRICTIONS = TopicSpec(
 )
 OPERATOR_COMMANDS = TopicSpec(
     "operator-commands",
-    JsonCodec(SetInstrument, SetAccount, SetCounterparty, SetHalt),
+    JsonCodec[SetInstrument | SetAccount | SetCounterparty | SetHalt](
+        SetInstrument, SetAccount, SetCounterparty, SetHalt
+    ),
     _commanded,
     edge=True,
     protects=True,
@@ -164,18 +169,23 @@ COUNTERPARTIES = TopicSpec(
 RESTRICTED_LIST = TopicSpec("restricted-list", JsonCodec(RestrictionInForce), _symbol, config=IN_FORCE)
 HALTS = TopicSpec("halts", JsonCodec(HaltInForce), _scope, config=IN_FORCE)
 RISK_DECISIONS = TopicSpec(
-    "risk-decisions", JsonCodec(OrderRiskApproved, OrderRiskRejected), _account_of_order, config=BROKER_CLOCK
+    "risk-decisions",
+    JsonCodec[RiskDecision](OrderRiskApproved, OrderRiskRejected),
+    _account_of_order,
+    config=BROKER_CLOCK,
 )
 RISK_ALERTS = TopicSpec("risk-alerts", JsonCodec(RiskLimitBreached), _account)
 COMPLIANCE_DECISIONS = TopicSpec(
     "compliance-decisions",
-    JsonCodec(OrderComplianceApproved, OrderComplianceRejected),
+    JsonCodec[ComplianceDecision](OrderComplianceApproved, OrderComplianceRejected),
     _account_of_order,
     config=BROKER_CLOCK,
 )
 EXECUTIONS = TopicSpec(
     "executions",
-    JsonCodec(OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld),
+    JsonCodec[Execution](
+        OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld
+    ),
     _account,
     config=BROKER_CLOCK,
 )
@@ -187,7 +197,7 @@ DEAD_LETTERS = TopicSpec(
     config={**KEPT, "max.message.bytes": str(RECORD_BYTES_MAX + DEAD_LETTER_HEADER_BYTES_MAX)},
 )
 
-TOPICS = (
+TOPICS: tuple[TopicSpec, ...] = (
     MARKET_DATA,
     PRICES,
     MARKET_ALERTS,

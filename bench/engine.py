@@ -29,7 +29,7 @@ def make_app(given: Options) -> Any:
     from app.engine import App, EngineSettings, TopicSpec, unit_of_work, use_uvloop
 
     use_uvloop()
-    codec = JobCodec()
+    codec: Any = JobCodec()
     orders = TopicSpec(given.input, codec, edge=True)
     decisions = TopicSpec(given.output, codec, lambda decision: decision.order.account_id.encode())
     app = App(

@@ -7,9 +7,14 @@ from types import FrameType
 INTERVAL_S = 0.003
 REST = "rest"
 PARTS = {
-    "drain": {"Task._fetch", "Task._keep_fetching", "Task._take"},
+    "drain": {"Inbox._fetch", "Inbox.keep_filling", "Inbox.take"},
     "decode": {"UnitOfWork.records"},
-    "table": {"TableView.get", "TableView.__setitem__", "Task._encode_changes", "Task._apply"},
+    "table": {
+        "TableView.get",
+        "TableView.__setitem__",
+        "OwnedPartition.encode_changes",
+        "OwnedPartition.apply",
+    },
     "encode": {"UnitOfWork.emit"},
     "produce": {"Producer.send", "Producer._produce_to"},
     "commit": {"Producer._coordinated"},

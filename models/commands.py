@@ -122,3 +122,7 @@ class SetHalt(Frozen):
     version: Version
     who: Note
     why: Note
+
+
+OperatorCommand = SetInstrument | SetAccount | SetCounterparty | SetHalt | SetRestriction
+"""What operators say of reference data and halts."""

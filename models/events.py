@@ -291,7 +291,8 @@ AnyVenueReport = OrderAcknowledged | TradeExecuted | OrderCancelled | OrderExpir
 Execution = AnyVenueReport | OrderWithheld
 """What stands on `executions`: the venue's reports, and our own word that an order was never sent."""
 
-OrderEvent = (
-    OrderRiskApproved | OrderRiskRejected | OrderComplianceApproved | OrderComplianceRejected | Execution
-)
+RiskDecision = OrderRiskApproved | OrderRiskRejected
+ComplianceDecision = OrderComplianceApproved | OrderComplianceRejected
+
+OrderEvent = RiskDecision | ComplianceDecision | Execution
 """What is said of an order after it has come."""

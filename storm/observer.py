@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from app.engine.core.dead_letter import PREFIX
-from app.engine.kafka.cluster import TP
+from app.engine.kafka.cluster import TP, RawRecord
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE
 from app.run.monitor import FOLLOWED, Monitor
 from app.topics import (
@@ -93,7 +93,7 @@ class Observer(Monitor):
         self.of_next: Counter[str] = Counter()
         self.lost: deque[str] = deque(maxlen=KEPT)
 
-    def take(self, tp: TP, records: list[Any]) -> None:
+    def take(self, tp: TP, records: Sequence[RawRecord]) -> None:
         seen_ms = time.time() * 1000
         for record in records:
             headers = dict(record.headers)
@@ -108,7 +108,7 @@ class Observer(Monitor):
         if tp.topic != PRICES.name:
             super().take(tp, records)
 
-    def _match(self, tp: TP, record: Any, headers: dict[str, bytes]) -> int:
+    def _match(self, tp: TP, record: Any, headers: dict[str, bytes | None]) -> int:
         """Find the input that an output answers: by the event id, at the exchange by the order."""
         service = SERVICE[tp.topic]
         if service not in INPUT:
@@ -124,7 +124,7 @@ class Observer(Monitor):
             self._gaps.append(Gap(service, tp.partition, record.timestamp, record.timestamp - begun_ms))
         return asked_ms
 
-    def _await_answer(self, tp: TP, record: Any, headers: dict[str, bytes]) -> None:
+    def _await_answer(self, tp: TP, record: Any, headers: dict[str, bytes | None]) -> None:
         if tp.topic in ANSWERED and headers.get(EVENT_TYPE) != ANSWERED[tp.topic]:
             return
         source = f"{tp.topic}/{tp.partition}/{record.offset}"
@@ -134,7 +134,7 @@ class Observer(Monitor):
         if len(waiting) > INPUTS_KEPT:
             del waiting[next(iter(waiting))]
 
-    def _bury(self, key: bytes | None, headers: dict[str, bytes]) -> None:
+    def _bury(self, key: bytes | None, headers: dict[str, bytes | None]) -> None:
         """A dead letter answers its record."""
         topic, partition, offset = (
             _text(headers, f"{PREFIX}{part}") for part in ("topic", "partition", "offset")
@@ -214,7 +214,7 @@ class _Named(msgspec.Struct):
 _named = msgspec.json.Decoder(_Named).decode
 
 
-def _id_of(topic: str, value: bytes | None, headers: dict[str, bytes]) -> str:
+def _id_of(topic: str, value: bytes | None, headers: dict[str, bytes | None]) -> str:
     """What the answer to an input names it by; empty where it has no id of its own."""
     if topic == COMPLIANCE_DECISIONS.name:
         return _text(headers, CORRELATION_ID)
@@ -226,5 +226,5 @@ def _id_of(topic: str, value: bytes | None, headers: dict[str, bytes]) -> str:
         return ""
 
 
-def _text(headers: dict[str, bytes], name: str) -> str:
+def _text(headers: dict[str, bytes | None], name: str) -> str:
     return (headers.get(name) or b"").decode(errors="replace")

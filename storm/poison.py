@@ -99,13 +99,13 @@ def poison(name: str, began_at: float, index: int) -> Iterator[Poison]:
 def _garbage(name: str) -> Iterator[Poison]:
     key = name.encode()
     for value in UNREADABLE:
-        for topic in (ORDERS, MARKET_DATA):
-            yield Poison(topic.name, key, value, [])
+        for topic in (ORDERS.name, MARKET_DATA.name):
+            yield Poison(topic, key, value, [])
     for symbol in (name, name, *instruments()):
         yield _unbelievable(symbol)
     for value in UNREADABLE:
-        for topic in (RISK_DECISIONS, COMPLIANCE_DECISIONS):
-            yield Poison(topic.name, key, value, [])
+        for topic in (RISK_DECISIONS.name, COMPLIANCE_DECISIONS.name):
+            yield Poison(topic, key, value, [])
     yield _limits(name, version=1, kill_switch=True)
 
 

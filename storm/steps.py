@@ -16,9 +16,8 @@ from functools import wraps
 from types import FrameType
 from typing import Any, Final
 
-from app.engine.core import task as task_module
+from app.engine.core import take_over as take_over_module
 from app.engine.core.manager import TaskManager
-from app.engine.core.task import Task
 from app.engine.kafka.consumer import Consumer
 from app.engine.kafka.transaction import Producer
 from app.engine.state import restore as restore_module
@@ -161,19 +160,18 @@ def _around(owner: Any, name: str, before: Step | None, after: Step | None) -> N
 
 def instrument() -> None:
     """Wrap the methods, once a process. Without a plan they do what they did."""
-    if hasattr(Task, "_stepped"):
+    if hasattr(Producer.begin, "__wrapped__"):
         return
-    Task._stepped = True  # type: ignore[attr-defined]
     _around(Producer, "begin", Step.BEFORE_FENCING, Step.FENCED_OTHERS)
-    _around(Task, "_committed_positions", None, Step.READ_OFFSETS)
-    _around(task_module, "restore", Step.BEFORE_RESTORE, Step.RESTORED)
+    _around(take_over_module, "find_start", None, Step.READ_OFFSETS)
+    _around(take_over_module, "restore", Step.BEFORE_RESTORE, Step.RESTORED)
     _around(Producer, "add", Step.BEFORE_ADD, None)
     _around(Producer, "send", Step.BEFORE_PRODUCE, Step.AFTER_PRODUCE)
     _around(Producer, "send_offsets", None, Step.AFTER_OFFSETS)
     _around(Producer, "commit", Step.BEFORE_COMMIT, Step.AFTER_COMMIT)
     _around(Consumer, "on_partitions_revoked", Step.IN_REVOCATION, None)
     _around(TaskManager, "on_rebalance", Step.BEFORE_REBALANCE, Step.AFTER_REBALANCE)
-    _around(VenueSession, "_book", Step.BEFORE_BOOKING, None)
+    _around(VenueSession, "book", Step.BEFORE_BOOKING, None)
     _step_writes()
     _step_promotions()
     _step_venue_calls()
@@ -203,12 +201,12 @@ def _writing() -> Step:
 
 
 def _step_promotions() -> None:
-    own, restore = TaskManager._own, vars(task_module)["restore"]
+    own, restore = TaskManager.own, vars(take_over_module)["restore"]
 
     async def stepped_own(
         manager: TaskManager, partition: int, previous: "asyncio.Task[None] | None"
     ) -> None:
-        following = manager._following.get(partition)
+        following = manager.following.get(partition)
         if following is not None and not following.done():
             _promotes.set(True)
             await reach(Step.BEFORE_PROMOTION)
@@ -224,12 +222,12 @@ def _step_promotions() -> None:
         await reach(Step.PROMOTED)
         return count
 
-    TaskManager._own = stepped_own  # type: ignore[method-assign, assignment]
-    vars(task_module)["restore"] = stepped_restore
+    TaskManager.own = stepped_own  # type: ignore[method-assign, assignment]
+    vars(take_over_module)["restore"] = stepped_restore
 
 
 def _step_venue_calls() -> None:
-    call = VenueSession._call
+    call = VenueSession.call
 
     async def stepped(session: VenueSession, path: str, body: dict[str, Any]) -> Any:
         if path != "/orders":
@@ -239,4 +237,4 @@ def _step_venue_calls() -> None:
         await reach(Step.AFTER_VENUE_CALL)
         return answer
 
-    VenueSession._call = stepped  # type: ignore[method-assign, assignment]
+    VenueSession.call = stepped  # type: ignore[method-assign, assignment]

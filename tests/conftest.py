@@ -5,10 +5,31 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
 from app.devkafka.broker import Broker
+
+HERE = Path(__file__).parent
+TOGETHER = {
+    HERE / "integration/test_exchange.py": "exchange",
+    HERE / "integration/test_refdata.py": "refdata",
+    HERE / "integration/test_web.py": "web",
+    HERE / "outside/test_clients.py": "outside",
+    HERE / "outside/test_operators.py": "outside",
+    HERE / "outside/test_repeats.py": "outside",
+    HERE / "outside/test_venues.py": "odd venue",
+}
+"""Tests that share processes which take long to start: side by side (`pytest -n`) they stay together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let those that stay together begin first, so that no process is left with them in the end."""
+    for item in items:
+        if item.path in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(TOGETHER[item.path]))
+    items.sort(key=lambda item: item.path not in TOGETHER)
 
 
 @pytest.fixture(scope="session")

@@ -261,7 +261,7 @@ class Pipeline:
         return has_worked
 
     async def _run(self, service: str, spec: Any, raw: LogRecord) -> None:
-        headers = dict(raw.headers)
+        headers: dict[str, Any] = dict(raw.headers)
         value = spec.codec.decode(headers["event-type"], headers["schema-version"], raw.value)
         record = Record(spec.name, 0, raw.offset, raw.timestamp, raw.key, value, headers)
         intents = set(self._tables.get("intents", ()))

@@ -27,6 +27,7 @@ from aiokafka.errors import KafkaError
 from mode import Service
 
 from app.config import EMBEDDED_BOOTSTRAP, settings
+from app.devkafka.artifacts import java_executable
 from app.devkafka.node import (
     HOST,
     MEMBER_JVM_FLAGS,
@@ -34,7 +35,6 @@ from app.devkafka.node import (
     Proxied,
     fence_former_self,
     format_storage,
-    guarded,
     java_environment,
     new_cluster_id,
     quick_start_flags,
@@ -44,6 +44,7 @@ from app.devkafka.node import (
     write_files,
 )
 from app.errors import BrokerDiedError, BrokerError, PortTakenError, UserError
+from app.processes.guarded import guarded
 from app.processes.last_words import signal_of, told
 from app.processes.lock import DirectoryLock
 from app.processes.ports import Port, reserve, reserve_exactly
@@ -391,7 +392,7 @@ def _require_machine(data_dir: Path) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BrokerError(f"{data_dir} can't be used: {error}; choose another data directory") from error
-    prepare(needs(settings().partitions, 0, kafka=True), data_dir.absolute(), [HOST], java=True)
+    prepare(needs(settings().partitions, 0, kafka=True), data_dir.absolute(), [HOST], java_executable)
 
 
 def _say(line: str) -> None:

@@ -15,14 +15,13 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from aiokafka.errors import KafkaError
 
@@ -30,6 +29,7 @@ from app.config import child_environment, settings
 from app.devkafka import training as kafka_training
 from app.devkafka.artifacts import KAFKA_VERSION, java_executable, kafka_classpath, make_once
 from app.errors import BrokerDiedError, BrokerError, PortTakenError
+from app.processes.guarded import start_guarded
 
 HOST: Final = "127.0.0.1"
 TRANSACTION_MS_MAX: Final = 15_000
@@ -38,8 +38,6 @@ TRANSACTION_MS_MAX: Final = 15_000
 RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 TRAINING_S_MAX: Final = 60.0
 EXERCISE_S: Final = 10.0
-
-GUARD: Final = Path(__file__).parents[1] / "processes" / "guard.py"
 
 JVM_FLAGS: Final = (
     "-Xms128m",
@@ -340,29 +338,10 @@ def java_environment() -> dict[str, str]:
     return {name: value for name, value in inherited.items() if name not in JAVA_VARIABLES}
 
 
-def guarded(command: list[str], grace_s: float) -> list[str]:
-    """The command under `app/processes/guard.py`: it ends with the process that starts it."""
-    return [sys.executable, "-I", "-S", str(GUARD), str(grace_s), *command]
-
-
-def start_guarded(
-    command: list[str], *, grace_s: float, output: IO[bytes], **options: Any
-) -> "subprocess.Popen[bytes]":
-    """Start a guarded command; leaving the context of the result ends it."""
-    return subprocess.Popen(
-        guarded(command, grace_s),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=output,
-        start_new_session=True,
-        **options,
-    )
-
-
 def start_java(
     command: list[str], data_dir: Path, *, grace_s: float = 0, output: IO[bytes]
 ) -> "subprocess.Popen[bytes]":
-    """The same for what `java_command` begins, in its data directory."""
+    """Start what `java_command` begins, guarded and in its data directory."""
     return start_guarded(command, grace_s=grace_s, output=output, cwd=data_dir, env=java_environment())
 
 

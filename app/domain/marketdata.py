@@ -218,8 +218,8 @@ def _priced(
     far_off = state.far_off
     if (
         scale != state.scale
-        or _is_near(tick.price_ticks, state.price_ticks)
-        or (far_off is not None and _is_near(tick.price_ticks, far_off.price_ticks))
+        or is_near(tick.price_ticks, state.price_ticks)
+        or (far_off is not None and is_near(tick.price_ticks, far_off.price_ticks))
     ):
         changed |= {
             "price_ticks": tick.price_ticks,
@@ -235,7 +235,7 @@ def _priced(
     return Taken(_with(state, **changed), (*alerts, _alert(tick, MarketDataFault.PRICE_FAR_OFF, detail)))
 
 
-def _is_near(price_ticks: int, other_ticks: int) -> bool:
+def is_near(price_ticks: int, other_ticks: int) -> bool:
     return abs(price_ticks - other_ticks) * 100 <= other_ticks * PRICE_STEP_PERCENT_MAX
 
 

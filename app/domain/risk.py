@@ -158,7 +158,7 @@ def decide_risk(
     if listed is None or symbol in unreadable_instruments:
         return _unlisted(symbol, reference)
     holding = account.holdings.get(symbol, NOTHING_HELD)
-    refusal = _instrument_refusal(listed, holding, registered, received_at_ms) or _order_refusal(
+    refusal = instrument_refusal(listed, holding, registered, received_at_ms) or _order_refusal(
         order, limits, received_at_ms, decided_at_ms
     )
     if refusal is not None:
@@ -171,7 +171,7 @@ def decide_risk(
         return Refusal(RiskReason.STALE_PRICE)
     refusal = _limit_refusal(
         order, limits, account.open_orders, listed.instrument, price
-    ) or _exposure_refusal(order, limits, account, holding, listed.instrument, price, reference)
+    ) or exposure_refusal(order, limits, account, holding, listed.instrument, price, reference)
     if refusal is not None:
         return refusal
     return _approval(
@@ -276,7 +276,7 @@ def apply_report(
         return account, reservation
     if account.open_orders == 0:
         raise InvariantBroken(f"a report of order {reservation.order_id}, but its account has none open")
-    holding = _moved(account, reservation, moved_lots, filled_lots)
+    holding = move_lots(account, reservation, moved_lots, filled_lots)
     account = AccountRisk(
         holdings={**account.holdings, reservation.symbol: holding},
         last_sequence=account.last_sequence,
@@ -340,7 +340,7 @@ def _unlisted(symbol: str, reference: Reference) -> Refusal:
     return Refusal(RiskReason.INSTRUMENT_NOT_TRADABLE, f"its record cannot be read: {why}")
 
 
-def _instrument_refusal(
+def instrument_refusal(
     listed: InstrumentListed, holding: Holding, registered: AccountRegistered, received_at_ms: int
 ) -> Refusal | None:
     """Whether the instrument takes orders now, and its lots and cash are those of the account's books."""
@@ -394,7 +394,7 @@ def _limit_refusal(
     return None
 
 
-def _exposure_refusal(
+def exposure_refusal(
     order: OrderReceived,
     limits: SetRiskLimits,
     account: AccountRisk,
@@ -417,14 +417,14 @@ def _exposure_refusal(
         return None
     if grown_lots > limits.position_lots_max:
         return Refusal(RiskReason.POSITION_LIMIT)
-    price_ticks = _worst_ticks(price.price_ticks, holding)
+    price_ticks = worst_ticks(price.price_ticks, holding)
     if order.price_ticks > price_ticks:
         price_ticks = order.price_ticks
     worst_lots = grown_lots if grown_lots > other_lots else other_lots
     exposure_micros = price_ticks * worst_lots * instrument.micros_per_tick_lot
     for symbol, other in account.holdings.items():
         if symbol != order.symbol and not other.is_flat:
-            micros = _exposure_micros(symbol, other, reference)
+            micros = worst_exposure_micros(symbol, other, reference)
             if micros is None:
                 return Refusal(RiskReason.GROSS_EXPOSURE_LIMIT, f"nobody can say what {symbol} is worth")
             exposure_micros += micros
@@ -433,7 +433,7 @@ def _exposure_refusal(
     return None
 
 
-def _exposure_micros(symbol: str, holding: Holding, reference: Reference) -> int | None:
+def worst_exposure_micros(symbol: str, holding: Holding, reference: Reference) -> int | None:
     """The worst case at the worse of the last price and what is asked for open lots; None: not to be told."""
     listed = reference.instruments.values.get(symbol)
     if listed is None or listed.scale != holding.scale or symbol in reference.instruments.unreadable:
@@ -443,10 +443,10 @@ def _exposure_micros(symbol: str, holding: Holding, reference: Reference) -> int
         mark_ticks = holding.reference_price_ticks
     else:
         mark_ticks = price.price_ticks
-    return listed.instrument.notional_micros(_worst_ticks(mark_ticks, holding), holding.worst_lots)
+    return listed.instrument.notional_micros(worst_ticks(mark_ticks, holding), holding.worst_lots)
 
 
-def _worst_ticks(mark_ticks: int, holding: Holding) -> int:
+def worst_ticks(mark_ticks: int, holding: Holding) -> int:
     """The highest of the market's price and the prices that open orders may be filled at."""
     if holding.open_buy_price_ticks > mark_ticks:
         mark_ticks = holding.open_buy_price_ticks
@@ -500,7 +500,7 @@ def _reservation_of(
     return reservation
 
 
-def _moved(account: AccountRisk, reservation: Reservation, moved_lots: int, filled_lots: int) -> Holding:
+def move_lots(account: AccountRisk, reservation: Reservation, moved_lots: int, filled_lots: int) -> Holding:
     """Take lots out of what is open in the reservation's symbol; put the filled ones into the position."""
     holding = account.holding(reservation.symbol)
     is_buy = reservation.side is BUY

@@ -5,9 +5,11 @@ shows a whole service.
 """
 
 from app.engine.app import App, use_uvloop
-from app.engine.core.task import EngineSettings, Task
-from app.engine.core.work import Batch, Record, UnitOfWork, unit_of_work
+from app.engine.core.settings import EngineSettings
+from app.engine.core.task import Task
+from app.engine.core.work import Batch, Batches, Record, UnitOfWork, unit_of_work
 from app.engine.errors import AnswerFailed, Fenced, NewerRelease, Poison, Transient, WrongPartition
+from app.engine.kafka.cluster import RawRecord
 from app.engine.shards import KEY_SHARDS, shard_of
 from app.engine.state.global_table import GlobalTable
 from app.engine.state.table import Table, TaskTable, ValueCodec
@@ -21,12 +23,14 @@ __all__ = [
     "AnswerFailed",
     "App",
     "Batch",
+    "Batches",
     "Codec",
     "EngineSettings",
     "Fenced",
     "GlobalTable",
     "NewerRelease",
     "Poison",
+    "RawRecord",
     "Record",
     "Table",
     "Task",

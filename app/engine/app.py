@@ -6,29 +6,34 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode.loop import use as use_loop
 from mode.utils.imports import cwd_in_path
+from prometheus_client import Metric
 from yarl import URL
 
 from app.engine.core.agent import TaskAgent
 from app.engine.core.dead_letter import QUARANTINE
 from app.engine.core.health import reasons
 from app.engine.core.manager import TaskManager
-from app.engine.core.task import Buried, EngineSettings, Task
+from app.engine.core.settings import EngineSettings
+from app.engine.core.task import Task
+from app.engine.core.work import Buried
 from app.engine.kafka.assignor import Assignor
 from app.engine.kafka.consumer import Transport
 from app.engine.state.global_table import GlobalTable
 from app.engine.state.lock import DirectoryLock
-from app.engine.state.table import Table
+from app.engine.state.table import Table, ValueCodec
 from app.engine.topics import TopicSpec
-from app.engine.web.status import Measure
+from app.engine.web.metrics import BatchMetrics, Measured, registry
 from app.engine.worker import Worker, take_datadir
 
 log = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 PREDECESSOR_WAIT_S = 3.0
 """How long a worker that is ending may keep the data directory from its successor."""
@@ -75,7 +80,8 @@ class App(faust.App):
         self.buried_handlers: list[Buried] = []
         self.health_checks: list[Callable[[], Iterable[str]]] = []
         self.noticed: list[Callable[[], Iterable[str]]] = []
-        self.measured: list[Callable[[], Iterable[Measure]]] = []
+        self.metrics = registry()
+        self.batch_metrics = BatchMetrics(self.metrics)
         self.announce: Callable[[str], None] = log.info
         self._lock: DirectoryLock | None = None
         brokers = [f"kafka://{address}" for address in settings.bootstrap.split(",")]
@@ -99,9 +105,11 @@ class App(faust.App):
         self.transport = Transport([URL(each) for each in brokers], self)
         self.Table(QUARANTINE, value_type=dict[str, Any], help="keys that wait behind a dead letter")
 
-    def Table(self, name: str, **options: Any) -> Table:
-        """Declare a table of this service; `value_type` is required. See engine.Table."""
-        return cast(Table, super().Table(name, **options))
+    def Table(  # type: ignore[override]
+        self, name: str, *, value_type: type[V] | ValueCodec[V], **options: Any
+    ) -> Table[V]:
+        """Declare a table of this service. See engine.Table."""
+        return cast(Table[V], super().Table(name, value_type=value_type, **options))
 
     def inputs(self, *topics: TopicSpec) -> Any:
         """The channel of the service's one agent. Within a batch, records come in the order of `topics`."""
@@ -110,7 +118,7 @@ class App(faust.App):
         self.input_specs = list(topics)
         return self.topic(*(topic.name for topic in topics), key_type=bytes, value_type=bytes)
 
-    def global_table(self, topic: TopicSpec) -> GlobalTable:
+    def global_table(self, topic: TopicSpec[V]) -> GlobalTable[V]:
         """Follow a small compacted topic whole, in memory; once, however often it is asked for.
 
         Tasks start when it is read.
@@ -118,8 +126,8 @@ class App(faust.App):
         for table in self.global_tables:
             if table.topic is topic:
                 return table
-        self.global_tables.append(GlobalTable(topic))
-        return self.global_tables[-1]
+        self.global_tables.append(new := GlobalTable(topic))
+        return new
 
     def per_task(self, fun: Callable[[Task], Awaitable[None]]) -> Callable[[Task], Awaitable[None]]:
         """Run `fun(task)` beside each task, from its restore to its end: for talking to the outside."""
@@ -145,9 +153,9 @@ class App(faust.App):
         self.noticed.append(fun)
         return fun
 
-    def measures(self, fun: Callable[[], Iterable[Measure]]) -> Callable[[], Iterable[Measure]]:
-        """Have `fun()` give the service's own metrics, for `/metrics`."""
-        self.measured.append(fun)
+    def measures(self, fun: Callable[[], Iterable[Metric]]) -> Callable[[], Iterable[Metric]]:
+        """Have `fun()` give metrics of the service's own, for `/metrics`; `metrics` is their registry."""
+        self.metrics.register(Measured(fun))
         return fun
 
     def not_ready(self) -> list[str]:

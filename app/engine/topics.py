@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 EVENT_TYPE = "event-type"
 SCHEMA_VERSION = "schema-version"
@@ -11,22 +13,25 @@ CORRELATION_ID = "correlation-id"
 TRACEPARENT = "traceparent"
 
 
-class Codec(Protocol):
+V = TypeVar("V", default=Any)
+
+
+class Codec(Protocol[V]):
     """How the values of a topic go to bytes and back.
 
     `decode` raises ValueError with a text for people, or NewerRelease for what a newer release of ours has
     written; it gets b"" for a header that the record lacks.
     """
 
-    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> Any: ...
+    def decode(self, event_type: bytes, schema_version: bytes, data: bytes) -> V: ...
 
-    def encode(self, value: Any) -> tuple[bytes, bytes, bytes]:
+    def encode(self, value: V) -> tuple[bytes, bytes, bytes]:
         """Return (event type, schema version, bytes)."""
         ...
 
 
 @dataclass(frozen=True)
-class TopicSpec:
+class TopicSpec(Generic[V]):
     """One Kafka topic.
 
     `key_of` gives the key that a value must have; a record with another key is refused (None: any key).
@@ -40,12 +45,12 @@ class TopicSpec:
     """
 
     name: str
-    codec: Codec
-    key_of: Callable[[Any], bytes] | None = None
+    codec: Codec[V]
+    key_of: Callable[[V], bytes] | None = None
     partitions: int | None = None
     edge: bool = False
     config: Mapping[str, str] = field(default_factory=dict)
-    id_of: Callable[[Any], str] | None = None
+    id_of: Callable[[V], str] | None = None
     tombstones: bool = False
     protects: bool = False
 

@@ -7,7 +7,7 @@ the whole log: they are kept in a file from one run to the next, with the positi
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,7 +16,7 @@ from aiokafka import errors
 from mode import Service
 
 from app.engine.core.dead_letter import PREFIX
-from app.engine.kafka.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
+from app.engine.kafka.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, RawRecord
 from app.engine.topics import EVENT_TYPE
 from app.processes.supervisor import Dispensable
 from app.run.kept_counts import Counts, read_counts, write_counts
@@ -202,7 +202,7 @@ class Monitor(Service):
             await asyncio.sleep(0)
         return any(each.size_bytes > FETCH_BYTES // 2 for each in fetched)
 
-    def take(self, tp: TP, records: list[Any]) -> None:
+    def take(self, tp: TP, records: Sequence[RawRecord]) -> None:
         """Count records that have come, those of one partition in their order."""
         topic = tp.topic
         self.records[topic] += len(records)
@@ -216,7 +216,7 @@ class Monitor(Service):
             self._count_events(records)
             self.last_outcome_at_ms = max(self.last_outcome_at_ms, records[-1].timestamp)
 
-    def _note_new(self, tp: TP, records: list[Any]) -> None:
+    def _note_new(self, tp: TP, records: Sequence[RawRecord]) -> None:
         if self._marked is None:
             return
         new = [record.timestamp for record in records if record.offset >= self._marked[tp]]
@@ -224,7 +224,7 @@ class Monitor(Service):
             self.new_orders += len(new)
             self.first_order_at_ms = min(new[0], self.first_order_at_ms or new[0])
 
-    def _count_events(self, records: list[Any]) -> None:
+    def _count_events(self, records: Sequence[RawRecord]) -> None:
         for record in records:
             event = (dict(record.headers).get(EVENT_TYPE) or b"").decode(errors="replace")
             if event == APPROVED and self._has_counted(record):
@@ -246,7 +246,7 @@ class Monitor(Service):
         self._approved_up_to[order.account_id] = order.sequence
         return False
 
-    def _note_cursors(self, records: list[Any]) -> None:
+    def _note_cursors(self, records: Sequence[RawRecord]) -> None:
         for record in records:
             session, cursor = (record.key or b"").decode(errors="replace"), _decoded(_cursor, record)
             if cursor is not None and session.isdecimal():

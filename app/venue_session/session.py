@@ -35,6 +35,7 @@ from app.domain.exchange import (
     withheld,
 )
 from app.engine import Fenced, Table, Task, Transient, shard_of, unit_of_work
+from app.engine.retries import Pauses
 from app.topics import EXECUTIONS, RISK_LIMITS
 from app.venue_session.booking import Booking
 from app.venue_session.client import (
@@ -55,8 +56,8 @@ log = logging.getLogger(__name__)
 
 ORDERS_PER_CALL_MAX = 500
 FRAMES_MAX = 100
-RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
-RECONNECT_S_MAX = 2.0
+RETRY_S_MIN = 0.05
+REFUSED, RECONNECT = Pauses(RETRY_S_MIN, 5.0), Pauses(RETRY_S_MIN, 2.0)
 LIVED_S_MIN = 1.0
 """A stream that ended sooner has not worked: the pause before the next one grows."""
 
@@ -83,17 +84,17 @@ class VenueSession:
     def __init__(
         self, task: Task, tables: VenueTables, around: Surroundings, tally: Tally, troubles: Troubles
     ) -> None:
-        self._task = task
-        self._intents, self._sessions, self._controls = tables
+        self.task = task
+        self.intents, self.sessions, self._controls = tables
         self._around = around
         self._tally = tally
         self._troubles = troubles
-        self._epoch = 0
+        self.epoch = 0
         self._orders_per_call = ORDERS_PER_CALL_MAX
-        self._fresh: dict[str, Intent] = {}
-        self._in_doubt = {
+        self.fresh: dict[str, Intent] = {}
+        self.in_doubt = {
             intent.order.order_id: intent
-            for _, intent in task.table(self._intents).items()
+            for _, intent in task.table(self.intents).items()
             if intent.may_be_unknown
         }
         self._has_read_limits = False
@@ -103,12 +104,12 @@ class VenueSession:
         self._work_to_do = asyncio.Event()
         self._work_to_do.set()
         self._venue = VenueClient(tally)
-        self._booking = Booking(task, self._intents, self._sessions, tally)
+        self._booking = Booking(task, self.intents, self.sessions, tally)
 
     @property
     def waiting(self) -> int:
         """Orders that are not known to be at the venue."""
-        return len(self._fresh) + len(self._in_doubt)
+        return len(self.fresh) + len(self.in_doubt)
 
     @property
     def disputed(self) -> set[str]:
@@ -117,7 +118,7 @@ class VenueSession:
 
     def submit(self, intents: Iterable[Intent]) -> None:
         """Take over intents that have just been committed."""
-        self._fresh.update((intent.order.order_id, intent) for intent in intents)
+        self.fresh.update((intent.order.order_id, intent) for intent in intents)
         self._work_to_do.set()
 
     async def run(self) -> None:
@@ -132,46 +133,46 @@ class VenueSession:
 
     def _ill(self, what: str, error: VenueAway | VenueRefuses) -> None:
         if isinstance(error, VenueRefuses):
-            self._troubles.note((self._task.partition, what), error.kind, str(error))
+            self._troubles.note((self.task.partition, what), error.kind, str(error))
         else:
-            self._troubles.note((self._task.partition, what), "away", str(error), patience_s=AWAY_S_MAX)
+            self._troubles.note((self.task.partition, what), "away", str(error), patience_s=AWAY_S_MAX)
 
     def _well(self, what: str) -> None:
-        self._troubles.clear((self._task.partition, what))
+        self._troubles.clear((self.task.partition, what))
 
     async def _carry_over(self) -> None:
         """Begin where the release before has stopped, if it was the last one here; see `carried_over`."""
-        table = self._task.table(self._sessions)
-        known = {shard: table.get(str(shard)) for shard in self._task.shards}
-        carried = carried_over(known, self._task.partition)
-        while carried and not self._task.closed:
+        table = self.task.table(self.sessions)
+        known = {shard: table.get(str(shard)) for shard in self.task.shards}
+        carried = carried_over(known, self.task.partition)
+        while carried and not self.task.closed:
             try:
-                async with unit_of_work(self._task) as work:
+                async with unit_of_work(self.task) as work:
                     for shard, session in carried.items():
-                        work[self._sessions][str(shard)] = session
+                        work[self.sessions][str(shard)] = session
             except Transient as error:
-                log.warning("%s could not carry its sessions over: %s", self._task, error)
+                log.warning("%s could not carry its sessions over: %s", self.task, error)
                 await asyncio.sleep(RETRY_S_MIN)
             else:
-                log.warning("%s goes on behind the release whose sessions were by partition", self._task)
+                log.warning("%s goes on behind the release whose sessions were by partition", self.task)
                 return
 
     # -- out
 
     async def _keep_sending(self) -> None:
-        pause_s = RETRY_S_MIN
-        while not self._task.closed:
+        refusals = 0
+        while not self.task.closed:
             await self._work_to_do.wait()
             self._work_to_do.clear()
-            while (self._in_doubt or self._fresh) and not self._task.closed:
+            while (self.in_doubt or self.fresh) and not self.task.closed:
                 try:
                     if self._is_held:
                         await self._hold()
                         continue
                     await self._send_all()
                     self._well("orders")
-                    pause_s = RETRY_S_MIN
-                    if self._fresh:
+                    refusals = 0
+                    if self.fresh:
                         await self._wait_for_limits()
                     else:
                         self._limits_awaited_since_s = 0.0
@@ -182,21 +183,21 @@ class VenueSession:
                 except VenueAway as error:  # the breaker makes the pauses
                     self._ill("orders", error)
                 except Transient as error:
-                    log.warning("%s could not commit for the venue: %s", self._task, error)
+                    log.warning("%s could not commit for the venue: %s", self.task, error)
                 except VenueRefuses as error:
                     self._ill("orders", error)
                     if error.status in BLAMES_THE_BODY:
                         self._orders_per_call = max(1, self._orders_per_call // 2)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, RETRY_S_MAX)
-                self._epoch = 0
+                    refusals += 1
+                    await asyncio.sleep(REFUSED.after(refusals))
+                self.epoch = 0
                 await asyncio.sleep(RETRY_S_MIN)
 
     async def _send_all(self) -> None:
-        if not self._epoch:
+        if not self.epoch:
             await self._withhold(self._next())  # the venue may keep them waiting
-            await self._claim()
-        await self._settle_doubts()
+            await self.claim()
+        await self.settle_doubts()
         await self._send_fresh()
 
     @property
@@ -206,12 +207,12 @@ class VenueSession:
         Nobody would hear the reports of it; or the task waits for a newer build, and behind the record that
         this one cannot read there may be limits and kill switches.
         """
-        return not self._listening.is_set() or self._task.waits_for is not None
+        return not self._listening.is_set() or self.task.waits_for is not None
 
     @property
     def _knows_limits(self) -> bool:
         """Whether the limits and kill switches are read that came while nobody had the task. Stays so."""
-        self._has_read_limits = self._has_read_limits or not self._task.is_behind(RISK_LIMITS)
+        self._has_read_limits = self._has_read_limits or not self.task.is_behind(RISK_LIMITS)
         return self._has_read_limits
 
     async def _hold(self) -> None:
@@ -227,35 +228,35 @@ class VenueSession:
         """What is left waits, as a rule for limits: look again in a moment, or at once when more has come."""
         self._limits_awaited_since_s = self._limits_awaited_since_s or time.monotonic()
         if time.monotonic() - self._limits_awaited_since_s > LIMITS_S_MAX:
-            text = f"partition {self._task.partition}: orders wait until {RISK_LIMITS.name} is read"
-            self._troubles.note((self._task.partition, "limits"), "limits", text)
+            text = f"partition {self.task.partition}: orders wait until {RISK_LIMITS.name} is read"
+            self._troubles.note((self.task.partition, "limits"), "limits", text)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._work_to_do.wait(), RETRY_S_MIN)
         self._work_to_do.clear()
 
-    async def _claim(self) -> None:
+    async def claim(self) -> None:
         """Raise the epoch of all the task's sessions, in one transaction."""
-        async with unit_of_work(self._task) as work:
-            known = {shard: work[self._sessions].get(str(shard), NEW_SESSION) for shard in self._task.shards}
-            ours = claimed(known, self._task.epoch)
+        async with unit_of_work(self.task) as work:
+            known = {shard: work[self.sessions].get(str(shard), NEW_SESSION) for shard in self.task.shards}
+            ours = claimed(known, self.task.epoch)
             for shard, session in ours.items():
-                work[self._sessions][str(shard)] = session
-        self._epoch = next(iter(ours.values())).epoch
+                work[self.sessions][str(shard)] = session
+        self.epoch = next(iter(ours.values())).epoch
 
-    async def _settle_doubts(self) -> None:
+    async def settle_doubts(self) -> None:
         """Ask which of the orders in doubt the venue has; the others are as good as never sent."""
-        while chunk := _first(self._in_doubt):
+        while chunk := _first(self.in_doubt):
             question = {"sessions": self._epochs(chunk), "client_order_ids": list(chunk)}
-            answer = await self._call("/orders/query", question)
+            answer = await self.call("/orders/query", question)
             known = _texts(answer, "known", "/orders/query")
             for order_id, intent in chunk.items():
-                del self._in_doubt[order_id]
+                del self.in_doubt[order_id]
                 if order_id not in known:
-                    self._fresh[order_id] = intent
+                    self.fresh[order_id] = intent
 
     async def _send_fresh(self) -> None:
         """Send what passes a last look right before it leaves; a call that waits is looked at again."""
-        while self._fresh and not self._task.closed:
+        while self.fresh and not self.task.closed:
             await self._venue.admitted()
             if self._is_held or not self._knows_limits:
                 return
@@ -265,23 +266,23 @@ class VenueSession:
             if await self._withhold(chunk):
                 continue
             for order_id in chunk:
-                del self._fresh[order_id]
-            self._in_doubt.update(chunk)
+                del self.fresh[order_id]
+            self.in_doubt.update(chunk)
             orders = {
                 order_id: {"session": _shard(intent.order.account_id), **to_venue_order(intent)}
                 for order_id, intent in chunk.items()
             }
             body = {"sessions": self._epochs(chunk), "orders": list(orders.values())}
-            answer = await self._call("/orders", body)
+            answer = await self.call("/orders", body)
             taken = _texts(answer, "accepted", "/orders") | _texts(answer, "duplicates", "/orders")
             for order_id, order in orders.items():
                 if order["client_order_id"] in taken:
-                    del self._in_doubt[order_id]
+                    del self.in_doubt[order_id]
                     self._tally.orders["sent"] += 1
-            if self._in_doubt:
+            if self.in_doubt:
                 raise VenueRefuses(
-                    f"the venue's answer to /orders says nothing of {len(self._in_doubt)} orders, such as "
-                    f"{next(iter(self._in_doubt))}: they are asked for",
+                    f"the venue's answer to /orders says nothing of {len(self.in_doubt)} orders, such as "
+                    f"{next(iter(self.in_doubt))}: they are asked for",
                     kind="/orders incomplete",
                 )
             self._orders_per_call = min(ORDERS_PER_CALL_MAX, self._orders_per_call * 2)
@@ -291,21 +292,21 @@ class VenueSession:
 
         While limits may come, those of an account without controls wait for them, all in their order.
         """
-        if not self._task.is_behind(RISK_LIMITS):
-            return _first(self._fresh, count)
-        controls = self._task.table(self._controls)
-        accounts = {intent.order.account_id for intent in self._fresh.values()}
+        if not self.task.is_behind(RISK_LIMITS):
+            return _first(self.fresh, count)
+        controls = self.task.table(self._controls)
+        accounts = {intent.order.account_id for intent in self.fresh.values()}
         waiting = {account_id for account_id in accounts if controls.get(account_id) is None}
-        others = (each for each in self._fresh.items() if each[1].order.account_id not in waiting)
+        others = (each for each in self.fresh.items() if each[1].order.account_id not in waiting)
         return dict(islice(others, count))
 
     def _epochs(self, intents: dict[str, Intent]) -> dict[str, int]:
         """The sessions that these orders are sent on, with the epoch under which we speak."""
-        return {str(_shard(intent.order.account_id)): self._epoch for intent in intents.values()}
+        return {str(_shard(intent.order.account_id)): self.epoch for intent in intents.values()}
 
-    async def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Post to the venue when the breaker lets us; raises VenueAway or VenueRefuses."""
-        if self._task.closed:
+        if self.task.closed:
             raise VenueAway("the task is no longer ours")
         answer = await self._venue.post(path, body)
         self._tally.note_unknown(path, answer.keys() - ANSWER_FIELDS[path])
@@ -318,7 +319,7 @@ class VenueSession:
 
         Only for orders that the venue never had.
         """
-        committed = self._task.table(self._intents)
+        committed = self.task.table(self.intents)
         now_ms = time.time_ns() // 1_000_000
         gone, refused = [], {}
         for order_id, intent in intents.items():
@@ -328,58 +329,58 @@ class VenueSession:
             elif (found := self._look(intent.order, now_ms)) is not None:
                 refused[order_id] = found
         if refused:
-            async with unit_of_work(self._task) as work:
+            async with unit_of_work(self.task) as work:
                 for order_id, found in list(refused.items()):
                     key = _key(intents[order_id].order)
-                    known = work[self._intents].get(key)
+                    known = work[self.intents].get(key)
                     if known is None or not known.may_be_unknown:  # a report was booked meanwhile
                         gone.append(order_id)
                         del refused[order_id]
                         continue
-                    del work[self._intents][key]
+                    del work[self.intents][key]
                     event_id = f"{order_id}:exchange:withheld"
                     work.emit(EXECUTIONS, found, event_id=event_id, correlation_id=order_id)
         for order_id in (*gone, *refused):
-            del self._fresh[order_id]
+            del self.fresh[order_id]
         for found in refused.values():
             self._tally.orders[f"withheld {found.reason}"] += 1
             log.info("order %s is withheld: %s", found.order_id, found.reason)
         return bool(gone or refused)
 
     def _look(self, order: OrderReceived, now_ms: int) -> OrderWithheld | None:
-        controls: Controls | None = self._task.table(self._controls).get(order.account_id)
+        controls: Controls | None = self.task.table(self._controls).get(order.account_id)
         reason = last_look(order, now_ms=now_ms, controls=controls, around=self._around)
         return None if reason is None else withheld(order, reason, now_ms)
 
     # -- in
 
     async def _keep_reading(self) -> None:
-        pause_s = RETRY_S_MIN
-        while not self._task.closed:
+        failures = 0
+        while not self.task.closed:
             began_s = time.monotonic()
             try:
-                await self._read()
+                await self.read()
             except Fenced:
                 return
             except (ReportGap, Transient) as error:
-                log.info("%s reads the venue's reports again: %s", self._task, error)
+                log.info("%s reads the venue's reports again: %s", self.task, error)
             except (VenueAway, VenueRefuses) as error:
                 self._ill("reports", error)
             except aiohttp.WSServerHandshakeError as error:
                 self._ill("reports", _handshake(error))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._ill("reports", VenueAway(f"the venue's reports are away: {told(error)}"))
-            pause_s = RETRY_S_MIN if time.monotonic() - began_s > LIVED_S_MIN else pause_s * 2
-            await asyncio.sleep(min(pause_s, RECONNECT_S_MAX))
+            failures = 1 if time.monotonic() - began_s > LIVED_S_MIN else failures + 1
+            await asyncio.sleep(RECONNECT.after(failures))
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
         """Book reports from the committed cursors on, what has come in one go, until the connection ends.
 
         Raises VenueAway when it has ended at once.
         """
         arrived: asyncio.Queue[list[Reported]] = asyncio.Queue()
         loop, began_s = asyncio.get_running_loop(), time.monotonic()
-        async with self._venue.reports(self._cursors()) as socket:
+        async with self._venue.reports(self.cursors()) as socket:
             self._listening.set()
             timers = [loop.call_later(LIVED_S_MIN, self._well, "reports")]
             if self._gaps:
@@ -387,7 +388,7 @@ class VenueSession:
             listening = asyncio.create_task(_listen(socket, arrived))
             try:
                 while reports := await _all_of(arrived):
-                    self._note_gaps(await self._book(reports))
+                    self._note_gaps(await self.book(reports))
                     self._well("reports")
             finally:
                 self._listening.clear()
@@ -400,15 +401,15 @@ class VenueSession:
         if time.monotonic() - began_s < LIVED_S_MIN:
             raise VenueAway(f"the venue closes the stream of reports at once (code {socket.close_code})")
 
-    def _cursors(self) -> dict[int, int]:
+    def cursors(self) -> dict[int, int]:
         """The last report booked of each session."""
-        table = self._task.table(self._sessions)
-        sessions = {shard: table.get(str(shard)) or NEW_SESSION for shard in self._task.shards}
+        table = self.task.table(self.sessions)
+        sessions = {shard: table.get(str(shard)) or NEW_SESSION for shard in self.task.shards}
         return {shard: session.venue_sequence_last for shard, session in sessions.items()}
 
     def _note_gaps(self, gaps: dict[int, ReportGap]) -> None:
         """Read again at once for a gap that is new; behind one that stays its session waits, for people."""
-        cursors = self._cursors()
+        cursors = self.cursors()
         self._gaps = {session: last for session, last in self._gaps.items() if cursors[session] == last}
         for session, gap in gaps.items():
             if session not in self._gaps:
@@ -419,15 +420,15 @@ class VenueSession:
             return
         where = ", ".join(f"{session} behind {last}" for session, last in sorted(self._gaps.items()))
         text = f"the venue leaves out reports of its sessions {where}: these wait until it sends them"
-        self._troubles.note((self._task.partition, "gaps"), "gaps", text)
+        self._troubles.note((self.task.partition, "gaps"), "gaps", text)
 
-    async def _book(self, reports: Sequence[Reported]) -> dict[int, ReportGap]:
+    async def book(self, reports: Sequence[Reported]) -> dict[int, ReportGap]:
         """Commit reports as executions, with what they make of the intents and the cursors.
 
         Returns the sessions whose reports jump, each with the gap; the others' are booked.
         """
         gaps: dict[int, ReportGap] = {}
-        async with unit_of_work(self._task) as work:
+        async with unit_of_work(self.task) as work:
             gaps.update(self._booking.book(work, reports))
         return gaps
 

@@ -7,7 +7,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from app.engine.web.status import Measure
+from prometheus_client import Metric
+
+from app.engine.web.metrics import Samples, counter, gauge
 
 log = logging.getLogger(__name__)
 
@@ -85,34 +87,40 @@ def notices(disputed: Iterable[str]) -> list[str]:
     ]
 
 
-def measures(tally: Tally, waiting: int, disputed: int) -> list[Measure]:
+def measures(tally: Tally, waiting: int, disputed: int) -> list[Metric]:
     return [
-        Measure(
-            "exchange_venue_calls", "Calls to the venue, by outcome.", _split(tally.calls, "path", "outcome")
+        counter(
+            "exchange_venue_calls_total",
+            "Calls to the venue, by outcome.",
+            ("path", "outcome"),
+            [(name.split(" ", 1), count) for name, count in tally.calls.items()],
         ),
-        Measure("exchange_orders", "What became of approvals.", _labelled(tally.orders, "outcome")),
-        Measure(
-            "exchange_reports", "What became of the venue's reports.", _labelled(tally.reports, "outcome")
+        counter(
+            "exchange_orders_total", "What became of approvals.", ("outcome",), _by_outcome(tally.orders)
         ),
-        Measure(
-            "exchange_unknown_fields",
+        counter(
+            "exchange_reports_total",
+            "What became of the venue's reports.",
+            ("outcome",),
+            _by_outcome(tally.reports),
+        ),
+        counter(
+            "exchange_unknown_fields_total",
             "Fields of the venue's that this build does not know.",
-            [({"where": where, "field": name}, count) for (where, name), count in tally.unknown.items()],
+            ("where", "field"),
+            tally.unknown.items(),
         ),
-        Measure(
+        gauge(
             "exchange_orders_waiting",
             "Intended orders that are not known to be at the venue.",
-            [({}, waiting)],
+            (),
+            [((), waiting)],
         ),
-        Measure(
-            "exchange_orders_disputed", "Orders that a report of the venue did not fit.", [({}, disputed)]
+        gauge(
+            "exchange_orders_disputed", "Orders that a report of the venue did not fit.", (), [((), disputed)]
         ),
     ]
 
 
-def _labelled(counts: Mapping[str, int], label: str) -> list[tuple[Mapping[str, str], float]]:
-    return [({label: name}, count) for name, count in counts.items()]
-
-
-def _split(counts: Mapping[str, int], *labels: str) -> list[tuple[Mapping[str, str], float]]:
-    return [(dict(zip(labels, name.split(" ", 1), strict=True)), count) for name, count in counts.items()]
+def _by_outcome(counts: Mapping[str, int]) -> Samples:
+    return [((outcome,), count) for outcome, count in counts.items()]

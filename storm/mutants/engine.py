@@ -1,25 +1,32 @@
 """The rules, broken one by one: what the engine would be if somebody got it wrong.
 
-A mutant replaces something of the engine from outside, which knows nothing of it. It names the scenario of
+A mutant replaces something of the engine from outside, which knows nothing of it: a public method, or a
+function of a module, so that a change inside one breaks no mutant. It names the scenario of
 `tests/engine/scenarios.py` that catches it, and what that scenario then says.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 from uuid import uuid4
 
 from app.engine.core import dead_letter as dead_letter_module
-from app.engine.core import task as task_module
+from app.engine.core import processing as processing_module
+from app.engine.core import take_over as take_over_module
 from app.engine.core import work as work_module
 from app.engine.core.dead_letter import QUARANTINE, DeadLetters
+from app.engine.core.effects import Effects
+from app.engine.core.inbox import Inbox
+from app.engine.core.owned import OwnedPartition
+from app.engine.core.processing import Processing
+from app.engine.core.take_over import Start
 from app.engine.core.task import Task
 from app.engine.core.work import UnitOfWork
 from app.engine.errors import Fenced, Transient
 from app.engine.kafka import cluster as cluster_module
 from app.engine.kafka import watermarks as watermarks_module
-from app.engine.kafka.cluster import LATEST, Cluster
+from app.engine.kafka.cluster import LATEST, READ_UNCOMMITTED, Cluster
 from app.engine.kafka.transaction import Outbox, Producer
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.state import restore as restore_module
@@ -55,42 +62,43 @@ def mutant(rule: int, scenario: str, shows: str) -> Callable[[Callable[[Patch], 
 
 @mutant(1, "take_over", shows="2 totals for")
 def offsets_before_fencing(patch: Patch) -> None:
-    begin, offsets = Producer.begin, Task._committed_positions
+    begin, find_start = Producer.begin, take_over_module.find_start
 
     async def begin_later(producer: Producer) -> None:
         pass
 
-    async def offsets_first(task: Task) -> Any:
-        found = await offsets(task)
-        await begin(task._producer)
+    async def find_first(task: OwnedPartition) -> Start:
+        found = await find_start(task)
+        await begin(task.producer)
         return found
 
     patch.setattr(Producer, "begin", begin_later)
-    patch.setattr(Task, "_committed_positions", offsets_first)
+    patch.setattr(take_over_module, "find_start", find_first)
 
 
 @mutant(1, "take_over", shows="follows count")
 def restore_before_fencing(patch: Patch) -> None:
-    begin, offsets, restore = Producer.begin, Task._committed_positions, vars(task_module)["restore"]
-    tasks: dict[object, Task] = {}
+    begin, find_start = Producer.begin, take_over_module.find_start
+    restore_tables = take_over_module.restore_tables
 
     async def begin_later(producer: Producer) -> None:
         pass
 
-    async def offsets_later(task: Task) -> Any:
-        tasks[task._lane] = task
-        return {}
+    async def find_later(task: OwnedPartition) -> Start:
+        return Start({}, is_first=False, note="", is_noted=True)
 
-    async def restore_first(store: Any, cluster: Any, changelogs: Any, lane: object) -> int:
-        count: int = await restore(store, cluster, changelogs, lane)
-        task = tasks[lane]
-        await begin(task._producer)
-        task.positions = await offsets(task)
+    async def restore_first(task: OwnedPartition) -> int:
+        count = await restore_tables(task)
+        await begin(task.producer)
+        start = await find_start(task)
+        task.positions, task.producer.note = start.positions, start.note
+        if not start.is_noted:
+            await take_over_module.commit_start(task)
         return count
 
     patch.setattr(Producer, "begin", begin_later)
-    patch.setattr(Task, "_committed_positions", offsets_later)
-    patch.setattr(task_module, "restore", restore_first)
+    patch.setattr(take_over_module, "find_start", find_later)
+    patch.setattr(take_over_module, "restore_tables", restore_first)
 
 
 @mutant(1, "take_over", shows="follows count")
@@ -98,18 +106,18 @@ def processing_before_restore(patch: Patch) -> None:
     async def restore_never(*_: Any) -> int:
         return 0
 
-    patch.setattr(task_module, "restore", restore_never)
+    patch.setattr(take_over_module, "restore", restore_never)
     patch.setattr(standby_module, "restore", restore_never)
 
 
 @mutant(1, "new_input", shows="no total for")
 def new_inputs_begin_at_their_ends(patch: Patch) -> None:
-    patch.setattr(task_module, "EARLIEST", LATEST)
+    patch.setattr(take_over_module, "EARLIEST", LATEST)
 
 
 @mutant(1, "lost_offsets", shows="2 totals for")
 def lost_offsets_count_as_new(patch: Patch) -> None:
-    patch.setattr(task_module, "read_note", lambda note: set())
+    patch.setattr(take_over_module, "read_note", lambda note: set())
 
 
 # -- rule 2: read_committed everywhere
@@ -117,7 +125,7 @@ def lost_offsets_count_as_new(patch: Patch) -> None:
 
 @mutant(2, "open_transaction", shows="nobody says that it waits")
 def open_transactions_are_waited_for_in_silence(patch: Patch) -> None:
-    patch.setattr(watermarks_module._Stall, "is_long", False)
+    patch.setattr(watermarks_module.Stall, "is_long", False)
 
 
 @mutant(2, "open_transaction", shows="it waits without lag")
@@ -126,7 +134,7 @@ def lag_counts_to_what_is_stable(patch: Patch) -> None:
 
     def hear_what_is_stable(marks: Watermarks, tp: Any, position: int, high: int, stable: int) -> None:
         hear(marks, tp, position, high, stable)
-        marks._heard[tp] = marks._heard[tp]._replace(high=stable)
+        marks.heard[tp] = marks.heard[tp]._replace(high=stable)
 
     patch.setattr(Watermarks, "hear", hear_what_is_stable)
 
@@ -135,29 +143,11 @@ def _read_uncommitted(patch: Patch, wanted: Callable[[object], bool]) -> None:
     fetch = Cluster.fetch
 
     async def fetch_all(cluster: Cluster, node: int, positions: Any, *, lane: object, **more: Any) -> Any:
-        if not wanted(lane):
-            return await fetch(cluster, node, positions, lane=lane, **more)
-        uncommitted = mock.patch.object(cluster_module, "READ_COMMITTED", 0)
-        return await _first_step_under(uncommitted, fetch(cluster, node, positions, lane=lane, **more))
+        if wanted(lane):
+            more["isolation"] = READ_UNCOMMITTED
+        return await fetch(cluster, node, positions, lane=lane, **more)
 
     patch.setattr(Cluster, "fetch", fetch_all)
-
-
-async def _first_step_under(change: Any, coroutine: Any) -> Any:
-    """Await `coroutine`; the change holds only until it first waits."""
-
-    class Awaiting:
-        def __await__(self) -> Any:
-            iterator = coroutine.__await__()
-            try:
-                with change:
-                    first = next(iterator)
-            except StopIteration as over:
-                return over.value
-            yield first
-            return (yield from iterator)
-
-    return await Awaiting()
 
 
 @mutant(2, "read_committed", shows="which nobody sent")
@@ -180,37 +170,26 @@ def standby_reads_uncommitted(patch: Patch) -> None:
 
 @mutant(3, "killed_before_commit", shows="tables/0 sums")
 def store_before_commit(patch: Patch) -> None:
-    apply, commit = Task._apply, Producer.commit
-    held: dict[int, Any] = {}
-    transaction = Task._commit_transaction
+    encode, send, commit = OwnedPartition.encode_changes, Producer.send, Producer.commit
+    early: dict[Producer, tuple[OwnedPartition, Effects, Any]] = {}
+    ends: dict[Producer, Any] = {}
 
-    async def commit_transaction(task: Task, outbox: Any, offsets: Any) -> Any:
-        held[id(task._producer)] = task
-        return await transaction(task, outbox, offsets)
-
-    send = Producer.send
-
-    async def send_and_remember(producer: Producer, outbox: Any) -> Any:
-        ends = await send(producer, outbox)
-        held[id(producer)]._ends = ends
-        return ends
-
-    encode = Task._encode_changes
-
-    def encode_and_remember(task: Task, work: UnitOfWork) -> Any:
-        changes = encode(task, work)
-        task._early = (work, changes)  # type: ignore[attr-defined]
+    def encode_and_remember(task: OwnedPartition, effects: Effects) -> Any:
+        changes = encode(task, effects)
+        early[task.producer] = task, effects, changes
         return changes
 
+    async def send_and_remember(producer: Producer, outbox: Outbox) -> Any:
+        ends[producer] = await send(producer, outbox)
+        return ends[producer]
+
     async def commit_after_apply(producer: Producer) -> None:
-        task = held[id(producer)]
-        if early := vars(task).pop("_early", None):
-            work, changes = early
-            apply(task, work, changes, task._ends)
+        if producer in early:
+            task, effects, changes = early.pop(producer)
+            task.apply(effects, changes, ends[producer])
         await commit(producer)
 
-    patch.setattr(Task, "_commit_transaction", commit_transaction)
-    patch.setattr(Task, "_encode_changes", encode_and_remember)
+    patch.setattr(OwnedPartition, "encode_changes", encode_and_remember)
     patch.setattr(Producer, "send", send_and_remember)
     patch.setattr(Producer, "commit", commit_after_apply)
 
@@ -253,7 +232,7 @@ def restore_waits_for_a_record_behind_the_marker(patch: Patch) -> None:
 
 @mutant(4, "restore_ends", shows="not restored")
 def restore_waits_for_the_high_watermark(patch: Patch) -> None:
-    bounds, offsets = restore_module._bounds, Cluster.offsets
+    bounds, offsets = restore_module.bounds, Cluster.offsets
 
     async def uncommitted_offsets(cluster: Cluster, tps: Any, which: int, isolation: int = 0) -> Any:
         return await offsets(cluster, tps, which, 0)
@@ -262,7 +241,7 @@ def restore_waits_for_the_high_watermark(patch: Patch) -> None:
         with mock.patch.object(Cluster, "offsets", uncommitted_offsets):
             return await bounds(*args)
 
-    patch.setattr(restore_module, "_bounds", uncommitted_bounds)
+    patch.setattr(restore_module, "bounds", uncommitted_bounds)
 
 
 # -- rule 5: fenced means stop; any other failure: abort, drop, again
@@ -274,62 +253,62 @@ def fenced_goes_on(patch: Patch) -> None:
         try:
             await work.task.commit(work)
         except Fenced as error:
-            await work.task._producer.begin()
+            await work.task.producer.begin()
             return Transient(str(error))
         return None
 
-    patch.setattr(UnitOfWork, "_commit", commit_anyway)
+    patch.setattr(UnitOfWork, "finish", commit_anyway)
 
 
 @mutant(5, "zombie", shows="tables/0 sums")
 def fenced_writes_its_store(patch: Patch) -> None:
-    transaction = Task._commit_transaction
-    send = Producer.send
+    commit, send = OwnedPartition.commit_transaction, Producer.send
+    ends: dict[Producer, dict[Any, int]] = {}
 
-    async def send_and_remember(producer: Producer, outbox: Any) -> Any:
-        producer._ends = await send(producer, outbox)  # type: ignore[attr-defined]
-        return producer._ends  # type: ignore[attr-defined]
+    async def send_and_remember(producer: Producer, outbox: Outbox) -> Any:
+        ends[producer] = await send(producer, outbox)
+        return ends[producer]
 
-    async def never_mind(task: Task, outbox: Any, offsets: Any) -> Any:
+    async def never_mind(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
         try:
-            return await transaction(task, outbox, offsets)
+            return await commit(task, outbox, offsets)
         except Fenced:
             known = {table.changelog: table.offset for table in task.tables.values()}
-            return known | vars(task._producer).get("_ends", {})
+            return known | ends.get(task.producer, {})
 
     patch.setattr(Producer, "send", send_and_remember)
-    patch.setattr(Task, "_commit_transaction", never_mind)
+    patch.setattr(OwnedPartition, "commit_transaction", never_mind)
 
 
 @mutant(5, "refused_transaction", shows="2 totals for")
 def failure_without_abort(patch: Patch) -> None:
-    async def abort(task: Task) -> None:
+    async def abort(task: OwnedPartition) -> None:
         pass
 
-    patch.setattr(Task, "abort", abort)
+    patch.setattr(OwnedPartition, "abort", abort)
 
 
 @mutant(5, "refused_transaction", shows="follows count")
 def failure_keeps_the_overlay(patch: Patch) -> None:
-    encode = Task._encode_changes
+    encode = OwnedPartition.encode_changes
 
-    def encode_and_keep(task: Task, work: UnitOfWork) -> Any:
-        for name, view in work.views.items():
+    def encode_and_keep(task: OwnedPartition, effects: Effects) -> Any:
+        for name, view in effects.views.items():
             task.tables[name].committed(view.changes)
-        return encode(task, work)
+        return encode(task, effects)
 
-    patch.setattr(Task, "_encode_changes", encode_and_keep)
+    patch.setattr(OwnedPartition, "encode_changes", encode_and_keep)
 
 
 @mutant(5, "refused_transaction", shows="no total for")
 def failure_goes_on_behind_it(patch: Patch) -> None:
-    attempt = Task._attempt
+    attempt = Processing.attempt
 
-    async def attempt_once(task: Task, part: Any, *how: Any) -> Any:
-        if await attempt(task, part, *how) is not None:
-            task.positions.update(part.end)
+    async def attempt_once(processing: Processing, part: Any, trial: Any) -> Any:
+        if await attempt(processing, part, trial) is not None:
+            processing.task.positions.update(part.end)
 
-    patch.setattr(Task, "_attempt", attempt_once)
+    patch.setattr(Processing, "attempt", attempt_once)
 
 
 @mutant(5, "late_request", shows="2 totals for")
@@ -337,7 +316,7 @@ def late_requests_count_for_the_next_transaction(patch: Patch) -> None:
     add = Producer.add
 
     async def add_at_once(producer: Producer, *args: Any) -> None:
-        producer._unanswered = False
+        producer.has_unanswered = False
         await add(producer, *args)
 
     patch.setattr(Producer, "add", add_at_once)
@@ -348,84 +327,91 @@ def late_requests_count_for_the_next_transaction(patch: Patch) -> None:
 
 @mutant(6, "killed_before_commit", shows="no total for")
 def offsets_in_front_of_the_transaction(patch: Patch) -> None:
-    transaction = Task._commit_transaction
+    commit = OwnedPartition.commit_transaction
 
-    async def commit_offsets_first(task: Task, outbox: Any, offsets: Any) -> Any:
-        await task._producer.commit_offsets(offsets, *task._membership())
-        return await transaction(task, outbox, {})
+    async def commit_offsets_first(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
+        await task.producer.commit_offsets(offsets, *task.membership())
+        return await commit(task, outbox, {})
 
-    patch.setattr(Task, "_commit_transaction", commit_offsets_first)
+    patch.setattr(OwnedPartition, "commit_transaction", commit_offsets_first)
 
 
 @mutant(6, "killed_after_commit", shows="2 totals for")
 def offsets_behind_the_transaction(patch: Patch) -> None:
-    transaction = Task._commit_transaction
+    commit = OwnedPartition.commit_transaction
 
-    async def commit_offsets_later(task: Task, outbox: Any, offsets: Any) -> Any:
-        ends = await transaction(task, outbox, {})
-        await task._producer.commit_offsets(offsets, *task._membership())
+    async def commit_offsets_later(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
+        ends = await commit(task, outbox, {})
+        await task.producer.commit_offsets(offsets, *task.membership())
         return ends
 
-    patch.setattr(Task, "_commit_transaction", commit_offsets_later)
+    patch.setattr(OwnedPartition, "commit_transaction", commit_offsets_later)
 
 
 @mutant(6, "dead_letters", shows="no dead letter of")
 def exception_acknowledges(patch: Patch) -> None:
-    attempt = Task._attempt
+    attempt = Processing.attempt
 
-    async def attempt_once(task: Task, part: Any, *how: Any) -> Any:
-        error = await attempt(task, part, *how)
+    async def attempt_once(processing: Processing, part: Any, trial: Any) -> Any:
+        error = await attempt(processing, part, trial)
         if error is None or len(part.items) > 1:
             return error
-        await task._commit_transaction(Outbox(True), part.end)
-        task.positions.update(part.end)
+        await processing.task.commit_transaction(Outbox(True), part.end)
+        processing.task.positions.update(part.end)
         return None
 
-    patch.setattr(Task, "_attempt", attempt_once)
+    patch.setattr(Processing, "attempt", attempt_once)
 
 
 @mutant(6, "dead_letters", shows="2 dead letters of")
 def dead_letter_outside_the_transaction(patch: Patch) -> None:
-    append, transaction = DeadLetters._append, Task._commit_transaction
+    append, commit = DeadLetters.append, OwnedPartition.commit_transaction
+    asides: dict[OwnedPartition, Outbox] = {}
 
     def append_aside(self: DeadLetters, work: UnitOfWork, *args: Any) -> None:
-        outbox, work.outbox = work.outbox, vars(work.task).setdefault("_aside", Outbox(False))
+        outbox, work.outbox = work.outbox, asides.setdefault(work.task, Outbox(False))
         append(self, work, *args)
         work.outbox = outbox
 
-    async def send_aside(task: Task, outbox: Any, offsets: Any) -> Any:
-        if aside := vars(task).pop("_aside", None):
-            plain = Producer(task._cluster, None, task.app_id, 10_000, task._lane)
+    async def send_aside(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
+        if aside := asides.pop(task, None):
+            plain = Producer(task.cluster, None, task.app_id, 10_000, task.lane)
             await plain.send(aside)
-        return await transaction(task, outbox, offsets)
+        return await commit(task, outbox, offsets)
 
-    patch.setattr(DeadLetters, "_append", append_aside)
-    patch.setattr(Task, "_commit_transaction", send_aside)
+    patch.setattr(DeadLetters, "append", append_aside)
+    patch.setattr(OwnedPartition, "commit_transaction", send_aside)
 
 
 @mutant(6, "dead_letters", shows="is not what came")
 def dead_letter_is_rewritten(patch: Patch) -> None:
-    append = DeadLetters._append
+    append = DeadLetters.append
 
-    def append_as_text(self: DeadLetters, work: UnitOfWork, spec: Any, raw: Any, why: Any) -> None:
+    def append_as_text(self: DeadLetters, effects: Effects, spec: Any, raw: Any, why: Any) -> None:
         value = raw.value and raw.value.decode("utf-8", "replace").encode()
-        append(self, work, spec, _Changed(raw, value=value), why)
+        append(self, effects, spec, _Changed(raw, value=value), why)
 
-    patch.setattr(DeadLetters, "_append", append_as_text)
+    patch.setattr(DeadLetters, "append", append_as_text)
 
 
 @mutant(6, "dead_letters", shows="has lost headers")
 def dead_letter_has_one_header_a_name(patch: Patch) -> None:
-    append = DeadLetters._append
+    append = DeadLetters.append
 
-    def append_unique(self: DeadLetters, work: UnitOfWork, spec: Any, raw: Any, why: Any) -> None:
-        append(self, work, spec, _Changed(raw, headers=tuple(dict(raw.headers).items())), why)
+    def append_unique(self: DeadLetters, effects: Effects, spec: Any, raw: Any, why: Any) -> None:
+        append(self, effects, spec, _Changed(raw, headers=tuple(dict(raw.headers).items())), why)
 
-    patch.setattr(DeadLetters, "_append", append_unique)
+    patch.setattr(DeadLetters, "append", append_unique)
 
 
 class _Changed:
     """A record with some of it replaced."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
 
     def __init__(self, raw: Any, **changes: Any) -> None:
         for name in ("key", "value", "headers", "timestamp", "offset"):
@@ -439,52 +425,46 @@ def no_quarantine(patch: Patch) -> None:
 
 @mutant(6, "dead_letters", shows="no dead letter of")
 def quarantine_in_memory_only(patch: Patch) -> None:
-    encode = Task._encode_changes
+    encode = OwnedPartition.encode_changes
 
-    def encode_without(task: Task, work: UnitOfWork) -> Any:
-        view = work.views.pop(QUARANTINE, None)
+    def encode_without(task: OwnedPartition, effects: Effects) -> Any:
+        view = effects.views.pop(QUARANTINE, None)
         if view is not None:
             task.tables[QUARANTINE].committed(view.changes)
             task.dead_letters.held_keys += len(view.changes)
-        return encode(task, work)
+        return encode(task, effects)
 
-    patch.setattr(Task, "_encode_changes", encode_without)
+    patch.setattr(OwnedPartition, "encode_changes", encode_without)
 
 
 @mutant(6, "dead_letters", shows="no total for")
 def quarantine_holds_every_key(patch: Patch) -> None:
-    patch.setattr(dead_letter_module, "_name", lambda key: "")
+    patch.setattr(dead_letter_module, "quarantine_key", lambda key: "")
 
 
 @mutant(6, "dead_letters", shows="a dead letter of")
 def transient_counts_as_failure(patch: Patch) -> None:
-    class Nothing(Exception):
-        pass
-
-    patch.setattr(task_module, "Transient", Nothing)
+    patch.setattr(processing_module, "is_transient", lambda error: not isinstance(error, Exception))
 
 
 @mutant(6, "dead_letters", shows="says attempts")
 def poison_is_tried_again(patch: Patch) -> None:
-    class Nothing(Exception):
-        pass
-
-    patch.setattr(task_module, "Poison", Nothing)
+    patch.setattr(processing_module, "is_poison", lambda error: False)
 
 
 @mutant(6, "strays", shows="no dead letter of")
 def partition_not_checked(patch: Patch) -> None:
-    patch.setattr(Task, "stray", lambda task, key, topic: None)
+    patch.setattr(OwnedPartition, "stray", lambda task, key, topic: None)
 
 
 @mutant(6, "strays", shows="is quarantined")
 def strays_hold_their_key(patch: Patch) -> None:
-    refuse = UnitOfWork._refuse
+    bury = UnitOfWork.make_dead_letter
 
-    def refuse_and_hold(work: UnitOfWork, raw: Any, error: Any, attempts: int = 1, **_: Any) -> None:
-        refuse(work, raw, error, attempts, quarantine=True)
+    def bury_and_hold(work: UnitOfWork, raw: Any, error: Any, attempts: int = 1, **_: Any) -> None:
+        bury(work, raw, error, attempts, quarantine=True)
 
-    patch.setattr(UnitOfWork, "_refuse", refuse_and_hold)
+    patch.setattr(UnitOfWork, "make_dead_letter", bury_and_hold)
 
 
 @mutant(6, "newer_release", shows="a dead letter of")
@@ -497,10 +477,7 @@ def newer_version_is_garbage(patch: Patch) -> None:
 
 @mutant(6, "newer_release", shows="a dead letter of")
 def newer_version_is_poison(patch: Patch) -> None:
-    class Nothing(Exception):
-        pass
-
-    patch.setattr(task_module, "NewerRelease", Nothing)
+    patch.setattr(processing_module, "is_newer", lambda error: False)
 
 
 # -- rule 7: the outside is told after the commit
@@ -542,42 +519,35 @@ def _name_output(patch: Patch, name: Callable[[UnitOfWork], str]) -> None:
 
 @mutant(9, "flood", shows="records are held")
 def unbounded_inbox(patch: Patch) -> None:
-    patch.setattr(Task, "_is_full", lambda task: False)
+    patch.setattr(Inbox, "is_full", lambda inbox: False)
 
 
 @mutant(9, "flood", shows="a batch has")
 def unbounded_batch(patch: Patch) -> None:
-    take = Task._take
-
-    def take_all(task: Task) -> Any:
-        settings = task.settings
-        task.settings = replace(settings, batch_records_max=1_000_000)
-        try:
-            return take(task)
-        finally:
-            task.settings = settings
-
-    patch.setattr(Task, "_take", take_all)
+    take = Inbox.take
+    patch.setattr(Inbox, "take", lambda inbox, records_max: take(inbox, 1_000_000))
 
 
 # -- rule 10: a fetch belongs to one assignment; a batch begins where the last one ended
 
 
 def _no_begin_check(patch: Patch) -> None:
-    patch.setattr(Task, "_require_continuity", lambda task, chunk: None)
+    patch.setattr(OwnedPartition, "require_continuity", lambda task, chunk: None)
 
 
 def _inbox_of_the_task_before(patch: Patch) -> None:
-    inboxes: dict[Any, Any] = {}
-    take_over = Task._take_over
+    queues: dict[Any, Any] = {}
+    take_over = take_over_module.take_over
 
-    async def take_over_with_inbox(task: Task) -> None:
-        await take_over(task)
-        task._inbox = inboxes.setdefault(task._path, task._inbox)
-        if any(task._inbox.values()):
-            task._arrived.set()
+    async def take_over_with_inbox(task: Task) -> Any:
+        restored = await take_over(task)
+        inbox = task.inbox
+        inbox.queues = queues.setdefault(task.path, inbox.queues)
+        if any(inbox.queues.values()):
+            inbox.arrived.set()
+        return restored
 
-    patch.setattr(Task, "_take_over", take_over_with_inbox)
+    patch.setattr(take_over_module, "take_over", take_over_with_inbox)
 
 
 @mutant(10, "back_and_forth", shows="goes on at")

@@ -33,50 +33,50 @@ def order_age_not_checked(patch: Patch) -> None:
 @mutant("I4", "risk")
 def reduction_through_zero(patch: Patch) -> None:
     """An order against the position only reduces, however large it is."""
-    refuse = risk._exposure_refusal
+    refuse = risk.exposure_refusal
 
     def lenient(order: OrderReceived, known: Any, account: AccountRisk, holding: Holding, *more: Any) -> Any:
         against = holding.position_lots < 0 if order.side is Side.BUY else holding.position_lots > 0
         return None if against else refuse(order, known, account, holding, *more)
 
-    patch.setattr(risk, "_exposure_refusal", lenient)
+    patch.setattr(risk, "exposure_refusal", lenient)
 
 
 @mutant("I4", "risk")
 def exposure_at_the_reference(patch: Patch) -> None:
     """Open orders and the one at hand count at the market's price, whatever they offer."""
-    refuse = risk._exposure_refusal
+    refuse = risk.exposure_refusal
 
     def at_the_market(order: OrderReceived, *known: Any) -> Any:
         price = known[4]
         return refuse(order.model_copy(update={"price_ticks": price.price_ticks}), *known)
 
-    patch.setattr(risk, "_worst_ticks", lambda mark_ticks, holding: mark_ticks)
-    patch.setattr(risk, "_exposure_refusal", at_the_market)
+    patch.setattr(risk, "worst_ticks", lambda mark_ticks, holding: mark_ticks)
+    patch.setattr(risk, "exposure_refusal", at_the_market)
 
 
 @mutant("I4", "risk")
 def other_symbols_at_old_marks(patch: Patch) -> None:
     """The account's other symbols count at the price of their last order."""
-    value = risk._exposure_micros
+    value = risk.worst_exposure_micros
 
     def at_old_marks(symbol: str, holding: Holding, reference: Reference) -> Any:
         return value(symbol, holding, reference._replace(prices=reference.prices._replace(values={})))
 
-    patch.setattr(risk, "_exposure_micros", at_old_marks)
+    patch.setattr(risk, "worst_exposure_micros", at_old_marks)
 
 
 @mutant("I4", "risk", faults=("poison",))
 def wrong_currency_passes(patch: Patch) -> None:
     """An account may trade in any currency."""
-    refuse = risk._instrument_refusal
+    refuse = risk.instrument_refusal
 
     def lenient(*known: Any) -> Any:
         refusal = refuse(*known)
         is_currency = refusal is not None and refusal.reason is RiskReason.CURRENCY_MISMATCH
         return None if is_currency else refusal
 
-    patch.setattr(risk, "_instrument_refusal", lenient)
+    patch.setattr(risk, "instrument_refusal", lenient)
 
 
 @mutant("I7", "risk", faults=("poison",))
@@ -182,7 +182,7 @@ def repeated_approval_sends_again(patch: Patch) -> None:
 @mutant("I7", "marketdata", faults=("poison",))
 def far_off_print_believed(patch: Patch) -> None:
     """One print is enough for any price."""
-    patch.setattr(marketdata, "_is_near", lambda price_ticks, other_ticks: True)
+    patch.setattr(marketdata, "is_near", lambda price_ticks, other_ticks: True)
 
 
 @mutant("I7", "marketdata", faults=("poison",))

@@ -18,9 +18,9 @@ from app.domain import compliance, limits, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
-from app.engine.core import task as task_module
+from app.engine.core import take_over as take_over_module
 from app.engine.core.dead_letter import DeadLetters
-from app.engine.core.work import TableView
+from app.engine.core.effects import Effects, TableView
 from app.engine.kafka.transaction import Producer
 from app.engine.state import restore as restore_module
 from app.engine.state import standby as standby_module
@@ -97,7 +97,7 @@ def _move(patch: Patch, moved: Callable[[Reservation, int, int], tuple[int, int]
             open_sell_lots=holding.open_sell_lots - (0 if is_buy else released_lots),
         )
 
-    patch.setattr(risk, "_moved", move)
+    patch.setattr(risk, "move_lots", move)
 
 
 @mutant("I3", "risk")
@@ -145,12 +145,12 @@ def cache_survives_its_task(patch: Patch) -> None:
     cache: dict[tuple[str, str], Any] = {}
 
     def get_cached(view: TableView, key: str, default: Any = None) -> Any:
-        found = cache.get((view._table.name, key))
+        found = cache.get((view.name, key))
         return get(view, key, default) if found is None else found
 
     def put_cached(view: TableView, key: str, value: Any) -> None:
-        if view._table.name == "positions":
-            cache[view._table.name, key] = value
+        if view.name == "positions":
+            cache[view.name, key] = value
         put(view, key, value)
 
     patch.setattr(TableView, "get", get_cached)
@@ -195,13 +195,13 @@ def repeats_approved(patch: Patch) -> None:
 @mutant("I4", "risk")
 def limit_of_the_other_side(patch: Patch) -> None:
     """What an order may lead to is worked out with its sign turned around."""
-    refuse = risk._exposure_refusal
+    refuse = risk.exposure_refusal
 
     def turned(order: OrderReceived, *known: Any) -> Any:
         other = Side.SELL if order.side is Side.BUY else Side.BUY
         return refuse(order.model_copy(update={"side": other}), *known)
 
-    patch.setattr(risk, "_exposure_refusal", turned)
+    patch.setattr(risk, "exposure_refusal", turned)
 
 
 @mutant("I4", "risk")
@@ -326,15 +326,15 @@ def _settle(patch: Patch, settle: Callable[[VenueSession], None]) -> None:
 
     async def settle_doubts(session: VenueSession) -> None:
         settle(session)
-        session._in_doubt.clear()
+        session.in_doubt.clear()
 
-    patch.setattr(VenueSession, "_settle_doubts", settle_doubts)
+    patch.setattr(VenueSession, "settle_doubts", settle_doubts)
 
 
 @mutant("I2", "exchange", faults=("venue-drop-ack", "kill-at:after the venue's answer"))
 def doubts_resent_blindly(patch: Patch) -> None:
     """An order that may have reached the venue is sent again without asking."""
-    _settle(patch, lambda session: session._fresh.update(session._in_doubt))
+    _settle(patch, lambda session: session.fresh.update(session.in_doubt))
 
 
 @mutant("engine", "exchange", faults=("kill-at:before the call to the venue", "venue-hang"))
@@ -349,8 +349,8 @@ def resent_under_a_fresh_id(patch: Patch) -> None:
     again: set[str] = set()
 
     def settle(session: VenueSession) -> None:
-        again.update(session._in_doubt)
-        session._fresh.update(session._in_doubt)
+        again.update(session.in_doubt)
+        session.fresh.update(session.in_doubt)
 
     def named(intent: Any) -> Any:
         order = to_venue_order(intent)
@@ -366,9 +366,9 @@ def epoch_of_everybody(patch: Patch) -> None:
     """The venue is not told whose call it is: one that has lost the session may still send."""
 
     async def claim_nothing(session: VenueSession) -> None:
-        session._epoch = 1
+        session.epoch = 1
 
-    patch.setattr(VenueSession, "_claim", claim_nothing)
+    patch.setattr(VenueSession, "claim", claim_nothing)
 
 
 @mutant("I2", "exchange", faults=("venue-twice",))
@@ -389,12 +389,12 @@ def cursor_not_committed(patch: Patch) -> None:
     cursors: dict[tuple[VenueSession, int], Session] = {}
 
     async def read_from_memory(session: VenueSession, reports: Any) -> dict[int, Any]:
-        async with unit_of_work(session._task) as work:
+        async with unit_of_work(session.task) as work:
             for reported in reports:
                 number, report = reported.session, reported.report
                 cursor = cursors.get((session, number), NEW_SESSION)
                 key = f"{report.account_id}/{report.order_id}"
-                known = work[session._intents].get(key)
+                known = work[session.intents].get(key)
                 if known is None and report.venue_sequence > cursor.venue_sequence_last:
                     cursor, intent, is_new = Session(venue_sequence_last=report.venue_sequence), None, True
                 else:
@@ -402,22 +402,22 @@ def cursor_not_committed(patch: Patch) -> None:
                 cursors[session, number] = cursor
                 if not is_new:
                     continue
-                work[session._intents][key] = intent
+                work[session.intents][key] = intent
                 report_id = f"venue/{number}/{report.venue_sequence}"
                 work.emit(EXECUTIONS, report, event_id=report_id, correlation_id=report.order_id)
         return {}
 
-    patch.setattr(VenueSession, "_book", read_from_memory)
+    patch.setattr(VenueSession, "book", read_from_memory)
 
 
 @mutant("I2", "exchange", faults=("kill",))
 def late_reports_dropped(patch: Patch) -> None:
     """What the venue reported while nobody listened is passed over when somebody does again."""
-    read, book = VenueSession._read, VenueSession._book
+    read, book = VenueSession.read, VenueSession.book
     resumed: set[VenueSession] = set()
 
     async def read_again(session: VenueSession) -> None:
-        if any(session._cursors().values()):
+        if any(session.cursors().values()):
             resumed.add(session)
         await read(session)
 
@@ -425,15 +425,15 @@ def late_reports_dropped(patch: Patch) -> None:
         if session not in resumed:
             return await book(session, reports)
         resumed.discard(session)
-        async with unit_of_work(session._task) as work:
+        async with unit_of_work(session.task) as work:
             for reported in reports:
-                cursor = work[session._sessions].get(str(reported.session), NEW_SESSION)
+                cursor = work[session.sessions].get(str(reported.session), NEW_SESSION)
                 read = cursor.model_copy(update={"venue_sequence_last": reported.sequence})
-                work[session._sessions][str(reported.session)] = read
+                work[session.sessions][str(reported.session)] = read
         return {}
 
-    patch.setattr(VenueSession, "_read", read_again)
-    patch.setattr(VenueSession, "_book", book_what_is_new)
+    patch.setattr(VenueSession, "read", read_again)
+    patch.setattr(VenueSession, "book", book_what_is_new)
 
 
 # -- what all services share
@@ -448,16 +448,17 @@ def dead_letters_dropped(patch: Patch) -> None:
 @mutant("I5", *SERVICES, faults=("poison",))
 def dead_letter_without_headers(patch: Patch) -> None:
     """A dead letter has its origin's key and value, and none of its headers."""
-    append = DeadLetters._append
+    append = DeadLetters.append
 
     class Bare:
         def __init__(self, raw: Any) -> None:
             self.key, self.value, self.offset, self.timestamp = raw.key, raw.value, raw.offset, raw.timestamp
             self.headers = ()
 
-    patch.setattr(
-        DeadLetters, "_append", lambda self, work, spec, raw, why: append(self, work, spec, Bare(raw), why)
-    )
+    def append_bare(self: DeadLetters, effects: Effects, spec: Any, raw: Any, why: Any) -> None:
+        append(self, effects, spec, Bare(raw), why)
+
+    patch.setattr(DeadLetters, "append", append_bare)
 
 
 @mutant("engine", "risk", "compliance", "exchange", faults=("rolling", "none", "none", "none"))
@@ -476,7 +477,7 @@ def no_fencing(patch: Patch) -> None:
     begin = Producer.begin
 
     async def begin_alone(producer: Producer) -> None:
-        producer._id = f"{producer._id}-{uuid4()}"
+        producer.transactional_id = f"{producer.transactional_id}-{uuid4()}"
         await begin(producer)
 
     patch.setattr(Producer, "begin", begin_alone)
@@ -485,19 +486,19 @@ def no_fencing(patch: Patch) -> None:
 @mutant("I1", *SERVICES, faults=("kill",))
 def standby_promoted_without_its_tail(patch: Patch) -> None:
     """Who has followed a partition's changelogs takes it over as it stands, though it was a second behind."""
-    fetch, restore = restore_module._fetch, vars(task_module)["restore"]
+    fetch, restore = restore_module.fetch, vars(take_over_module)["restore"]
 
-    async def fetch_late(cluster: Any, positions: Any, lane: object, wait_ms: int) -> Any:
+    async def fetch_late(cluster: Any, positions: Any, lane: object, wait_ms: int, *more: Any) -> Any:
         if wait_ms == restore_module.FOLLOW_WAIT_MS:
             await asyncio.sleep(STANDBY_LAG_S)
-        return await fetch(cluster, positions, lane, wait_ms)
+        return await fetch(cluster, positions, lane, wait_ms, *more)
 
-    async def restore_if_empty(store: Any, cluster: Any, changelogs: Any, lane: object) -> int:
+    async def restore_if_empty(store: Any, cluster: Any, changelogs: Any, *more: Any) -> int:
         if any(store.applied(table) is not None for table in changelogs):
             return 0
-        count: int = await restore(store, cluster, changelogs, lane)
+        count: int = await restore(store, cluster, changelogs, *more)
         return count
 
-    patch.setattr(restore_module, "_fetch", fetch_late)
-    patch.setattr(task_module, "restore", restore_if_empty)
+    patch.setattr(restore_module, "fetch", fetch_late)
+    patch.setattr(take_over_module, "restore", restore_if_empty)
     patch.setattr(standby_module, "restore", restore_if_empty)

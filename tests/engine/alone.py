@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.engine import Batch, EngineSettings, Record, Table, Task, TopicSpec, UnitOfWork, unit_of_work
-from app.engine.core.work import Chunk, Item
+from app.engine.core.chunk import Chunk, Item
+from app.engine.core.effects import Effects
 from app.engine.kafka.cluster import TP, Cluster, partition_of
 from app.engine.state.store import TaskStore
 from app.engine.state.table import TaskTable
@@ -79,7 +80,7 @@ class Alone:
             directory=directory,
             deliver=self._deliver,
             membership=lambda: (-1, ""),
-            buried=buried,
+            answers=buried,
             store=self.store,
         )
         self.task.tables = {each.name: TaskTable(each, self.store, partition) for each in self.tables}
@@ -91,17 +92,16 @@ class Alone:
             for record in work.records():
                 self._handle(work, record)
 
-    async def _commit(self, work: UnitOfWork) -> None:
+    async def _commit(self, work: Effects) -> None:
         """Do as Task.commit does, with a list in the place of Kafka."""
         self.commits += 1
-        changes = self.task._encode_changes(work)
+        changes = self.task.encode_changes(work)
         for tp, batches in sent(work.outbox, a_producer()).items():
             for _, records in batches:
                 self.out += [Out(tp.topic, tp.partition, each[0], each[1], dict(each[2])) for each in records]
-        self.task._apply(work, changes, {table.changelog: 1 for table in self.task.tables.values()})
-        if work.batch is not None:
-            items = work.batch.chunk.items
-            self.taken += [f"{spec.name}/{raw.offset}" for spec, raw in items]
+        self.task.apply(work, changes, {table.changelog: 1 for table in self.task.tables.values()})
+        if work.chunk is not None:
+            self.taken += [f"{spec.name}/{raw.offset}" for spec, raw in work.chunk.items]
 
     async def _abort(self) -> None:
         """There is nothing to abort."""
@@ -113,7 +113,7 @@ class Alone:
             TP(spec.name, self.task.partition): raw.offset for spec, raw in reversed(ordered)
         }
         ends = {TP(spec.name, self.task.partition): raw.offset + 1 for spec, raw in ordered}
-        await self.task._process(Chunk(ordered, at, ends))
+        await self.task.processing.process(Chunk(ordered, at, ends))
 
     def taking(self, *items: Item) -> "asyncio.Task[None]":
         """The same, under way."""

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine import Task
-from app.engine.core.task import BACKOFF_S_MAX, BACKOFF_S_MIN
-from app.engine.core.work import Chunk
+from app.engine.core.chunk import Chunk
+from app.engine.core.processing import BACKOFF
 from app.engine.kafka.cluster import TP, Cluster, Fetched
 from tests.engine.service import Options, make_app, topics
 
@@ -99,10 +99,10 @@ def test_what_a_task_takes_is_what_was_fetched_in_order_and_in_bounds(
             at[tp] += gap + 1
         at[tp] += 1  # a marker
         expected[tp] += [each.offset for each in records]
-        task._inbox[tp].append(Fetched(tp, position, at[tp], at[tp], records))
+        task.inbox.queues[tp].append(Fetched(tp, position, at[tp], at[tp], records))
     taken: dict[TP, list[int]] = {tp: [] for tp in at}
-    while any(task._inbox.values()):
-        chunk = task._take()
+    while any(task.inbox.queues.values()):
+        chunk = task.inbox.take(task.settings.batch_records_max)
         assert chunk.end
         assert len(chunk.items) <= APP.settings.batch_records_max
         order = [SPECS.index(spec) for spec, _ in chunk.items]
@@ -120,8 +120,8 @@ def test_a_task_takes_the_urgent_topic_first() -> None:
     task = a_task()
     for spec in reversed(SPECS):
         tp = TP(spec.name, 0)
-        task._inbox[tp].append(Fetched(tp, 0, 8, 8, [record(each) for each in range(8)]))
-    first, second = task._take(), task._take()
+        task.inbox.queues[tp].append(Fetched(tp, 0, 8, 8, [record(each) for each in range(8)]))
+    first, second = (task.inbox.take(APP.settings.batch_records_max) for _ in range(2))
     assert [spec for spec, _ in first.items] == [CORRECTIONS] * 8 + [NUMBERS] * 2
     assert [spec for spec, _ in second.items] == [NUMBERS] * 6
     assert second.begin == {TP(NUMBERS.name, 0): 2}
@@ -138,15 +138,15 @@ async def test_pauses_grow_and_are_bounded(attempt: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(asyncio, "wait_for", wait_for)
     task = a_task()
     for _ in range(20):
-        await task._back_off(attempt, ValueError())
-    longest = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(attempt - 1, 60))
+        await task.processing.back_off(attempt, ValueError())
+    longest = min(BACKOFF.most_s, BACKOFF.first_s * 2.0 ** min(attempt - 1, 60))
     assert all(longest / 2 <= each <= longest for each in paused)
     assert len(set(paused)) > 1, "no jitter: all tasks try again at once"
 
 
 async def test_a_pause_ends_when_the_task_is_told_to_stop() -> None:
     task = a_task()
-    pausing = asyncio.create_task(task._back_off(1000, ValueError()))
+    pausing = asyncio.create_task(task.processing.back_off(1000, ValueError()))
     await asyncio.sleep(0)
     task.stop()
     await asyncio.wait_for(pausing, 2)
@@ -156,18 +156,18 @@ GATHERS = replace(APP.settings, commit_interval_s=60.0)
 
 
 async def gathering(task: Task) -> "asyncio.Task[None]":
-    waiting = asyncio.create_task(task._let_gather())
+    waiting = asyncio.create_task(task.let_gather())
     await asyncio.sleep(0.02)
     return waiting
 
 
 async def test_records_gather_after_a_commit_until_the_interval_is_over_or_the_task_is_stopped() -> None:
     task = a_task(settings=GATHERS)
-    task._committed_at = time.monotonic() - 59.9
+    task.committed_at = time.monotonic() - 59.9
     waiting = await gathering(task)
     assert not waiting.done()
     await asyncio.wait_for(waiting, 5)
-    task._committed_at = time.monotonic()
+    task.committed_at = time.monotonic()
     waiting = await gathering(task)
     assert not waiting.done()
     task.stop()
@@ -176,7 +176,7 @@ async def test_records_gather_after_a_commit_until_the_interval_is_over_or_the_t
 
 async def test_a_full_batch_need_not_gather() -> None:
     task = a_task(settings=GATHERS)
-    task._committed_at = time.monotonic()
+    task.committed_at = time.monotonic()
     tp = TP(NUMBERS.name, 0)
-    task._inbox[tp].append(Fetched(tp, 0, 10, 10, [record(offset) for offset in range(10)]))
+    task.inbox.queues[tp].append(Fetched(tp, 0, 10, 10, [record(offset) for offset in range(10)]))
     assert (await gathering(task)).done()

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.errors import LeaderNotAvailableError, OffsetOutOfRangeError
 
 from app.engine import Task
-from app.engine.core import task as task_module
+from app.engine.core import inbox as inbox_module
 from app.engine.errors import PositionGap
 from app.engine.kafka.cluster import TP, Fetched
 from tests.engine.test_batches import CORRECTIONS, NUMBERS, a_task
@@ -43,7 +43,7 @@ class Leaders:
 
 
 def some(tp: TP, begin: int, count: int, size_bytes: int = 100) -> Fetched:
-    records = [SimpleNamespace(offset=begin + each) for each in range(count)]
+    records: list[Any] = [SimpleNamespace(offset=begin + each) for each in range(count)]
     return Fetched(tp, begin, begin + count, begin + count, records, size_bytes)
 
 
@@ -56,7 +56,7 @@ def leaders() -> Leaders:
 async def task(leaders: Leaders) -> Any:
     task = a_task(cluster=leaders)
     task.positions = {FIRST: 10, SECOND: 20}
-    fetching = asyncio.create_task(task._keep_fetching())
+    fetching = asyncio.create_task(task.inbox.keep_filling(task.positions))
     yield task
     fetching.cancel()
     await asyncio.gather(fetching, return_exceptions=True)
@@ -94,17 +94,17 @@ async def test_what_is_being_fetched_is_not_asked_for_at_another_leader(task: Ta
     leaders.answers[at_node_3].set_result([])  # node 2 still has SECOND in hand
     await leaders.asked_times(5)
     assert leaders.asked[4] == (3, {FIRST: 12})
-    assert [each.position for queue in task._inbox.values() for each in queue] == [10, 20]
+    assert [each.position for queue in task.inbox.queues.values() for each in queue] == [10, 20]
 
 
 async def test_a_partition_without_leader_is_waited_for_however_long(
     leaders: Leaders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_module, "RETRY_PAUSE_S", 0.0)
+    monkeypatch.setattr(inbox_module, "RETRY_PAUSE_S", 0.0)
     leaders.leads = {FIRST: None, SECOND: None}
     task = a_task(cluster=leaders)
     task.positions = {FIRST: 10, SECOND: 20}
-    fetching = asyncio.create_task(task._keep_fetching())
+    fetching = asyncio.create_task(task.inbox.keep_filling(task.positions))
     await until(lambda: leaders.refreshed > 3000)
     assert not fetching.done()
     leaders.leads[SECOND] = 1
@@ -125,19 +125,20 @@ async def test_a_full_inbox_stops_the_reading_until_there_is_room(
     task: Task, leaders: Leaders, fill: Callable[[int], Fetched], bound: str
 ) -> None:
     begin = 10
-    while not task._is_full():
+    while not task.inbox.is_full():
         await leaders.asked_times(len(leaders.answers) or 1)
         fetched = fill(begin)
         begin = fetched.next_position
         count = len(leaders.asked)
         leaders.answers[-1].set_result([fetched])
-        await until(lambda: len(leaders.asked) > count or task._is_full())  # noqa: B023
+        await until(lambda: len(leaders.asked) > count or task.inbox.is_full())  # noqa: B023
     await asyncio.sleep(0.05)
     asked = len(leaders.asked)
-    held = sum(each.size_bytes if "bytes" in bound else len(each.records) for each in task._inbox[FIRST])
+    queue = task.inbox.queues[FIRST]
+    held = sum(each.size_bytes if "bytes" in bound else len(each.records) for each in queue)
     assert getattr(task.settings, bound) <= held < 1.5 * getattr(task.settings, bound)
-    while any(task._inbox.values()):
-        task._take()
+    while any(task.inbox.queues.values()):
+        task.inbox.take(task.settings.batch_records_max)
     await leaders.asked_times(asked + 1)
 
 
@@ -152,7 +153,7 @@ async def test_a_broker_that_is_away_is_asked_again(task: Task, leaders: Leaders
 async def test_a_position_that_is_not_in_the_log_any_more_stops_the_task(leaders: Leaders) -> None:
     task = a_task(cluster=leaders)
     task.positions = {FIRST: 10, SECOND: 20}
-    fetching = asyncio.create_task(task._keep_fetching())
+    fetching = asyncio.create_task(task.inbox.keep_filling(task.positions))
     await leaders.asked_times(1)
     leaders.answers[0].set_exception(OffsetOutOfRangeError())
     with pytest.raises(PositionGap, match="not in its log any more"):

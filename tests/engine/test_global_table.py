@@ -65,9 +65,9 @@ async def test_it_is_ready_when_it_knows_what_stood_there_and_then_follows(
             await writer.send_and_wait(topic, value, name, partition=0)
         unnamed = [(EVENT_TYPE, None), (SCHEMA_VERSION, None)]
         await writer.send_and_wait(topic, b"[]", b"b", partition=0, headers=unnamed)
-    await until(lambda: table.get("a").count == 3)
+    await until(lambda: table.values()["a"].count == 3)
     await asyncio.sleep(0.1)
-    assert table.get("b").count == 1, "garbage keeps the old value"
+    assert table.values()["b"].count == 1, "garbage keeps the old value"
     assert set(table.unreadable) == {"b", ""}, "and nobody has to believe it"
     assert set(table.values()) == {"a", "b"}
     assert table.get("gone") is None

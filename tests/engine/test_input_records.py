@@ -11,9 +11,9 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from app.engine import Poison, Record, Table, TopicSpec, Transient, UnitOfWork, WrongPartition
-from app.engine.core import dead_letter, work
-from app.engine.core import task as task_module
+from app.engine import Poison, Record, Table, TopicSpec, Transient, UnitOfWork, WrongPartition, unit_of_work
+from app.engine.core import dead_letter, event_ids
+from app.engine.core import owned as owned_module
 from app.engine.kafka.cluster import partition_of
 from tests.engine.alone import APP, PARTITIONS, Alone, Raw, a_key
 from tests.engine.service import JsonCodec, Number, key_of
@@ -137,7 +137,7 @@ async def test_a_key_without_end_is_a_dead_letter_before_anybody_hashes_it(
 async def test_the_keys_known_to_be_at_home_are_bounded(
     alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_module, "HOME_KEYS_MAX", 8)
+    monkeypatch.setattr(owned_module, "HOME_KEYS_MAX", 8)
     keys = [key for each in range(200) if partition_of(key := b"k%d" % each, PARTITIONS) == 1]
     long = next(key for each in range(99) if partition_of(key := b"%d" % each * 200, PARTITIONS) == 1)
     for _ in range(2):
@@ -253,7 +253,7 @@ async def test_an_id_without_end_is_cut_short(alone: Alone) -> None:
 async def test_a_record_may_have_more_events_than_endings_are_kept(
     make: Callable[..., Alone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "ENDINGS_MAX", 3)
+    monkeypatch.setattr(event_ids, "ENDINGS_MAX", 3)
 
     def emit_often(work: UnitOfWork, record: Record) -> None:
         for _ in range(5):
@@ -428,9 +428,9 @@ async def test_a_flood_of_dead_letters_is_no_flood_of_lines(
 
 
 async def test_what_did_not_come_from_kafka_can_be_buried_too(alone: Alone) -> None:
-    async with work.unit_of_work(alone.task) as unit:
+    async with unit_of_work(alone.task) as unit:
         unit.bury("venue/7/12", HOME.encode(), b"\xff", ValueError("no report"), headers=[("a", b"1")])
-    async with work.unit_of_work(alone.task) as unit:
+    async with unit_of_work(alone.task) as unit:
         unit.bury("venue/7/13", None, b"", WrongPartition("orders", b"k", 1, 2))
 
     first, second = alone.sent(DEAD_LETTERS)
@@ -449,7 +449,7 @@ async def test_what_did_not_come_from_kafka_can_be_buried_too(alone: Alone) -> N
 
 
 async def test_what_is_too_large_of_it_goes_there_cut(alone: Alone) -> None:
-    async with work.unit_of_work(alone.task) as unit:
+    async with unit_of_work(alone.task) as unit:
         unit.bury(
             "v/1", b"k" * 100_000, b"v" * 9_000_000, ValueError("e" * 9_000), headers=[("a", b"h" * 99_999)]
         )
@@ -472,11 +472,11 @@ async def test_a_table_by_shard_takes_the_shards_of_its_partition_and_no_others(
     table = by_shard()
     alone = make(tables=[table])
     assert list(alone.task.shards) == list(range(1, 256, 4))
-    async with work.unit_of_work(alone.task) as unit:
+    async with unit_of_work(alone.task) as unit:
         for shard in alone.task.shards:
             unit[table][str(shard)] = shard
     assert len(list(alone.task.table(table).items())) == 64
     for key in ("2", "257", "01", "x"):
         with pytest.raises(ValueError, match="is no key shard of task alone-1"):
-            async with work.unit_of_work(alone.task) as unit:
+            async with unit_of_work(alone.task) as unit:
                 unit[table][key] = 1

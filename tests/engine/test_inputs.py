@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.engine.core import task as task_module
+from app.engine.core import take_over as take_over_module
 from app.engine.core.task import Task
 from app.engine.errors import OffsetsLost
 from app.engine.kafka.cluster import EARLIEST, TP, Cluster, Committed
@@ -76,7 +76,7 @@ def lose(monkeypatch: pytest.MonkeyPatch, *inputs: str) -> None:
 
 def of_the_last_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits name no inputs."""
-    monkeypatch.setattr(task_module, "write_note", lambda _: "")
+    monkeypatch.setattr(take_over_module, "write_note", lambda _: "")
 
 
 @pytest.mark.parametrize("exactly_once", [True, False])

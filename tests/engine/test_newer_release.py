@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from app.engine import Fenced, NewerRelease, Poison, Record, Table, TopicSpec, UnitOfWork, unit_of_work
-from app.engine.core import task as task_module
+from app.engine.core import newer as newer_module
 from tests.engine.alone import APP, Alone, Raw, a_key
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import JsonCodec, Number, Total, TotalCodec, key_of
@@ -56,7 +56,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Alone]]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_module, "NEWER_PAUSE_S", SOON_S)
+    monkeypatch.setattr(newer_module, "NEWER_PAUSE_S", SOON_S)
 
 
 async def waits(alone: Alone) -> str:
@@ -169,7 +169,7 @@ async def test_a_stop_and_a_successor_end_the_wait_at_once(make: Callable[..., A
         alone.task.give_up(Fenced("a newer build has it"))
     await taking
 
-    assert time.monotonic() - began < task_module.NEWER_PAUSE_S / 2
+    assert time.monotonic() - began < newer_module.NEWER_PAUSE_S / 2
     assert not alone.taken
     assert not alone.dead
 
@@ -238,7 +238,7 @@ async def test_a_companion_that_waits_ends_with_its_task(make: Callable[..., Alo
     running = asyncio.create_task(alone.task.accompany(companion))
     await waits(alone)
     alone.task.stop()
-    await asyncio.wait_for(running, task_module.NEWER_PAUSE_S / 2)
+    await asyncio.wait_for(running, newer_module.NEWER_PAUSE_S / 2)
 
 
 def test_the_line_tells_an_unknown_type_from_an_unknown_version() -> None:

@@ -50,7 +50,7 @@ async def test_a_standby_that_nobody_writes_to_stays_fresh(
         await asyncio.sleep(0.01)
         return []
 
-    monkeypatch.setattr("app.engine.state.restore._fetch", nothing)
+    monkeypatch.setattr("app.engine.state.restore.fetch", nothing)
     monkeypatch.setattr("app.engine.state.restore.STAMP_S", 0.05)
     store = TaskStore(tmp_path / "0")
     changelogs = {"at its end": TP("a", 0), "behind": TP("b", 0)}
@@ -83,7 +83,7 @@ async def test_a_standby_that_heard_nothing_for_too_long_begins_anew(
         await asyncio.sleep(0.01)
         return [] if heard.is_set() else None
 
-    monkeypatch.setattr("app.engine.state.restore._fetch", fetch)
+    monkeypatch.setattr("app.engine.state.restore.fetch", fetch)
     monkeypatch.setattr("app.engine.state.restore.FORGET_AFTER_MS", 50)
     store = TaskStore(tmp_path / "0")
     store.apply({"table": {b"deleted since": b"1"}}, {"table": 52})

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from app.engine import Table, TaskTable
-from app.engine.core.work import TableView
+from app.engine.core.effects import TableView
 from app.engine.kafka.cluster import partition_of
 from app.engine.shards import shards_of
 from app.engine.state import table as table_module
@@ -176,7 +176,8 @@ def test_a_codec_takes_the_place_of_a_type(frozen: bool, tmp_path: Path) -> None
     read = table.get("k")
     assert read == [7, 8]
     assert (table.get("k") is read) == frozen
-    assert table.raw("l") is table.get("l") is None
+    assert table.raw("l") is None
+    assert table.get("l") is None
     store.close()
 
 

@@ -156,12 +156,12 @@ async def test_neither_task_nor_companion_begins_before_every_global_table_is_re
         app=SimpleNamespace(global_tables=tables, conf=SimpleNamespace(id="exchange")),
         wanted={0},
         should_stop=False,
-        _following={},
+        following={},
         _left={},
         _run_once=run_once,
         _warm_store=warm_store,
     )
-    owning = asyncio.create_task(TaskManager._own(manager, 0, None))
+    owning = asyncio.create_task(TaskManager.own(manager, 0, None))
     for table in tables:
         await asyncio.sleep(0.01)
         assert began == []

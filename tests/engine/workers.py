@@ -75,7 +75,7 @@ class BareWorker:
                 directory=Path(self.options.directory) / "tables",
                 deliver=batches.put,
                 membership=lambda: (-1, ""),
-                buried=self.app.buried_handlers,
+                answers=self.app.buried_handlers,
             )
             self._actors[partition] = self._spawn(self._act(batches))
             self.runs[partition] = self._spawn(task.run())

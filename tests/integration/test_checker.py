@@ -13,13 +13,13 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.cli.main import main
 from app.devkafka.broker import Broker
 from checker.check import check
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable, digest
 from checker.report import Report
 from checker.shards import hash_of, shard_of
+from cli.main import main
 from models.commands import SetRiskLimits
 from models.events import (
     AccountRegistered,

@@ -26,7 +26,7 @@ NOBODY = """if True:
         raise KeyError("uid not found")
 
     pwd.getpwuid = pwd.getpwnam = unknown
-    from app.cli.main import main
+    from cli.main import main
     sys.exit(main(sys.argv[1:]))
 """
 """`python -m app` for a user whom the system does not know: no HOME, no entry in the list of users."""

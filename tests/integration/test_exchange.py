@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.devkafka.node import start_guarded
 from app.engine import TopicSpec, shard_of
 from app.engine.kafka.admin import ensure_topics
+from app.processes.guarded import start_guarded
 from app.topics import (
     ACCOUNTS,
     COMPLIANCE_DECISIONS,
@@ -212,7 +212,9 @@ async def test_a_repeated_approval_changes_nothing_before_a_fill_or_after_the_en
     receipts = f"SELECT client_order_id, receipts FROM orders WHERE account_id = '{account}' ORDER BY arrival"
     assert works.venue.ledger(receipts) == [(order.order_id, 1), (later.order_id, 1)]
     assert await works.letters(account) == []
-    assert 'exchange_orders{service="exchange",outcome="repeated"} 2' in (await works.get("/metrics"))[1]
+    assert (
+        'exchange_orders_total{outcome="repeated",service="exchange"} 2.0' in (await works.get("/metrics"))[1]
+    )
 
 
 async def test_fields_that_the_venue_adds_cost_nothing_and_are_counted(works: Scene, client: Client) -> None:
@@ -226,10 +228,9 @@ async def test_fields_that_the_venue_adds_cost_nothing_and_are_counted(works: Sc
     await client.post("/faults", {"added_fields": 0})
     assert await works.letters(account) == []
     metrics = (await works.get("/metrics"))[1]
-    assert (
-        'exchange_unknown_fields{service="exchange",where="TradeExecuted",field="added_on_demand"}' in metrics
-    )
-    assert 'exchange_unknown_fields{service="exchange",where="/orders",field="added_on_demand"}' in metrics
+    unknown = 'exchange_unknown_fields_total{field="added_on_demand",service="exchange",where="%s"}'
+    assert unknown % "TradeExecuted" in metrics
+    assert unknown % "/orders" in metrics
 
 
 async def test_a_report_without_an_intent_is_a_dead_letter_and_its_session_goes_on(

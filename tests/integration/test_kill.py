@@ -44,6 +44,7 @@ class Killer:
                     self.killed.append(name)
 
 
+@pytest.mark.storm
 @pytest.mark.timeout(240)
 def test_twenty_kills_at_random_points_leave_no_violation(tmp_path: Path) -> None:
     data_dir, report = tmp_path / "data", tmp_path / "result.json"

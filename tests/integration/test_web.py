@@ -3,15 +3,15 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -21,10 +21,11 @@ from urllib.request import urlopen
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.devkafka.node import guarded
 from app.engine.kafka.cluster import partition_of
-from app.topics import RISK_LIMITS
+from app.processes.guarded import guarded
+from app.topics import EXECUTIONS, ORDERS, RISK_LIMITS
 from app.topology import SERVICES, WEB_PORTS
+from tests.browser import BROWSER, HEADLESS
 from tests.builders import limits
 from tests.integration.topics import remove_topics
 
@@ -33,7 +34,7 @@ START_S_MAX = 60.0
 ODD = ["desk/7", "Zoë <b>&amp;", "..", "100%2F", 'say "hi"', "line\nbreak", "<script>alert(1)</script>"]
 KEYS = sorted([f"acc-{number:04d}" for number in range(300)] + ODD)
 TIED: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = b"<script>alert(1)</script>\xff\x00"
 
 
 class RiskWorker:
@@ -102,17 +103,29 @@ def until(what: str, condition: Any, seconds: float = START_S_MAX) -> None:
         time.sleep(0.1)
 
 
-async def produce_limits(bootstrap: str, accounts: list[str]) -> None:
+@asynccontextmanager
+async def producing(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
     await producer.start()
     try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def produce_limits(bootstrap: str, accounts: list[str]) -> None:
+    async with producing(bootstrap) as producer:
         for account in accounts:
             event_type, version, data = RISK_LIMITS.codec.encode(limits(account_id=account))
             headers = [("event-type", event_type), ("schema-version", version)]
             await producer.send(RISK_LIMITS.name, data, key=account.encode(), headers=headers)
         await producer.flush()
-    finally:
-        await producer.stop()
+
+
+async def produce_garbage(bootstrap: str, topic: str, key: bytes, *values: bytes) -> None:
+    async with producing(bootstrap) as producer:
+        for value in values:
+            await producer.send_and_wait(topic, value, key=key, headers=[("x-evil", HOSTILE)])
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +194,10 @@ def test_each_worker_tells_what_it_owns_and_what_it_follows(workers: list[RiskWo
 
     status, text = workers[0].get("/metrics")
     assert status == 200
-    assert 'engine_worker_ready{service="risk"} 1\n' in text
+    assert 'engine_worker_ready{service="risk"} 1.0\n' in text
     for partition in followed[0]:
-        labels = f'service="risk",partition="{partition}",table="positions"'
-        assert f"engine_standby_lag_offsets{{{labels}}} 0\n" in text
+        labels = f'partition="{partition}",service="risk",table="positions"'
+        assert f"engine_standby_lag_offsets{{{labels}}} 0.0\n" in text
 
 
 def test_links_lead_to_who_is_in_the_consumer_groups(workers: list[RiskWorker]) -> None:
@@ -231,7 +244,7 @@ def test_any_record_can_be_had_from_any_worker(workers: list[RiskWorker]) -> Non
             assert (record["key"], record["value"]["account_id"]) == (key, key)
             status, page = worker.get(f"/tables/risk_limits/{quote(key, safe='')}")
             assert status == 200
-            assert "<script" not in page
+            assert "<script>" not in page
         assert worker.json("/tables/risk_limits/", key="..")["value"]["account_id"] == ".."
     assert owners == {worker.url for worker in workers}
 
@@ -253,6 +266,46 @@ def test_faust_itself_serves_no_tables_and_no_router(workers: list[RiskWorker]) 
         assert workers[0].get(path)[0] == 404
 
 
+def test_dead_letters_and_the_keys_behind_them_are_shown_by_every_worker(
+    workers: list[RiskWorker], bootstrap: str
+) -> None:
+    """Garbage at the edge, a key that waits behind garbage of our own, and a value of 900 kB in between."""
+    asyncio.run(produce_garbage(bootstrap, ORDERS.name, b"edge", HOSTILE, b"x" * 900_000, HOSTILE))
+    asyncio.run(produce_garbage(bootstrap, EXECUTIONS.name, b"waits", HOSTILE, b"second", b"third"))
+
+    def letters(worker: RiskWorker) -> Any:
+        return worker.json("/dead-letters/")["found"]["letters"]
+
+    until("there are all letters", lambda: len(letters(workers[0])) == 6)
+    until("the key waits", lambda: [each["held"] for each in quarantine(workers[1])] == [2])
+    for worker in workers:
+        found = letters(worker)
+        assert {each["service"] for each in found} == {"risk"}
+        assert sorted(each["value_bytes"] for each in found) == [5, 6, 27, 27, 27, 900_000]
+        assert [each["time_ms"] for each in found] == sorted(
+            (each["time_ms"] for each in found), reverse=True
+        )
+        (held,) = quarantine(worker)
+        behind = [each for each in found if each["behind"] is not None]
+        assert {each["behind"] for each in behind} == {held["behind"]}
+        assert [each["preview"] for each in behind] == ["third", "second"]
+        first = next(each for each in found if each["source"] == held["behind"])
+        place = f"/dead-letters/{first['partition']}/{first['offset']}"
+        whole = worker.json(place)
+        assert whole["letter"] == first
+        assert b64decode(whole["value"]) == b64decode(dict(whole["headers"])["x-evil"]) == HOSTILE
+        for path, told in (("/dead-letters/", held["behind"]), (place, "3c 73 63 72 69 70 74 3e")):
+            status, page = worker.get(path)
+            assert status == 200
+            assert told in page
+            assert "<script" not in page
+        assert worker.get("/dead-letters/0/99999999")[0] == 404
+
+
+def quarantine(worker: RiskWorker) -> Any:
+    return worker.json("/dead-letters/")["quarantine"]
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here (Debian: apt install chromium)")
 @pytest.mark.parametrize(
     ("path", "told"),
@@ -261,12 +314,13 @@ def test_faust_itself_serves_no_tables_and_no_router(workers: list[RiskWorker]) 
         ("/tables/risk_limits/?limit=20", "acc-0001"),
         ("/tables/risk_limits/acc-0007", "1,000.00</span>"),
         ("/tables/risk_limits/nobody", "No such record"),
+        ("/dead-letters/", "Quarantine"),
     ],
 )
 def test_a_browser_shows_the_page(workers: list[RiskWorker], tmp_path: Path, path: str, told: str) -> None:
     assert BROWSER is not None
     shot = tmp_path / "page.png"
-    headless = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    headless = [*HEADLESS, f"--user-data-dir={tmp_path}/profile"]
     headless += ["--enable-logging=stderr", "--window-size=1200,900"]
 
     page = [BROWSER, *headless, f"--screenshot={shot}", workers[1].url + path]

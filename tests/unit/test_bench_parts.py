@@ -12,7 +12,7 @@ from app.engine.kafka.cluster import TP, Cluster
 from app.engine.kafka.transaction import Outbox, Producer
 from bench.parts import PARTS, REST, Parts, part_of
 
-MODULES = ("core.agent", "core.task", "kafka.transaction", "core.work")
+MODULES = ("core.agent", "core.effects", "core.inbox", "core.owned", "core.work", "kafka.transaction")
 BUSY_S = 0.3
 
 

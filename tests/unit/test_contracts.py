@@ -122,7 +122,9 @@ def test_a_reason_that_only_a_newer_release_knows_is_its_text() -> None:
     known = codec.decode(b"OrderRiskRejected", b"1", refusal.model_dump_json().encode())
     newer = codec.decode(b"OrderRiskRejected", b"1", with_field(refusal, reason="moon_phase"))
 
+    assert isinstance(known, OrderRiskRejected)
     assert known.reason is RiskReason.HALTED
+    assert isinstance(newer, OrderRiskRejected)
     assert newer.reason == "moon_phase"
     assert codec.encode(newer)[2] == with_field(refusal, reason="moon_phase").replace(b" ", b"")
 

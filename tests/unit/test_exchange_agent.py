@@ -14,7 +14,7 @@ from agents.exchange import around
 from app.domain import limits as risk_limits
 from app.domain.exchange import Controls, apply_limits
 from app.domain.reference import Known
-from app.engine import Record, WrongPartition
+from app.engine import Record, TopicSpec, WrongPartition
 from app.exchange import app
 from app.topics import (
     ACCOUNTS,
@@ -35,7 +35,7 @@ KILLS = b'{"kill_switch": true, "stop": 1}'
 
 def test_the_last_look_goes_by_global_tables_which_tasks_wait_for() -> None:
     followed = {table.topic: table for table in app.global_tables}
-    topics = (ACCOUNTS, INSTRUMENTS, RESTRICTED_LIST, HALTS, PRICES)
+    topics: tuple[TopicSpec, ...] = (ACCOUNTS, INSTRUMENTS, RESTRICTED_LIST, HALTS, PRICES)
     tables: tuple[Known[Any], ...] = around
     for topic, known in zip(topics, tables, strict=True):
         assert known.values is followed[topic].values()

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from app.cli import main as cli
-from app.cli.answers import line_of, status_of
-from app.cli.desk import VERSION_MAX, Desk, Unreadable, _decoded, next_version, record_of
-from app.cli.limit_values import NAMES, changed, read_values, shown
 from app.engine.kafka.cluster import TP, Fetched
 from app.errors import UserError
+from app.operators.answers import line_of, status_of
+from app.operators.desk import VERSION_MAX, Desk, Unreadable, _decoded, next_version, record_of
+from app.operators.limit_values import NAMES, changed, read_values, shown
 from app.topics import COMMAND_ANSWERS, HALTS, OPERATOR_COMMANDS
+from cli import main as cli
 from feed.history import _value
 from models.commands import SetHalt, SetRiskLimits
 from models.events import CommandAnswered
@@ -102,7 +102,7 @@ class Answers:
         answer = CommandAnswered(command="SetHalt", subject="*", version=3, accepted=True)
         kind, version, value = COMMAND_ANSWERS.codec.encode(answer)
         known = (("event-type", kind), ("schema-version", version))
-        self._records = [SimpleNamespace(headers=(*known, *each), value=value) for each in headers]
+        self._records: list[Any] = [SimpleNamespace(headers=(*known, *each), value=value) for each in headers]
 
     async def fetch_from_one(self, positions: dict[TP, int], **_: Any) -> list[Fetched]:
         (tp,) = positions

@@ -98,9 +98,9 @@ async def test_orders_of_many_sessions_leave_in_one_call_under_one_epoch(world: 
     (call,) = world.venue.posted("/orders")
     shards = {str(shard_of(account.encode())) for account in accounts}
     assert len(shards) > 10
-    assert call["sessions"] == dict.fromkeys(shards, world.session._epoch)
+    assert call["sessions"] == dict.fromkeys(shards, world.session.epoch)
     assert {order["session"] for order in call["orders"]} == set(map(int, shards))
-    assert {world.cursor(account).epoch for account in accounts} == {world.session._epoch}
+    assert {world.cursor(account).epoch for account in accounts} == {world.session.epoch}
     assert not world.session.waiting
 
 
@@ -424,7 +424,7 @@ async def test_no_answer_ends_the_session_and_the_order_goes_out_once_when_the_v
     world: World, path: str, answer: Answer
 ) -> None:
     if path == "/orders/query":
-        world.session._in_doubt["acc-1-1"] = world.intended(order_of())[0]
+        world.session.in_doubt["acc-1-1"] = world.intended(order_of())[0]
         world.session._work_to_do.set()
     else:
         world.submit(order_of())

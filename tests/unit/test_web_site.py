@@ -1,6 +1,7 @@
 """The web view over two workers in one process: paging, search, routing, and workers that are away."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +19,9 @@ from app.engine.state.table import Table, TaskTable
 from app.engine.web import cluster as web_cluster
 from app.engine.web import read as web_read
 from app.engine.web.cluster import home
+from app.engine.web.metrics import registry
 from app.engine.web.read import Query, Reader, just_before
+from app.engine.web.templating import STATIC
 from app.engine.web.view import attach
 
 PARTITIONS = 4
@@ -84,7 +87,10 @@ class Group:
             ),
             not_ready=lambda: [] if tasks else ["no partitions"],
             noticed=[],
-            measured=[],
+            metrics=registry(),
+            settings=SimpleNamespace(
+                bootstrap="127.0.0.1:1", dead_letters=SimpleNamespace(name="dead-letters")
+            ),
             http_client=session,
             web=SimpleNamespace(web_app=web.Application()),
         )
@@ -447,16 +453,34 @@ async def test_keys_too_long_for_an_address_do_not_stop_the_paging(group: Group)
     assert after is None
 
 
-async def test_only_reading_is_possible_and_pages_run_no_script(group: Group) -> None:
+async def test_only_reading_is_possible_and_pages_run_no_script_but_ours(group: Group) -> None:
     url = f"{group.apps[0].conf.canonical_url}/tables/positions/"
     async with ClientSession() as session:
         for method in ("POST", "PUT", "DELETE", "PATCH"):
             async with session.request(method, url) as response:
                 assert response.status == 405
         async with session.get(url) as response:
-            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+            policy = response.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "script-src 'self'" in policy
+            assert "unsafe" not in policy
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("style.css", "text/css"), ("refresh.js", "text/javascript")])
+async def test_the_files_that_pages_name_are_served_and_kept(group: Group, name: str, kind: str) -> None:
+    _, page = await group.get("/")
+    (path,) = re.findall(rf'"(/static/{name}\?[0-9a-f]+)"', page)
+    url = group.apps[0].conf.canonical_url + path
+    async with ClientSession() as session, session.get(url) as response:
+        assert response.status == 200
+        assert response.content_type == kind
+        assert "immutable" in response.headers["Cache-Control"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert await response.read() == STATIC[name].content
+    for nothing in ("/static/nothing.css", "/static/..%2Fview.py", "/static/"):
+        assert (await group.get(nothing))[0] == 404
 
 
 async def test_others_have_their_turn_during_a_scan(tmp_path: Path) -> None:

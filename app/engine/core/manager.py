@@ -43,7 +43,7 @@ class TaskManager(TableManager):
         self.tasks: dict[int, Task] = {}
         self.standbys: dict[int, Standby] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._following: dict[int, asyncio.Task[None]] = {}
+        self.following: dict[int, asyncio.Task[None]] = {}
         self._left: dict[int, TaskStore] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self.wanted: set[int] = set()
@@ -68,7 +68,7 @@ class TaskManager(TableManager):
         return Path(self.app.conf.tabledir)
 
     @property
-    def declared(self) -> list[Table]:
+    def declared(self) -> list[Table[Any]]:
         return list(self.values())
 
     def watch_health(self) -> None:
@@ -159,7 +159,7 @@ class TaskManager(TableManager):
             previous, task_now = self._running.get(partition), self.tasks.get(partition)
             ends = task_now is not None and task_now.stopping and task_now.fenced is None
             if previous is None or previous.done() or ends:
-                self._running[partition] = asyncio.create_task(self._own(partition, previous))
+                self._running[partition] = asyncio.create_task(self.own(partition, previous))
         self._follow_standbys(standbys)
         self._question_tasks_after_absence()
         self.assignments += 1
@@ -189,7 +189,7 @@ class TaskManager(TableManager):
         """Follow the partitions that this worker shall be the standby of, and no others."""
         for partition in set(self.standbys) - partitions:
             del self.standbys[partition]
-            self._following[partition].cancel()
+            self.following[partition].cancel()
         for partition in partitions - set(self.standbys):
             standby = self.standbys[partition] = Standby(
                 self.app.conf.id,
@@ -201,7 +201,7 @@ class TaskManager(TableManager):
                 self.disk,
             )
             previous = self._running.get(partition)
-            self._following[partition] = asyncio.create_task(self._keep_following(standby, previous))
+            self.following[partition] = asyncio.create_task(self._keep_following(standby, previous))
 
     async def _keep_following(self, standby: Standby, previous: "asyncio.Task[None] | None") -> None:
         while True:
@@ -212,9 +212,9 @@ class TaskManager(TableManager):
             log.error("no standby of partition %s for %s s", standby.partition, STANDBY_PAUSE_S)
             await asyncio.sleep(STANDBY_PAUSE_S)
 
-    async def _own(self, partition: int, previous: "asyncio.Task[None] | None") -> None:
+    async def own(self, partition: int, previous: "asyncio.Task[None] | None") -> None:
         """Run the task of a partition for as long as the group says that it is ours."""
-        following = self._following.get(partition)
+        following = self.following.get(partition)
         before = [each for each in (previous, following) if each is not None and not each.done()]
         if before:
             await asyncio.wait(before)
@@ -275,9 +275,9 @@ class TaskManager(TableManager):
             tables=self.declared,
             partition_counts=self._partition_counts,
             directory=self._directory,
-            deliver=lambda batch: agent.deliver(actor, batch),
+            deliver=lambda batch: agent.deliver(actor, self.app.batch_metrics.watch(batch)),
             membership=self.app.consumer.membership,
-            buried=self.app.buried_handlers,
+            answers=self.app.buried_handlers,
             store=store,
             disk=self.disk,
         )
@@ -329,7 +329,7 @@ class TaskManager(TableManager):
             for each in late:
                 each.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        aside = [*self._background, *self._following.values(), *self._leaving.values(), *self._questions]
+        aside = [*self._background, *self.following.values(), *self._leaving.values(), *self._questions]
         for each in aside:
             each.cancel()
         await asyncio.gather(*aside, return_exceptions=True)

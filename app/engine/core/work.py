@@ -2,63 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic
 
 import msgspec
+from typing_extensions import TypeVar
 
+from app.engine.core.chunk import Chunk
 from app.engine.core.dead_letter import QUARANTINE
+from app.engine.core.effects import Effects
+from app.engine.core.event_ids import shortened
+from app.engine.core.owned import OwnedPartition
 from app.engine.errors import AnswerFailed, CannotGoOn, Fenced, NewerRelease, Poison, Transient
-from app.engine.kafka.cluster import TP, route
+from app.engine.kafka.cluster import RawRecord, route
 from app.engine.kafka.transaction import Header, Outbox, TransactionFailed
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TRACEPARENT, TopicSpec
 
-if TYPE_CHECKING:
-    from app.engine.core.task import Task
-    from app.engine.state.table import Table, TaskTable
-
-_MISSING: Any = object()
-ENDINGS_MAX = 100
-ID_BYTES_MAX = 512
-"""A longer id of an input, which every event made of it would carry, gives way to its SHA-256."""
+V = TypeVar("V", default=Any)
+W = TypeVar("W")
 
 
-Item = tuple[TopicSpec, Any]
-"""The topic a record came from, and the record as it came from the log."""
-
-
-class Chunk:
-    """Consecutive records of a task's inputs: what one transaction takes in.
-
-    `begin` and `end` are the offsets of each input partition before and after it.
-    """
-
-    __slots__ = ("begin", "end", "items")
-
-    def __init__(self, items: list[Item], begin: dict[TP, int], end: dict[TP, int]) -> None:
-        self.items = items
-        self.begin = begin
-        self.end = end
-
-    def split(self, index: int, partition: int) -> list["Chunk"]:
-        """Part at `index` into the records before it, the record itself and those behind."""
-        parts = []
-        begin = dict(self.begin)
-        for items in (self.items[:index], self.items[index : index + 1], self.items[index + 1 :]):
-            if items:
-                ends = {TP(spec.name, partition): raw.offset + 1 for spec, raw in items}
-                parts.append(Chunk(items, {tp: begin[tp] for tp in ends}, ends))
-                begin.update(ends)
-        for tp, end in self.end.items():  # markers behind the last record belong to the last part that has it
-            last = next((part for part in reversed(parts) if tp in part.end), parts[-1])
-            last.begin.setdefault(tp, self.begin[tp])
-            last.end[tp] = end
-        return parts
-
-
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Record(msgspec.Struct, Generic[V], frozen=True, gc=False):
     """A decoded input record. `timestamp_ms` is the broker's append time where the topic says so.
 
     `value` is None for a tombstone, which reaches an agent where the topic has `tombstones`.
@@ -69,8 +34,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     offset: int
     timestamp_ms: int
     key: bytes | None
-    value: Any
-    headers: dict[str, bytes]
+    value: V
+    headers: dict[str, bytes | None]
 
     @property
     def source(self) -> str:
@@ -78,25 +43,29 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-class Batch:
-    """One delivery of records to an agent; `unit_of_work(batch)` opens it."""
+class Batch(Generic[V]):
+    """One delivery of records to an agent; `unit_of_work(batch)` opens it.
+
+    `poison` is why its one record has to be a dead letter, after `attempts`; `brief`: it goes there cut.
+    `answers` are what the service does about a dead letter.
+    """
 
     def __init__(
         self,
-        task: "Task",
+        task: OwnedPartition,
         chunk: Chunk,
         poison: BaseException | None = None,
         attempts: int = 0,
         *,
         brief: bool = False,
-        unanswered: bool = False,
+        answers: Sequence["Buried"] = (),
     ) -> None:
         self.task = task
         self.chunk = chunk
         self.poison = poison
         self.attempts = attempts
         self.brief = brief
-        self.unanswered = unanswered
+        self.answers = answers
         self.index = 0
         self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
@@ -108,51 +77,11 @@ class Batch:
             self.done.set_result(error)
 
 
-class TableView:
-    """One table inside a unit of work: committed records under the changes made so far.
+Buried = Callable[["UnitOfWork[Any]", TopicSpec, RawRecord, BaseException], None]
+"""What a service does about a dead letter: see App.buried."""
 
-    Values are replaced, never edited in place: assign the new value. Keys are text.
-    """
-
-    __slots__ = ("_table", "changes")
-
-    def __init__(self, table: "TaskTable") -> None:
-        self._table = table
-        self.changes: dict[str, Any] = {}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        value = self.changes.get(key, _MISSING)
-        if value is _MISSING:
-            value = self._table.get(key)
-        return default if value is None else value
-
-    def __getitem__(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            raise KeyError(key)
-        return value
-
-    def __contains__(self, key: str) -> bool:
-        return self.get(key) is not None
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.changes[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        self.changes[key] = None
-
-
-class Endings(dict[int, bytes]):
-    """What the event ids of a service end in, by their count within a record: formatted once."""
-
-    def __init__(self, app_id: str) -> None:
-        self._app_id = app_id
-
-    def __missing__(self, number: int) -> bytes:
-        ending = f":{self._app_id}:{number}".encode()
-        if number < ENDINGS_MAX:
-            self[number] = ending
-        return ending
+Batches = AsyncIterable[Batch[V]]
+"""What an agent iterates over; `V` is what the records may hold: a union, with None for tombstones."""
 
 
 _Put = Callable[[bytes, bytes, list[Header], int], None]
@@ -169,7 +98,7 @@ class _Puts(dict[bytes, _Put]):
         return put
 
 
-class UnitOfWork:
+class UnitOfWork(Effects, Generic[V]):
     """Everything that one batch changes and emits: it all happens, or none of it does.
 
     async with unit_of_work(batch) as work:
@@ -178,13 +107,12 @@ class UnitOfWork:
             work.emit(TOPIC, value)
     """
 
-    def __init__(self, task: "Task", batch: Batch | None) -> None:
+    def __init__(self, task: OwnedPartition, batch: Batch[V] | None) -> None:
+        chunk, brief = (None, False) if batch is None else (batch.chunk, batch.brief)
+        super().__init__(task.tables, chunk, transactional=task.transactional, brief=brief)
         self.task = task
         self.batch = batch
-        self.outbox = Outbox(task.transactional)
-        self.views: dict[str, TableView] = {}
-        self.callbacks: list[Callable[[], None]] = []
-        self._record: Record | None = None
+        self._record: Record[Any] | None = None
         self._spec: Any = None
         self._id_of: Callable[[Any], str] | None = None
         self._place = b""
@@ -196,13 +124,7 @@ class UnitOfWork:
         self._now_ms = time.time_ns() // 1_000_000
         self._turn = task.companion_turn if batch is None else task.agent_turn
 
-    def __getitem__(self, table: "Table") -> TableView:
-        view = self.views.get(table.name)
-        if view is None:
-            view = self.views[table.name] = TableView(self.task.tables[table.name])
-        return view
-
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record[V]]:
         """Yield the batch's records in order, decoded; what can't be decoded becomes a dead letter.
 
         Raises NewerRelease for a record that this build is too old for: the task waits in front of it.
@@ -221,19 +143,18 @@ class UnitOfWork:
                 topic, key_of, decode = spec.name, spec.key_of, spec.codec.decode
             key = raw.key
             if key not in at_home and (stray := task.stray(key, topic)) is not None:
-                self._refuse(raw, stray, quarantine=False)
+                self.make_dead_letter(raw, stray, quarantine=False)
                 continue
             if some_held and not spec.protects and dead_letters.holds(self, spec, raw):
                 continue
             if batch.poison is not None:
                 holds_key = not isinstance(batch.poison, Poison) or batch.poison.holds_key
-                self._refuse(raw, batch.poison, batch.attempts, quarantine=holds_key)
+                self.make_dead_letter(raw, batch.poison, batch.attempts, quarantine=holds_key)
                 continue
             try:
-                data, headers = raw.value, raw.headers
-                headers = dict(headers) if headers else {}
+                data, headers = raw.value, dict(raw.headers)
                 if data is not None:
-                    value = decode(headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), data)
+                    value = decode(headers.get(EVENT_TYPE) or b"", headers.get(SCHEMA_VERSION) or b"", data)
                     if key_of is not None and key != key_of(value):
                         raise ValueError(f"the key {key!r} is not the one of the value, {key_of(value)!r}")
                 else:
@@ -242,7 +163,7 @@ class UnitOfWork:
             except NewerRelease:
                 raise
             except Exception as error:  # a codec raises ValueError, but garbage finds its other errors too
-                self._refuse(raw, error, quarantine=not spec.edge)
+                self.make_dead_letter(raw, error, quarantine=not spec.edge)
                 some_held = some_held or QUARANTINE in self.views
                 continue
             self._record = record = Record(topic, partition, raw.offset, raw.timestamp, key, value, headers)
@@ -261,22 +182,24 @@ class UnitOfWork:
         assert self.batch is not None, "a unit of work without a batch has no records"
         assert self._record is not None, "there is no record in hand"
         _, raw = self.batch.chunk.items[self.batch.index]
-        self._refuse(raw, error, quarantine=False)
+        self.make_dead_letter(raw, error, quarantine=False)
         self._record = None
 
-    def _refuse(self, raw: Any, error: BaseException, attempts: int = 1, *, quarantine: bool) -> None:
+    def make_dead_letter(
+        self, raw: RawRecord, error: BaseException, attempts: int = 1, *, quarantine: bool
+    ) -> None:
         """Make the record a dead letter, and let the service answer it (`App.buried`) in the same commit."""
         spec, task, batch = self._spec, self.task, self.batch
         quarantine = quarantine and not spec.protects
         task.dead_letters.bury(self, spec, raw, error, attempts, quarantine=quarantine)
-        if not task.buried or (batch is not None and batch.unanswered):
+        if batch is None or not batch.answers:
             return
-        headers = dict(raw.headers or ())
+        headers = dict(raw.headers)
         self._record = Record(spec.name, task.partition, raw.offset, raw.timestamp, raw.key, None, headers)
         self._emitted = 0
         try:
-            for fun in task.buried:
-                fun(self, spec, raw, error)
+            for answer in batch.answers:
+                answer(self, spec, raw, error)
         except (Transient, NewerRelease, Fenced, CannotGoOn):
             raise
         except Exception as failure:
@@ -300,8 +223,8 @@ class UnitOfWork:
 
     def emit(
         self,
-        topic: TopicSpec,
-        value: Any,
+        topic: TopicSpec[W],
+        value: W,
         *,
         key: str | bytes | None = None,
         event_id: str | None = None,
@@ -334,7 +257,7 @@ class UnitOfWork:
             else:
                 origin = self._origin = self._identify(record)
             id_bytes = origin + self._endings[number]
-        headers = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, id_bytes)]
+        headers: list[Header] = [(EVENT_TYPE, event_type), (SCHEMA_VERSION, version), (EVENT_ID, id_bytes)]
         inherited = record.headers if record is not None else {}
         if inherited or correlation_id is not None:
             _inherit(headers, inherited, correlation_id)
@@ -349,7 +272,7 @@ class UnitOfWork:
             origin = self._id_of(record.value).encode()
         else:
             origin = record.headers.get(EVENT_ID) or record.source.encode()
-        return origin if len(origin) <= ID_BYTES_MAX else sha256(origin).hexdigest().encode()
+        return shortened(origin)
 
     def _puts_to(self, topic: TopicSpec) -> _Puts:
         count = self.task.partition_counts.get(topic.name)
@@ -361,7 +284,7 @@ class UnitOfWork:
         """Call `callback` once, when what this unit of work did is committed; not if the process dies."""
         self.callbacks.append(callback)
 
-    async def __aenter__(self) -> "UnitOfWork":
+    async def __aenter__(self) -> "UnitOfWork[V]":
         if self.batch is not None:
             self._turn.end()  # it is somebody else's now
         await self.task.lock.acquire()
@@ -377,7 +300,7 @@ class UnitOfWork:
     ) -> bool:
         try:
             if error is None:
-                error = await self._commit()
+                error = await self.finish()
             elif isinstance(error, CannotGoOn):
                 self.task.give_up(error)
         finally:
@@ -392,7 +315,8 @@ class UnitOfWork:
             raise error
         return self.batch is not None and isinstance(error, Exception)
 
-    async def _commit(self) -> Exception | None:
+    async def finish(self) -> Exception | None:
+        """Commit, or abort what failed; returns what came in between."""
         try:
             self._require_all_read()
             self._turn.end()
@@ -417,7 +341,7 @@ class UnitOfWork:
             raise RuntimeError("the agent left records of its batch unread")
 
 
-def unit_of_work(origin: "Batch | Task") -> UnitOfWork:
+def unit_of_work(origin: Batch[V] | OwnedPartition) -> UnitOfWork[V]:
     """Open the unit of work of a batch, or of a task for input that comes from outside Kafka.
 
     With a batch, an exception inside is the engine's to handle: nothing is committed and the batch comes
@@ -436,7 +360,7 @@ def _require_tombstone(spec: TopicSpec, key: bytes | None) -> None:
         raise ValueError("the record has neither key nor value")
 
 
-def _inherit(headers: list[Header], inherited: dict[str, bytes], correlation_id: str | None) -> None:
+def _inherit(headers: list[Header], inherited: dict[str, bytes | None], correlation_id: str | None) -> None:
     if correlation_id is not None:
         headers.append((CORRELATION_ID, correlation_id.encode()))
     elif CORRELATION_ID in inherited:

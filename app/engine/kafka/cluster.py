@@ -5,9 +5,9 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
@@ -21,6 +21,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy as LenientBatc
 from aiokafka.record.memory_records import MemoryRecords
 
 from app.engine.kafka.repeats import Repeats
+from app.engine.retries import Pauses
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -105,6 +106,21 @@ Hear = Callable[[TP, int, int, int], None]
 """Is told, for each partition of an answer: where its reader goes on, the high watermark, what is stable."""
 
 
+class RawRecord(Protocol):
+    """A record as the log has it; `offset` and the append time `timestamp` (ms) are the broker's."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
 class Fetched(NamedTuple):
     """The committed records of one partition from `position` up to `next_position`, markers passed over.
 
@@ -115,7 +131,7 @@ class Fetched(NamedTuple):
     position: int
     next_position: int
     end: int
-    records: list[Any]
+    records: Sequence[RawRecord]
     size_bytes: int = 0
 
 
@@ -132,7 +148,7 @@ def route(topic: str, key: bytes, partitions: int) -> TP:
 
 def committed_records(
     data: bytes, aborted: Iterable[tuple[int, int]], position: int
-) -> tuple[list[Any], int]:
+) -> tuple[list[RawRecord], int]:
     """Unpack a fetched record set from `position`, without aborted transactions and control markers.
 
     `aborted` holds (producer id, first offset) of the aborted transactions in it. Returns the records and the
@@ -140,7 +156,7 @@ def committed_records(
     """
     upcoming = sorted(aborted, key=lambda each: each[1])
     dropped: set[int] = set()
-    records: list[Any] = []
+    records: list[RawRecord] = []
     batches = MemoryRecords(data)
     while batches.has_next():
         batch: Any = batches.next_batch()
@@ -162,7 +178,7 @@ def committed_records(
     return records, position
 
 
-def _records_of(batch: Any, data: bytes) -> list[Any]:
+def _records_of(batch: Any, data: bytes) -> list[RawRecord]:
     """The records of `batch`, which lies somewhere in `data`.
 
     Kafka lets a producer name headers by any bytes; aiokafka refuses those that are not UTF-8, and with them
@@ -201,23 +217,14 @@ def by_topic(tps: Mapping[TP, Any]) -> list[tuple[str, list[tuple[Any, ...]]]]:
     return list(topics.items())
 
 
-def pauses(first_s: float) -> Iterator[float]:
+def pauses(first_s: float) -> Pauses:
     """How long to wait before each next try."""
-    pause_s = first_s
-    while True:
-        yield pause_s
-        pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
+    return Pauses(first_s, RETRY_PAUSE_S_MAX, growth=1.5)
 
 
 async def retry(attempt: Callable[[], Awaitable[T]]) -> T:
     """Await `attempt()` until it does not fail for a reason in RETRIABLE; cancellation ends it."""
-    waits = pauses(RETRY_PAUSE_S)
-    while True:
-        try:
-            return await attempt()
-        except RETRIABLE as error:
-            log.debug("trying again: %r", error)
-            await asyncio.sleep(next(waits))
+    return await pauses(RETRY_PAUSE_S).until_done(RETRIABLE, attempt)
 
 
 class Cluster:
@@ -386,6 +393,7 @@ class Cluster:
         partition_bytes_max: int,
         lane: object,
         hear: Hear | None = None,
+        isolation: int = READ_COMMITTED,
     ) -> list[Fetched]:
         """Read committed records from `positions`, all led by `node`; waits up to `wait_ms` for the first.
 
@@ -393,7 +401,7 @@ class Cluster:
         when a position is not in the log, or what RETRIABLE names.
         """
         wanted = by_topic({tp: (offset, partition_bytes_max) for tp, offset in positions.items()})
-        request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, READ_COMMITTED, wanted)
+        request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, isolation, wanted)
         fetched = []
         for topic, partitions in (await self.send(node, request, lane)).topics:
             for partition, code, high, stable, _, aborted, _, data in partitions:

@@ -41,7 +41,7 @@ REFUSED = {10, 18, 87}  # MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE, INVALID_RECO
 DUPLICATE_SEQUENCE = 46  # the batch is in the log already: an earlier try got through
 GENERATION = {22, 25, 27}  # ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS
 
-Header = tuple[str, bytes]
+Header = tuple[str, bytes | None]
 
 
 NOTE = "inputs:"
@@ -146,14 +146,14 @@ class Producer:
         self, cluster: Cluster, transactional_id: str | None, group: str, timeout_ms: int, lane: object
     ) -> None:
         self._cluster = cluster
-        self._id = transactional_id
+        self.transactional_id = transactional_id
         self._group = group
         self._timeout_ms = timeout_ms
         self._lane = lane
         self._producer_id = -1
         self._epoch = -1
         self._sequences: dict[TP, int] = defaultdict(int)
-        self._unanswered = False
+        self.has_unanswered = False
         self.note = ""
         """What is committed with each offset, see `write_note`."""
 
@@ -168,12 +168,13 @@ class Producer:
 
     async def _initialise(self) -> None:
         def request() -> Any:
-            return InitProducerId(self._id or "", self._timeout_ms, self._producer_id, self._epoch)
+            name = self.transactional_id or ""
+            return InitProducerId(name, self._timeout_ms, self._producer_id, self._epoch)
 
         response = await self._coordinated(TRANSACTION, request, lambda r: [r.error_code])
         self._producer_id, self._epoch = response.producer_id, response.producer_epoch
         self._sequences.clear()
-        self._unanswered = False
+        self.has_unanswered = False
 
     @property
     def generation(self) -> int:
@@ -181,7 +182,7 @@ class Producer:
         return max(0, self._producer_id) << 16 | max(0, self._epoch)
 
     def stamp(self, tp: TP, builder: Any, count: int) -> bytearray:
-        if self._id is not None:
+        if self.transactional_id is not None:
             sequence = self._sequences[tp]
             self._sequences[tp] = (sequence + count) & 0x7FFFFFFF
             builder.set_producer_state(self._producer_id, self._epoch, sequence)
@@ -195,10 +196,10 @@ class Producer:
         meets: an offset of the last one, the end of this one in its middle (KIP-890). So what has lost an
         answer begins no other transaction: a new epoch does, and the old one's requests are refused.
         """
-        if self._unanswered:
+        if self.has_unanswered:
             await self._initialise()
         topics = [(topic, [each[0] for each in ps]) for topic, ps in by_topic(dict.fromkeys(partitions, 0))]
-        identity = (self._id or "", self._producer_id, self._epoch)
+        identity = (self.transactional_id or "", self._producer_id, self._epoch)
         steps: list[Awaitable[Any]] = []
         if offsets:
             steps.append(
@@ -231,9 +232,10 @@ class Producer:
         if not offsets:
             return
         topics = by_topic({tp: (offset, self.note) for tp, offset in offsets.items()})
+        names = (self.transactional_id, self._group)
         await self._coordinated(
             GROUP,
-            lambda: TxnOffsetCommitRequest(self._id, self._group, self._producer_id, self._epoch, topics),
+            lambda: TxnOffsetCommitRequest(*names, self._producer_id, self._epoch, topics),
             lambda r: [code for _, ps in r.errors for _, code in ps],
         )
 
@@ -255,7 +257,7 @@ class Producer:
     async def _end(self, result: bool) -> None:
         await self._coordinated(
             TRANSACTION,
-            lambda: EndTxnRequest(self._id, self._producer_id, self._epoch, result),
+            lambda: EndTxnRequest(self.transactional_id, self._producer_id, self._epoch, result),
             lambda r: [r.error_code],
         )
 
@@ -272,15 +274,15 @@ class Producer:
         self, kind: int, request: Callable[[], Any], codes: Callable[[Any], list[int]]
     ) -> Any:
         """Send to the coordinator until it gives a definite answer; raises Fenced or TransactionFailed."""
-        key = self._group if kind == GROUP else self._id or ""
-        busy, away = pauses(BUSY_PAUSE_S), pauses(RETRY_PAUSE_S)
+        key = self._group if kind == GROUP else self.transactional_id or ""
+        busy, away = pauses(BUSY_PAUSE_S).in_turn(), pauses(RETRY_PAUSE_S).in_turn()
         while True:
             node = await self._cluster.coordinator(kind, key)
             try:
                 response = await self._cluster.send(node, request(), self._lane)
             except RETRIABLE as error:
                 log.debug("%s away: %r", key, error)
-                self._unanswered = True
+                self.has_unanswered = True
                 found = MOVED
             else:
                 found = {code for code in codes(response) if code}
@@ -297,7 +299,7 @@ class Producer:
     async def _produce(self, batches: dict[TP, bytearray]) -> dict[TP, int]:
         """Write one batch a partition; returns the offset of each batch's first record."""
         bases: dict[TP, int] = {}
-        waits = pauses(RETRY_PAUSE_S)
+        waits = pauses(RETRY_PAUSE_S).in_turn()
         while batches:
             by_node: dict[int, dict[TP, bytearray]] = defaultdict(dict)
             for tp, data in batches.items():
@@ -314,19 +316,19 @@ class Producer:
 
     async def _produce_to(self, node: int, batches: dict[TP, bytearray]) -> dict[TP, int]:
         """Return the base offset of each batch that is in the log; the others are to be tried again."""
-        request = Produce(self._id, PRODUCE_TIMEOUT_MS, by_topic(batches))
+        request = Produce(self.transactional_id, PRODUCE_TIMEOUT_MS, by_topic(batches))
         try:
             response = await self._cluster.send(node, request, self._lane)
         except RETRIABLE as error:
             log.debug("produce to node %s: %r", node, error)
-            self._unanswered = True
+            self.has_unanswered = True
             return {}
         done: dict[TP, int] = {}
         for topic, partitions in response.topics:
             for partition, code, base, *_ in partitions:
                 tp = TP(topic, partition)
                 if code in FENCED:
-                    raise Fenced(f"{self._id}: {_names({code})}")
+                    raise Fenced(f"{self.transactional_id}: {_names({code})}")
                 if code == DUPLICATE_SEQUENCE:
                     raise TransactionFailed(f"produce to {topic}-{partition}: an earlier try got through")
                 if code in REFUSED:

@@ -20,14 +20,14 @@ STALL_S = 2.0
 """How long a reader may stand at an open transaction before that is worth a word."""
 
 
-class _Heard(NamedTuple):
+class Heard(NamedTuple):
     """What the last answer said of a partition."""
 
     high: int
     stable: int
 
 
-class _Stall:
+class Stall:
     """A reader stands at `offset`, the last stable one, since `since` (monotonic) and still at `seen`."""
 
     def __init__(self, offset: int, now: float) -> None:
@@ -48,18 +48,18 @@ class Watermarks:
         self._cluster = cluster
         self._who = who
         self._lane = (lane, "open transaction")
-        self._heard: dict[TP, _Heard] = {}
-        self._stalls: dict[TP, _Stall] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self.heard: dict[TP, Heard] = {}
+        self._stalls: dict[TP, Stall] = {}
+        self._asking: set[asyncio.Task[None]] = set()
 
     def lag(self, tp: TP, position: int) -> int:
         """Offsets up to the high watermark that are not read yet, as far as the last answer knew."""
-        heard = self._heard.get(tp)
+        heard = self.heard.get(tp)
         return 0 if heard is None else max(0, heard.high - position)
 
     def is_behind(self, tp: TP, position: int) -> bool:
         """Whether there may be something to read: the last answer said so, or there has been none yet."""
-        heard = self._heard.get(tp)
+        heard = self.heard.get(tp)
         return heard is None or heard.high > position
 
     @property
@@ -69,7 +69,7 @@ class Watermarks:
 
     def hear(self, tp: TP, position: int, high: int, stable: int) -> None:
         """Note an answer; the reader goes on from `position`."""
-        self._heard[tp] = _Heard(high, stable)
+        self.heard[tp] = Heard(high, stable)
         stall = self._stalls.get(tp)
         stands = stable < high and position >= stable
         if stall is not None and not (stands and stall.offset == stable):
@@ -79,21 +79,21 @@ class Watermarks:
             return
         now = time.monotonic()
         if stall is None:
-            self._stalls[tp] = _Stall(stable, now)
+            self._stalls[tp] = Stall(stable, now)
             return
         stall.seen = now
         if stall.is_long and stall.text is None:
-            stall.text = _told(tp, stall, None)
-            telling = asyncio.create_task(self._tell(tp, stall))
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+            stall.text = _described(tp, stall, None)
+            asking = asyncio.create_task(self._ask(tp, stall))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
 
-    def _over(self, tp: TP, stall: _Stall) -> None:
+    def _over(self, tp: TP, stall: Stall) -> None:
         if stall.text is not None:
             waited_s = time.monotonic() - stall.since
             log.info("%s goes on: the transaction on %s-%s is over after %.1f s", self._who, *tp, waited_s)
 
-    async def _tell(self, tp: TP, stall: _Stall) -> None:
+    async def _ask(self, tp: TP, stall: Stall) -> None:
         """Find out whose transaction it is, and say so once."""
         try:
             found = await self._cluster.batch_at(tp, stall.offset, self._lane)
@@ -101,17 +101,17 @@ class Watermarks:
             log.info("%s can't be told whose transaction is open on %s-%s: %r", self._who, *tp, error)
             found = None
         if self._stalls.get(tp) is stall:
-            stall.text = _told(tp, stall, found)
+            stall.text = _described(tp, stall, found)
             log.warning("%s %s; nothing behind offset %s is read before", self._who, stall.text, stall.offset)
 
     def close(self) -> None:
         """The reader reads no more."""
         self._stalls.clear()
-        for telling in self._telling:
-            telling.cancel()
+        for asking in self._asking:
+            asking.cancel()
 
 
-def _told(tp: TP, stall: _Stall, found: OpenBatch | None) -> str:
+def _described(tp: TP, stall: Stall, found: OpenBatch | None) -> str:
     since_ms, whose = stall.since_ms, "unknown"
     if found is not None:
         whose = str(found.producer_id)

@@ -9,18 +9,20 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from aiokafka import errors
+from typing_extensions import TypeVar
 
-from app.engine.core.dead_letter import ERROR_CHARS_MAX
-from app.engine.errors import NewerRelease
-from app.engine.kafka.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster
+from app.engine.errors import ERROR_CHARS_MAX, NewerRelease
+from app.engine.kafka.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, RawRecord
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.shards import KEY_BYTES_MAX, misplaced
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 
 log = logging.getLogger(__name__)
+
+V = TypeVar("V", default=Any)
 
 SHOWN_MAX = 64
 FETCH_WAIT_MS = 500
@@ -48,18 +50,18 @@ _Origin = tuple[int, bytes | frozenset[str]]
 """The partition and key of a record, which a later one of the same replaces; without a key, what it names."""
 
 
-class GlobalTable:
+class GlobalTable(Generic[V]):
     """Read-only. It is not replayed: a decision that uses it must put what it used into its output.
 
     `unreadable` gives the reason by key, `refused` counts bad records since the start, by their error's name.
     """
 
-    def __init__(self, topic: TopicSpec) -> None:
+    def __init__(self, topic: TopicSpec[V]) -> None:
         self.topic = topic
         self.ready = asyncio.Event()
         self.unreadable: dict[str, str] = {}
         self.refused: Counter[str] = Counter()
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, V] = {}
         self._partitions = 1
         self._good: dict[str, _Place] = {}
         self._bad: dict[_Origin, _Bad] = {}
@@ -72,11 +74,11 @@ class GlobalTable:
         """One line for each open transaction that is being waited for."""
         return [] if self._watermarks is None else self._watermarks.waiting
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> V | None:
         """The last good value, None where there is none. Ask `is_unreadable` too."""
         return self._values.get(key)
 
-    def values(self) -> Mapping[str, Any]:
+    def values(self) -> Mapping[str, V]:
         return self._values
 
     def is_unreadable(self, key: str) -> bool:
@@ -126,7 +128,7 @@ class GlobalTable:
             for record in each.records:
                 self._take(each.tp, record)
 
-    def _take(self, tp: TP, record: Any) -> None:
+    def _take(self, tp: TP, record: RawRecord) -> None:
         place = _Place(tp.partition, record.offset, record.timestamp)
         key = None if record.key is None or len(record.key) > KEY_BYTES_MAX else record.key
         name = None if key is None else _name(key)
@@ -146,7 +148,7 @@ class GlobalTable:
             self._values[name] = value
         self._trust(name, key, place)
 
-    def _read(self, partition: int, record: Any, names: set[str]) -> Any:
+    def _read(self, partition: int, record: RawRecord, names: set[str]) -> V | None:
         """Decode and check a record; adds the key that its value names to `names`."""
         key, headers, value = record.key, dict(record.headers), None
         if record.value is None:
@@ -154,7 +156,7 @@ class GlobalTable:
                 raise ValueError(f"the record has no value, and nothing is removed from {self.topic.name}")
         else:
             value = self.topic.codec.decode(
-                headers.get(EVENT_TYPE, b""), headers.get(SCHEMA_VERSION, b""), record.value
+                headers.get(EVENT_TYPE) or b"", headers.get(SCHEMA_VERSION) or b"", record.value
             )
             if self.topic.key_of is not None:
                 meant = self.topic.key_of(value)

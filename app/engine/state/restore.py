@@ -39,13 +39,13 @@ async def restore(
     read. Raises ChangelogMismatch when the local table cannot be a prefix of the log.
     """
     tables = {tp: table for table, tp in changelogs.items()}
-    positions, ends = await _bounds(store, cluster, tables)
+    positions, ends = await bounds(store, cluster, tables)
     count = 0
     started = time.monotonic()
     while behind := {tp: at for tp, at in positions.items() if at < ends[tp]}:
         if disk is not None:
             await disk.room()
-        for fetched in await _fetch(cluster, behind, lane, RESTORE_WAIT_MS) or ():
+        for fetched in await fetch(cluster, behind, lane, RESTORE_WAIT_MS) or ():
             count += _apply(store, tables[fetched.tp], fetched)
             positions[fetched.tp] = fetched.next_position
             await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def follow(
     `lag` is kept at the number of changelog offsets, by table, that are committed and not yet applied.
     """
     tables = {tp: table for table, tp in changelogs.items()}
-    positions, ends = await _bounds(store, cluster, tables)
+    positions, ends = await bounds(store, cluster, tables)
     lag.update({table: max(0, ends[tp] - positions[tp]) for tp, table in tables.items()})
     known_at = time.monotonic()
     heard_at_ms = _now_ms()
@@ -78,12 +78,12 @@ async def follow(
         if time.monotonic() - known_at > STAMP_S:
             known_at = time.monotonic()
             await _stamp(store, cluster, tables, positions)
-        found = await _fetch(cluster, positions, lane, FOLLOW_WAIT_MS, hear)
+        found = await fetch(cluster, positions, lane, FOLLOW_WAIT_MS, hear)
         if found is None:
             continue
         silent_ms, heard_at_ms = _now_ms() - heard_at_ms, _now_ms()
         if silent_ms > FORGET_AFTER_MS:  # deletions since then may be gone from the log
-            positions, _ = await _bounds(store, cluster, tables)
+            positions, _ = await bounds(store, cluster, tables)
             continue
         for fetched in found:
             table = tables[fetched.tp]
@@ -101,7 +101,7 @@ async def _stamp(
     store.apply({}, {table: positions[tp] for tp, table in tables.items() if positions[tp] >= ends[tp]})
 
 
-async def _bounds(
+async def bounds(
     store: TaskStore, cluster: Cluster, tables: Mapping[TP, str]
 ) -> tuple[dict[TP, int], dict[TP, int]]:
     """Where to begin in each changelog, and where what is stable ends now.
@@ -150,7 +150,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def _fetch(
+async def fetch(
     cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int, hear: Hear | None = None
 ) -> list[Fetched] | None:
     """What one of the leaders has next; None when it is away."""

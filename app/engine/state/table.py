@@ -1,18 +1,21 @@
 """Tables: declared through Faust, kept in RocksDB by task, written only by a unit of work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeGuard, cast
 
 import faust
 import msgspec
 from pydantic import BaseModel, TypeAdapter
+from typing_extensions import TypeVar
 
 from app.engine.kafka.cluster import TP, partition_of
 from app.engine.shards import shard_named
 from app.engine.state.store import TaskStore
 from app.engine.topics import COMPACTED
+
+V = TypeVar("V", default=Any)
 
 CACHE_KEYS_MAX = 50_000
 CHANGELOG_CONFIG = {
@@ -22,7 +25,7 @@ CHANGELOG_CONFIG = {
 }
 
 
-class ValueCodec(Protocol):
+class ValueCodec(Protocol[V]):
     """How a table's values go to JSON and back, where a type alone does not say it: versions, for one.
 
     `decode` raises NewerRelease for what a newer release of ours has written. `frozen` says that values can't
@@ -31,12 +34,12 @@ class ValueCodec(Protocol):
 
     frozen: bool
 
-    def decode(self, data: bytes, /) -> Any: ...
+    def decode(self, data: bytes, /) -> V: ...
 
-    def encode(self, value: Any, /) -> bytes: ...
+    def encode(self, value: V, /) -> bytes: ...
 
 
-class Table(faust.Table[str, Any]):
+class Table(faust.Table[str, V], Generic[V]):
     """A table of one service, backed by the changelog topic `<service>-<name>-changelog`.
 
     `value_type` is a msgspec.Struct, whatever pydantic can read and write as JSON, or a ValueCodec. Keys are
@@ -45,9 +48,11 @@ class Table(faust.Table[str, Any]):
     """
 
     def __init__(
-        self, app: Any, *, value_type: Any | ValueCodec, by_shard: bool = False, **options: Any
+        self, app: Any, *, value_type: type[V] | ValueCodec[V], by_shard: bool = False, **options: Any
     ) -> None:
         super().__init__(app, value_type=None, key_type=None, **options)
+        self.decode: Callable[[bytes], V]
+        self.encode: Callable[[V], bytes]
         if _is_codec(value_type):
             self.decode, self.encode, self.frozen = value_type.decode, value_type.encode, value_type.frozen
         else:
@@ -86,7 +91,7 @@ def json_functions(value_type: Any) -> tuple[Callable[[bytes], Any], Callable[[A
     return adapter.validator.validate_json, adapter.serializer.to_json
 
 
-def _is_codec(value_type: Any) -> bool:
+def _is_codec(value_type: type[V] | ValueCodec[V]) -> TypeGuard[ValueCodec[V]]:
     """Whether it is a ValueCodec rather than a type, whose values may well have such methods."""
     names = ("decode", "encode", "frozen")
     return not isinstance(value_type, type) and all(hasattr(value_type, name) for name in names)
@@ -103,17 +108,17 @@ def _is_frozen(value_type: Any) -> bool:
     return issubclass(value_type, str | bytes | int | float)
 
 
-class TaskTable:
+class TaskTable(Generic[V]):
     """A task's partition of a table: the committed state."""
 
-    def __init__(self, table: Table, store: TaskStore, partition: int) -> None:
+    def __init__(self, table: Table[V], store: TaskStore, partition: int) -> None:
         self.table = table
         self.name = table.name
         self.changelog = TP(table.changelog, partition)
         self._store = store
-        self._cache: dict[str, Any] = {}
+        self._cache: dict[str, V] = {}
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> V | None:
         """The committed value, None where there is none: a copy of one's own unless its type is frozen."""
         value = self._cache.get(key)
         if value is None:
@@ -127,11 +132,11 @@ class TaskTable:
         """The committed value as it is stored, which needs nobody who can read it."""
         return self._store.get(self.name, key.encode())
 
-    def has(self, key: str, value: Any) -> bool:
+    def has(self, key: str, value: V | None) -> bool:
         """Whether `value`, of a frozen type, is the very object that is committed: assigned, not changed."""
         return value is not None and self._cache.get(key) is value
 
-    def _remember(self, key: str, value: Any) -> None:
+    def _remember(self, key: str, value: V) -> None:
         if self.table.frozen:
             self._cache[key] = value
             self._forget_oldest()
@@ -141,16 +146,16 @@ class TaskTable:
             for old in list(islice(self._cache, CACHE_KEYS_MAX // 4)):
                 del self._cache[old]
 
-    def committed(self, changes: dict[str, Any]) -> None:
+    def committed(self, changes: Mapping[str, V | None]) -> None:
         """Take over what a committed unit of work has changed."""
         if not self.table.frozen:
             return
-        self._cache.update(changes)
+        self._cache.update(cast(Mapping[str, V], changes))
         for key in [key for key, value in changes.items() if value is None]:
             del self._cache[key]
         self._forget_oldest()
 
-    def items(self, after: str | None = None) -> Iterator[tuple[str, Any]]:
+    def items(self, after: str | None = None) -> Iterator[tuple[str, V]]:
         """Yield (key, value) in the order of the keys' bytes, those above `after`."""
         for key, data in self.scan(None if after is None else after.encode()):
             yield key.decode(), self.table.decode(data)

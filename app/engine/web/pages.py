@@ -1,16 +1,17 @@
-"""Writes the web view's HTML. Text is escaped by construction: only `element` makes Html, and it escapes."""
+"""Writes the web view's pages: what each shows is arranged here, how it looks is in `templates/`."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
-from app.engine.core import health
+from app.engine.core.dead_letter import QUARANTINE
 from app.engine.state.table import Table
-from app.engine.web.cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
+from app.engine.web.cluster import Absent, Overview, Page, Record
 from app.engine.web.columns import at, columns
-from app.engine.web.html import CSS, Html, element, join, visible
-from app.engine.web.read import LIMIT_DEFAULT, Count, Query, Row, TaskReport
+from app.engine.web.letters import DeadLetters, WholeLetter
+from app.engine.web.read import LIMIT_DEFAULT, Query, Row, TaskReport
+from app.engine.web.templating import shortened, templates
 
 InWords = Callable[[Sequence[str], int, Sequence[Mapping[str, Any]]], str | None]
 """`(path, value, within)`: what the integer at the path means, or None; `within` are the objects around it,
@@ -20,12 +21,64 @@ T = TypeVar("T")
 KEY_CHARS_MAX = 120
 SUMMARY_CHARS_MAX = 160
 FIELD_CHARS_MAX = 48
-REFRESH_S = 5
-"""How often a page that nobody types into loads itself anew."""
-
 RECORD_CHARS_MAX = 256 * 1024
+LETTER_BYTES_MAX, HEX_BYTES_MAX, HEX_BYTES_A_LINE = 16 * 1024, 4096, 16
+HEADER_BYTES_MAX = 512
 NO_PATH = ("", ".", "..")
 """Keys that cannot be a path segment: browsers resolve them away."""
+
+
+class Frame(NamedTuple):
+    """What is around the content of every page.
+
+    `tables` are named in the head; `services` has an address of each, "" for one that has none. `api` is
+    where the same is as JSON. `refreshes` means that the page loads itself anew.
+    """
+
+    service: str
+    title: str
+    tables: Sequence[str]
+    services: Mapping[str, str]
+    worker: str
+    seconds: float | None
+    api: str | None
+    refreshes: bool
+
+
+class TableLine(NamedTuple):
+    """A table in the overview; `exact` False means that not all its records could be counted."""
+
+    name: str
+    help: str
+    records: int
+    exact: bool
+    here: list[int]
+    elsewhere: list[int]
+
+
+class Cell(NamedTuple):
+    """A field of a record: how it looks ("number", "field", "value" or ""), its text, and more of it."""
+
+    kind: str
+    text: str
+    title: str | None
+
+
+class Line(NamedTuple):
+    """A record in a list; its path is None where its key is too long for one."""
+
+    key: str
+    path: str | None
+    partition: int
+    cells: Sequence[Cell]
+
+
+class Lines(NamedTuple):
+    """A list of records: "fields" in columns, or "records" whole. Heads are names, and whether of numbers."""
+
+    kind: str
+    heads: Sequence[tuple[str, bool]]
+    rows: Sequence[Line]
 
 
 def table_path(table: str, query: Query | None = None, after: str | None = None, api: bool = False) -> str:
@@ -56,121 +109,100 @@ class Pages:
         self._service = service
         self._addresses = addresses
         self._in_words = in_words
+        self._templates = templates(table_path=table_path, record_path=record_path)
 
     def overview(self, overview: Overview, tables: Sequence[Table], seconds: float) -> str:
-        body = [
-            element("h1", overview.service),
-            element("p", _state(overview.ready), " · worker ", element("code", overview.worker)),
-            _reasons(overview.not_ready),
-            element("h2", "Tables"),
-            _tables(tables, overview),
-            element("h2", "Tasks on this worker"),
-            _tasks(overview),
-            element("h2", "Workers of this service"),
-            _rows(
-                ("worker", "partitions", "state"),
-                [_worker(each, overview.worker) for each in overview.workers],
-            ),
-            element("h2", "Services"),
-            _rows(
-                ("service", "usual address", "state"),
-                [_neighbour(each) for each in overview.neighbours],
-            ),
-        ]
-        return self._page(overview.service, tables, body, "/api/", overview.worker, seconds, refreshes=True)
+        own = overview.own
+        return self._page(
+            "overview.html",
+            self._frame(overview.service, tables, overview.worker, "/api/", seconds, refreshes=True),
+            overview=overview,
+            tables=[_table_line(table, overview) for table in tables],
+            tasks=[] if own is None else [(task, _changelogs(task, overview)) for task in own.tasks],
+        )
 
     def listing(self, page: Page, table: Table, tables: Sequence[Table], worker: str, seconds: float) -> str:
         api = table_path(table.name, page.query, page.query.after, api=True)
-        body = [
-            element("h1", table.name),
-            element("p", table.help, class_="soft"),
-            _search_form(page),
-            _missing(page.missing),
-            _records(page),
-            _pager(page),
-        ]
-        return self._page(table.name, tables, body, api, worker, seconds)
+        return self._page(
+            "list.html",
+            self._frame(table.name, tables, worker, api, seconds),
+            page=page,
+            help=table.help,
+            records=_in_columns(page) or _whole(page),
+            limit_default=LIMIT_DEFAULT,
+        )
 
     def record(self, record: Record, tables: Sequence[Table], worker: str, seconds: float) -> str:
-        title = record.key or "(empty key)"
-        body = [
-            element("h1", title),
-            element(
-                "dl",
-                *_pair("table", element("a", record.table, href=table_path(record.table))),
-                *_pair("partition", record.partition),
-                *_pair("worker", element("a", record.worker, href=record.worker + "/")),
-            ),
-            _record_text(bytes(record.value), self._in_words),
-        ]
         api = record_path(record.table, record.key, api=True)
-        return self._page(title, tables, body, api, worker, seconds, refreshes=True)
+        lines, is_cut = _record_lines(bytes(record.value), self._in_words)
+        return self._page(
+            "record.html",
+            self._frame(record.key or "(empty key)", tables, worker, api, seconds, refreshes=True),
+            record=record,
+            lines=lines,
+            is_cut=is_cut,
+        )
 
     def absent(self, table: Table, key: str, absent: Absent, tables: Sequence[Table], worker: str) -> str:
         title = "No such record" if absent.certain else "Not to be said at the moment"
-        body = [
-            element("h1", title),
-            element(
-                "dl",
-                *_pair("table", element("a", table.name, href=table_path(table.name))),
-                *_pair("key", element("code", key)),
-                *_pair("belongs to", _belongs(absent)),
-                *_pair("asked", ", ".join(absent.asked) or "nobody who answered"),
+        return self._page(
+            "absent.html",
+            self._frame(title, tables, worker, record_path(table.name, key, api=True)),
+            table=table.name,
+            key=key,
+            absent=absent,
+            search=table_path(table.name, Query(text=key[:200])),
+        )
+
+    def letters(self, found: DeadLetters, tables: Sequence[Table], worker: str, seconds: float) -> str:
+        return self._page(
+            "dead_letters.html",
+            self._frame("dead letters", tables, worker, "/api/dead-letters/", seconds),
+            page=found,
+            quarantine=QUARANTINE,
+        )
+
+    def letter(self, found: WholeLetter, tables: Sequence[Table], worker: str, seconds: float) -> str:
+        letter, value = found.letter, found.value or b""
+        return self._page(
+            "dead_letter.html",
+            self._frame(
+                f"dead letter {letter.partition}/{letter.offset}",
+                tables,
+                worker,
+                f"/api/dead-letters/{letter.partition}/{letter.offset}",
+                seconds,
             ),
-            _missing(absent.missing),
-            element("p", element("a", "Search for it", href=table_path(table.name, Query(text=key[:200])))),
-        ]
-        return self._page(title, tables, body, record_path(table.name, key, api=True), worker)
+            letter=letter,
+            headers=[
+                (name, None if data is None else as_text(data[:HEADER_BYTES_MAX]))
+                for name, data in found.headers
+            ],
+            text=None if found.value is None else as_text(value[:LETTER_BYTES_MAX]),
+            text_bytes=min(len(value), LETTER_BYTES_MAX),
+            hex_lines=hex_lines(value[:HEX_BYTES_MAX]),
+            hex_bytes=min(len(value), HEX_BYTES_MAX),
+        )
 
     def refusal(self, title: str, text: str, tables: Sequence[Table], worker: str) -> str:
         """The page for a request that is answered with an error."""
-        return self._page(title, tables, [element("h1", title), element("p", text)], None, worker)
+        return self._page("refusal.html", self._frame(title, tables, worker, None), text=text)
 
-    def _page(
+    def _frame(
         self,
         title: str,
         tables: Sequence[Table],
-        body: Iterable[object],
-        api: str | None,
         worker: str,
+        api: str | None,
         seconds: float | None = None,
         *,
         refreshes: bool = False,
-    ) -> str:
-        head = element(
-            "head",
-            Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width">'),
-            Html(f'<meta http-equiv="refresh" content="{REFRESH_S}">') if refreshes else None,
-            element("title", title if title == self._service else f"{title} · {self._service}"),
-            element("style", Html(CSS)),
-        )
-        footer = element(
-            "footer",
-            "Committed state only · answered by ",
-            worker,
-            None if seconds is None else f" in {seconds * 1000:.0f} ms",
-            None if api is None else join([" · ", element("a", "JSON", href=api)]),
-        )
-        content = element("body", self._header(title, tables), element("main", *body), footer)
-        return "<!doctype html>" + element("html", head, content, lang="en")
+    ) -> Frame:
+        names = [table.name for table in tables]
+        return Frame(self._service, title, names, self._addresses, worker, seconds, api, refreshes)
 
-    def _header(self, title: str, tables: Sequence[Table]) -> Html:
-        links = [
-            element(
-                "a", table.name, href=table_path(table.name), class_="here" if table.name == title else None
-            )
-            for table in tables
-        ]
-        services = [
-            element("span", name, class_="here") if name == self._service else _linked(name, address)
-            for name, address in self._addresses.items()
-        ]
-        return element(
-            "header",
-            element("a", self._service, href="/", class_="name"),
-            element("nav", *links),
-            element("nav", *services, class_="services"),
-        )
+    def _page(self, template: str, frame: Frame, **shown: Any) -> str:
+        return self._templates.get_template(template).render(frame=frame, **shown)
 
 
 class JsonLines:
@@ -209,195 +241,49 @@ def _with_commas(values: Collection[T]) -> Iterator[tuple[str, T]]:
     return ((",", each) if number < len(values) else ("", each) for number, each in enumerate(values, 1))
 
 
-def _record_text(data: bytes, in_words: InWords) -> Html:
-    parts: list[object] = []
+def as_text(data: bytes) -> str:
+    """Bytes that are not UTF-8 are shown as escapes."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def hex_lines(data: bytes) -> list[str]:
+    """Where each line begins, its bytes, and those of them that are ASCII."""
+    lines = []
+    for start in range(0, len(data), HEX_BYTES_A_LINE):
+        part = data[start : start + HEX_BYTES_A_LINE]
+        ascii_ = "".join(chr(each) if 32 <= each < 127 else "." for each in part)
+        lines.append(f"{start:06x}  {part.hex(' '):<{3 * HEX_BYTES_A_LINE - 1}}  {ascii_}")
+    return lines
+
+
+def _record_lines(data: bytes, in_words: InWords) -> tuple[list[tuple[str, str | None]], bool]:
+    """The lines of a record, each with what its integer means; and whether it has more than is shown."""
+    lines: list[tuple[str, str | None]] = []
     room = RECORD_CHARS_MAX
     for line, words in JsonLines(in_words).of(json.loads(data)):
-        parts += [line[:room], None if words is None else element("span", words, class_="words"), "\n"]
+        lines.append((line[:room], words))
         room -= len(line)
         if room <= 0:
-            cut = element("p", "Only the beginning is shown; the JSON has it all.", class_="soft")
-            return join([element("pre", *parts), cut])
-    return element("pre", *parts)
+            return lines, True
+    return lines, False
 
 
-def _state(ready: bool, why: str = "") -> Html:
-    if ready:
-        return element("span", "● ready", class_="good")
-    return element("span", "● not ready", class_="bad", title=why or None)
-
-
-def _reasons(not_ready: Sequence[str]) -> Html | None:
-    if not not_ready:
-        return None
-    told = [element("li", each) for each in not_ready]
-    return element("div", "It cannot work now:", element("ul", *told), class_="missing")
-
-
-def _rows(heads: Sequence[str], rows: Iterable[Iterable[Html]], class_: str | None = None) -> Html:
-    """A table; a head that starts with # is one of numbers."""
-    cells = [
-        element("th", head.lstrip("#"), class_="number" if head.startswith("#") else None) for head in heads
-    ]
-    body = [element("tr", *row) for row in rows]
-    return element(
-        "div",
-        element("table", element("thead", element("tr", *cells)), element("tbody", *body), class_=class_),
-        class_="wide",
-    )
-
-
-def _cell(*content: object, class_: str | None = None, title: str | None = None) -> Html:
-    return element("td", *content, class_=class_, title=title)
-
-
-def _number(value: int | str) -> Html:
-    return _cell(f"{value:,}" if isinstance(value, int) else value, class_="number")
-
-
-def _tables(tables: Sequence[Table], overview: Overview) -> Html:
-    heads = ("table", "#records", "partitions here", "elsewhere", "")
-    return _rows(heads, [_table(table, overview) for table in tables])
-
-
-def _table(table: Table, overview: Overview) -> list[Html]:
+def _table_line(table: Table, overview: Overview) -> TableLine:
     own = next((each.partitions for each in overview.workers if each.url == overview.worker), [])
     others = [p for each in overview.workers if each.url != overview.worker for p in each.partitions]
     counts = [count for count in overview.counts if count.table == table.name]
-    return [
-        _cell(element("a", table.name, href=table_path(table.name))),
-        _number(_sum(counts, len(own) + len(others))),
-        _cell(ranges(own) or "none"),
-        _cell(ranges(others) or "none"),
-        _cell(table.help, class_="soft"),
-    ]
+    exact = len(counts) >= len(own) + len(others) and all(count.exact for count in counts)
+    return TableLine(table.name, table.help, sum(count.count for count in counts), exact, own, others)
 
 
-def _sum(counts: Sequence[Count], partitions: int) -> str:
-    """How many there are over all partitions; "over" where not all could be counted."""
-    exact = len(counts) >= partitions and all(count.exact for count in counts)
-    return f"{'' if exact else 'over '}{sum(count.count for count in counts):,}"
+def _changelogs(task: TaskReport, overview: Overview) -> dict[str, int]:
+    """The next changelog offset of each table of a task."""
+    return {
+        count.table: count.changelog_offset for count in overview.counts if count.partition == task.partition
+    }
 
 
-def _tasks(overview: Overview) -> Html:
-    own = overview.own
-    if own is None or not own.tasks:
-        return element("p", "None: the group has assigned no partitions to this worker.", class_="soft")
-    heads = (
-        "#partition",
-        "state",
-        "#records done",
-        "#batches done",
-        "next input offsets, +lag",
-        "next changelog offsets",
-    )
-    return _rows(heads, [_task(task, own.counts) for task in own.tasks])
-
-
-def _task(task: TaskReport, counts: Sequence[Count]) -> list[Html]:
-    applied = {count.table: count.changelog_offset for count in counts if count.partition == task.partition}
-    return [
-        _number(task.partition),
-        _cell(_task_state(task)),
-        _number(task.records),
-        _number(task.batches),
-        _cell(_offsets(task.positions, task.lag)),
-        _cell(_offsets(applied)),
-    ]
-
-
-def _task_state(task: TaskReport) -> Html:
-    if task.fenced is not None:
-        return element("span", "fenced", class_="bad", title=task.fenced)
-    if task.waits:
-        return element("span", "waits", class_="bad", title="; ".join(task.waits))
-    return (
-        element("span", "ready", class_="good") if task.ready else element("span", "restoring", class_="bad")
-    )
-
-
-def _offsets(offsets: Mapping[str, int], lag: Mapping[str, int] | None = None) -> Html:
-    """The next offset of each, and how many records stand behind it."""
-    return join(
-        [
-            element(
-                "span",
-                name,
-                " ",
-                element("b", f"{offset:,}"),
-                element("span", f" +{behind:,}", class_="bad", title="records not taken in yet")
-                if (behind := (lag or {}).get(name, 0))
-                else None,
-                class_="offset",
-            )
-            for name, offset in offsets.items()
-        ]
-    )
-
-
-def _worker(worker: Worker, own: str) -> list[Html]:
-    if worker.report is None:
-        state = element("span", worker.reason, class_="bad")
-    else:
-        state = _state(worker.report.ready, "; ".join(worker.report.not_ready))
-    here = element("span", " (this one)", class_="soft") if worker.url == own else None
-    return [
-        _cell(element("a", worker.url, href=worker.url + "/"), here),
-        _cell(ranges(worker.partitions) or "none"),
-        _cell(state),
-    ]
-
-
-def _linked(service: str, address: str) -> Html:
-    """A link to a service, its name alone where no worker of it is known."""
-    return element("a", service, href=address + "/") if address else element("span", service)
-
-
-def _neighbour(neighbour: Neighbour) -> list[Html]:
-    state = ("up", "good") if neighbour.alive else ("not reachable", "bad")
-    return [
-        _cell(_linked(neighbour.service, neighbour.url)),
-        _cell(neighbour.url),
-        _cell(element("span", state[0], class_=state[1])),
-    ]
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Partition numbers for people: 0–3, 5."""
-    return health.ranges(numbers, dash="–")
-
-
-def _search_form(page: Page) -> Html:
-    query = page.query
-    options = [
-        element("option", words, value=value, selected="" if value == query.match else None)
-        for value, words in (("anywhere", "key contains"), ("start", "key starts with"))
-    ]
-    limit = (
-        element("input", type="hidden", name="limit", value=query.limit)
-        if query.limit != LIMIT_DEFAULT
-        else None
-    )
-    return element(
-        "form",
-        element("select", *options, name="match", aria_label="how"),
-        element("input", type="search", name="q", value=query.text, aria_label="key", maxlength=200),
-        limit,
-        element("button", "Search"),
-        method="get",
-        action=table_path(page.table),
-    )
-
-
-def _records(page: Page) -> Html:
-    if not page.records:
-        return element("p", "No records here.", class_="soft")
-    return _in_columns(page) or _rows(
-        ("key", "#partition", "value"), [_row(page.table, row) for row in page.records], "records"
-    )
-
-
-def _in_columns(page: Page) -> Html | None:
+def _in_columns(page: Page) -> Lines | None:
     """The records with their fields side by side; None where the values have no fields in common."""
     values = [json.loads(bytes(row.value)) for row in page.records if row.text is None]
     fields = columns(values) if len(values) == len(page.records) else []
@@ -405,86 +291,42 @@ def _in_columns(page: Page) -> Html | None:
         return None
     found = {path: [at(value, path) for value in values] for path in fields}
     numeric = {path: all(map(_is_number, found[path])) for path in fields}
-    heads = [("#" if numeric[path] else "") + ".".join(path) for path in fields]
     cells = zip(*([_field(each, numeric[path]) for each in found[path]] for path in fields), strict=True)
-    rows = [
-        [_key(page.table, row), _number(str(row.partition)), *others]
-        for row, others in zip(page.records, cells, strict=True)
-    ]
-    return _rows(("key", "#partition", *heads), rows, "fields")
+    return Lines(
+        "fields",
+        [(".".join(path), numeric[path]) for path in fields],
+        [_line(page.table, row, others) for row, others in zip(page.records, cells, strict=True)],
+    )
+
+
+def _whole(page: Page) -> Lines:
+    """The records with their values as JSON."""
+    return Lines(
+        "records", [("value", False)], [_line(page.table, row, [_value(row)]) for row in page.records]
+    )
 
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _field(value: Any, is_number: bool) -> Html:
+def _field(value: Any, is_number: bool) -> Cell:
     """One field of a record, short; its title has more of it."""
     if value is None:
-        return _cell()
+        return Cell("", "", None)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if is_number:
-        return _number(text)
+        return Cell("number", text, None)
     short = shortened(text, FIELD_CHARS_MAX)
-    return _cell(
-        short, class_="field", title=None if short == text else visible(shortened(text, SUMMARY_CHARS_MAX))
-    )
+    return Cell("field", short, None if short == text else shortened(text, SUMMARY_CHARS_MAX))
 
 
-def _key(table: str, row: Row) -> Html:
-    name = shortened(row.key, KEY_CHARS_MAX) or "(empty key)"
-    if row.key_cut:
-        return _cell(name, element("span", " too long for a link", class_="soft"), class_="key")
-    return _cell(element("a", name, href=record_path(table, row.key)), class_="key")
+def _value(row: Row) -> Cell:
+    text = bytes(row.value).decode() if row.text is None else row.text
+    short = shortened(text, SUMMARY_CHARS_MAX)
+    return Cell("value", short, short)
 
 
-def _row(table: str, row: Row) -> list[Html]:
-    short = shortened(bytes(row.value).decode() if row.text is None else row.text, SUMMARY_CHARS_MAX)
-    return [
-        _key(table, row),
-        _number(row.partition),
-        _cell(short, class_="value", title=visible(short)),
-    ]
-
-
-def shortened(text: str, chars_max: int) -> str:
-    return text if len(text) <= chars_max else text[:chars_max] + "…"
-
-
-def _pager(page: Page) -> Html:
-    query = page.query
-    links = [
-        element("a", "« First page", href=table_path(page.table, query)) if query.after is not None else None,
-        element("a", "Next »", href=table_path(page.table, query, page.next), rel="next")
-        if page.next is not None
-        else None,
-        element("span", _searched(page), class_="soft"),
-    ]
-    return element("div", *links, class_="pager")
-
-
-def _searched(page: Page) -> str:
-    if not page.query.text:
-        return f"{len(page.records):,} records"
-    more = ", there are more" if page.next is not None else ""
-    return f"{len(page.records):,} found in the {page.searched:,} records searched{more}"
-
-
-def _missing(missing: Sequence[Missing]) -> Html | None:
-    if not missing:
-        return None
-    told = [
-        element("li", "partitions ", ranges(each.partitions), " of ", each.worker, ": ", each.reason)
-        for each in missing
-    ]
-    return element("div", "Missing here:", element("ul", *told), class_="missing")
-
-
-def _belongs(absent: Absent) -> str:
-    if absent.partition is None:
-        return "no partition: the keys of this table are partition numbers"
-    return f"partition {absent.partition}, worker {absent.owner}"
-
-
-def _pair(term: str, *content: object) -> tuple[Html, Html]:
-    return element("dt", term), element("dd", *content)
+def _line(table: str, row: Row, cells: Sequence[Cell]) -> Line:
+    key = shortened(row.key, KEY_CHARS_MAX) or "(empty key)"
+    return Line(key, None if row.key_cut else record_path(table, row.key), row.partition, cells)

@@ -1,15 +1,15 @@
-"""What this worker owns and how far it is: `GET /status` as JSON, `GET /metrics` for Prometheus."""
+"""What this worker owns and how far it is: `GET /status`, as JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from app.engine.core.task import Restored, Task
+from app.engine.core.take_over import Restored
+from app.engine.core.task import Task
 
 UNREADABLE_SHOWN_MAX = 50
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Owned(msgspec.Struct, frozen=True):
@@ -54,17 +54,6 @@ class Followed(msgspec.Struct, frozen=True):
     partition: int
     lag: Mapping[str, int]
     waits: Sequence[str] = ()
-
-
-class Measure(NamedTuple):
-    """A metric of the service's own: its name, what it means, and (labels, value) pairs.
-
-    A name that ends in `_total` is a counter, any other a gauge.
-    """
-
-    name: str
-    meaning: str
-    samples: Sequence[tuple[Mapping[str, str], float]]
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -139,153 +128,3 @@ def _by_topic(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]
     for (topic, error), count in counts.items():
         found.setdefault(topic, {})[error] = count
     return found
-
-
-def metrics(found: Status, measured: Iterable[Measure] = ()) -> str:
-    """The same in Prometheus' text format, and what the service measures of its own."""
-    own = (_own(found.service, each) for each in measured)
-    return "".join([*_of_worker(found), *_of_tasks(found.service, found.partitions), *own])
-
-
-def _own(service: str, measure: Measure) -> str:
-    kind = "counter" if measure.name.endswith("_total") else "gauge"
-    samples = (({"service": service, **labels}, value) for labels, value in measure.samples)
-    return _family(kind, measure.name, measure.meaning, samples)
-
-
-def _of_worker(found: Status) -> list[str]:
-    service, tables = found.service, found.global_tables
-    return [
-        _gauge(
-            "engine_worker_ready",
-            "Whether the worker can work; engine_not_ready has the number of reasons why not.",
-            [({"service": service}, int(found.ready))],
-        ),
-        _gauge(
-            "engine_not_ready",
-            "How many reasons there are why the worker cannot work; /ready and /status name them.",
-            [({"service": service}, len(found.not_ready))],
-        ),
-        _counter(
-            "engine_not_ready_total",
-            "How often the worker has become not ready, by kind of reason.",
-            [
-                ({"service": service, "reason": kind}, times)
-                for kind, times in sorted(found.not_ready_times.items())
-            ],
-        ),
-        _gauge(
-            "engine_global_table_unreadable_keys",
-            "Keys of a global table whose last record can't be read; /status has the reasons.",
-            [({"service": service, "topic": each.topic}, each.unreadable_keys) for each in tables],
-        ),
-        _counter(
-            "engine_global_table_refused_total",
-            "Records of a global table that could not be read, by error.",
-            [
-                ({"service": service, "topic": each.topic, "error": error}, count)
-                for each in tables
-                for error, count in sorted(each.refused.items())
-            ],
-        ),
-        _gauge(
-            "engine_standby_lag_offsets",
-            "Changelog offsets that are committed and that the standby has not applied yet.",
-            _lags(service, found.standbys, "table"),
-        ),
-    ]
-
-
-def _of_tasks(service: str, owned: Sequence[Owned]) -> list[str]:
-    restored = [(each.partition, each.restored) for each in owned if each.restored is not None]
-    return [
-        _gauge(
-            "engine_task_ready",
-            "Whether a task of this worker is restored and processing.",
-            [(_labels(service, each.partition), int(each.state == "ready")) for each in owned],
-        ),
-        _gauge(
-            "engine_task_waits",
-            "How many open transactions, and newer releases, a task waits for.",
-            [(_labels(service, each.partition), len(each.waits)) for each in owned],
-        ),
-        _gauge(
-            "engine_task_stalled_seconds",
-            "Seconds that the work in hand of a task has made no progress, 0 when there is none.",
-            [(_labels(service, each.partition), each.stalled_s) for each in owned],
-        ),
-        _gauge(
-            "engine_task_records",
-            "Records that a task has processed since it took its partition over.",
-            [(_labels(service, each.partition), each.records) for each in owned],
-        ),
-        _gauge(
-            "engine_task_transactions",
-            "Transactions of a task since it took its partition over.",
-            [(_labels(service, each.partition), each.batches) for each in owned],
-        ),
-        _gauge(
-            "engine_input_lag_offsets",
-            "Offsets of an input up to its high watermark that a task has not processed, by its last fetch.",
-            _lags(service, owned, "topic"),
-        ),
-        _gauge(
-            "engine_quarantined_keys",
-            "Keys whose records wait behind a dead letter.",
-            [(_labels(service, each.partition), each.quarantined_keys) for each in owned],
-        ),
-        _counter(
-            "engine_dead_letters_total",
-            "Dead letters of a task since it took its partition over, by error; held: behind another one.",
-            [
-                ({**_labels(service, each.partition), "topic": topic, "error": error}, count)
-                for each in owned
-                for topic, errors in sorted(each.dead_letters.items())
-                for error, count in sorted(errors.items())
-            ],
-        ),
-        _gauge(
-            "engine_restore_records",
-            "Records applied by the last restore of a task.",
-            [(_labels(service, partition), each.records) for partition, each in restored],
-        ),
-        _gauge(
-            "engine_restore_seconds",
-            "Seconds that the last restore of a task took.",
-            [(_labels(service, partition), each.seconds) for partition, each in restored],
-        ),
-    ]
-
-
-def _labels(service: str, partition: int) -> dict[str, str]:
-    return {"service": service, "partition": str(partition)}
-
-
-def _lags(
-    service: str, partitions: Iterable[Owned | Followed], label: str
-) -> list[tuple[Mapping[str, str], float]]:
-    return [
-        ({**_labels(service, each.partition), label: name}, lag)
-        for each in partitions
-        for name, lag in each.lag.items()
-    ]
-
-
-def _gauge(name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
-    return _family("gauge", name, meaning, samples)
-
-
-def _counter(name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
-    return _family("counter", name, meaning, samples)
-
-
-def _family(kind: str, name: str, meaning: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
-    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-    for labels, value in samples:
-        pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-        lines.append(f"{name}{{{pairs}}} {round(value, 3)}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

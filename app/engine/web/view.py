@@ -8,6 +8,9 @@ committed. `attach(app)` adds it; then there are
                                   &after= the key to go on behind, &limit= how many
     /tables/<table>/<key>         one record; a slash in the key is %2F (or a slash)
     /api/...                      the JSON of each of these
+    /dead-letters/                the service's last dead letters, and the keys that wait behind one
+    /dead-letters/<partition>/<offset>    one of them, by its place in the topic
+    /static/...                   the style, and the script that keeps a page fresh
     /state                        of this worker: offset, count and SHA-256 of its tables and its standbys'
     /status                       of this worker: partitions owned, standbys and their lag
     /metrics                      the same for Prometheus
@@ -17,31 +20,33 @@ committed. `attach(app)` adds it; then there are
 """
 
 import time
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from app.engine.core.dead_letter import QUARANTINE
 from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Workers
-from app.engine.web.html import CSS
+from app.engine.web.letters import DeadLetters, KafkaAway, LetterReader, WholeLetter, dead_letters
+from app.engine.web.metrics import WorkerMetrics, exposed
 from app.engine.web.pages import InWords, Pages
 from app.engine.web.read import LIMIT_DEFAULT, LIMIT_MAX, QUERY_CHARS_MAX, Busy, Match, Query, Reader
-from app.engine.web.status import METRICS_TYPE, metrics, status
+from app.engine.web.status import status
+from app.engine.web.templating import STATIC
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-STYLE_HASH = b64encode(sha256(CSS.encode()).digest()).decode()
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+FOR_LONG = {"Cache-Control": "public, max-age=31536000, immutable"}
+"""Of static files: a changed one has another address."""
 
 
 class Refused(Exception):
@@ -77,17 +82,25 @@ class Site:
         self._app = app
         self._reader = Reader(app)
         self._workers = Workers(app, self._reader, services)
+        self._metrics = WorkerMetrics(app)
+        self._letters = LetterReader(app)
         self._pages = Pages(app.conf.id, services, in_words)
 
     def routes(self) -> list[tuple[str, Handler]]:
         anything = r"{key:[\s\S]+}"
+        place = r"{partition:\d{1,9}}/{offset:\d{1,18}}"
         return [
             ("/", self.overview_page),
             ("/tables/{table}/" + anything, self.record_page),
             (r"/tables/{table:[^{}/]+/?}", self.list_page),
+            (r"/dead-letters{slash:/?}", self.letters_page),
+            ("/dead-letters/" + place, self.letter_page),
             ("/api/", self.overview_json),
             ("/api/tables/{table}/" + anything, self.record_json),
             (r"/api/tables/{table:[^{}/]+/?}", self.list_json),
+            (r"/api/dead-letters{slash:/?}", self.letters_json),
+            ("/api/dead-letters/" + place, self.letter_json),
+            ("/static/{name}", self.static),
             ("/state", self.state),
             ("/status", self.status),
             ("/metrics", self.metrics),
@@ -127,6 +140,26 @@ class Site:
             return _html(text, _status(record))
         return _html(self._pages.record(record, self._tables, own_url, time.perf_counter() - started))
 
+    async def letters_page(self, request: web.Request) -> web.Response:
+        started = time.perf_counter()
+        found = await self._dead_letters()
+        seconds = time.perf_counter() - started
+        text = self._pages.letters(found, self._tables, self._workers.own_url, seconds)
+        return _html(text, 503 if found.problem else 200)
+
+    async def letter_page(self, request: web.Request) -> web.Response:
+        started = time.perf_counter()
+        letter = await self._letter(request)
+        seconds = time.perf_counter() - started
+        return _html(self._pages.letter(letter, self._tables, self._workers.own_url, seconds))
+
+    async def static(self, request: web.Request) -> web.Response:
+        found = STATIC.get(request.match_info["name"])
+        if found is None:
+            raise web.HTTPNotFound
+        headers = {"Content-Type": found.content_type, **FOR_LONG}
+        return web.Response(body=found.content, headers=headers)
+
     # -- as JSON
 
     async def overview_json(self, request: web.Request) -> web.Response:
@@ -150,6 +183,13 @@ class Site:
             )
         return _json(record)
 
+    async def letters_json(self, request: web.Request) -> web.Response:
+        found = await self._dead_letters()
+        return _json(found, 503 if found.problem else 200)
+
+    async def letter_json(self, request: web.Request) -> web.Response:
+        return _json(await self._letter(request))
+
     # -- of this worker
 
     async def state(self, request: web.Request) -> web.Response:
@@ -160,9 +200,8 @@ class Site:
         return _json(status(self._app))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        measured = [each for fun in self._app.measured for each in fun()]
-        text = metrics(status(self._app), measured)
-        return web.Response(body=text, headers={"Content-Type": METRICS_TYPE})
+        body, content_type = exposed(self._metrics, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def ready(self, request: web.Request) -> web.Response:
         reasons = self._app.not_ready()
@@ -190,6 +229,21 @@ class Site:
     def _tables(self) -> list[Table]:
         return self._reader.tables()
 
+    async def _dead_letters(self) -> DeadLetters:
+        quarantine = next(table for table in self._tables if table.name == QUARANTINE)
+        return await dead_letters(self._app.conf.id, self._letters, self._workers, quarantine)
+
+    async def _letter(self, request: web.Request) -> WholeLetter:
+        partition, offset = (int(request.match_info[name]) for name in ("partition", "offset"))
+        try:
+            letter = await self._letters.one(partition, offset)
+        except KafkaAway as error:
+            raise Refused(503, "Kafka does not answer", str(error)) from None
+        if letter is None:
+            place = f"{self._letters.topic}/{partition}/{offset}"
+            raise Refused(404, "No such dead letter", f"There is no dead letter at {place}.")
+        return letter
+
     def _declared_table(self, request: web.Request) -> Table:
         name = request.match_info["table"].rstrip("/")
         for table in self._tables:
@@ -216,7 +270,7 @@ class Site:
         except web.HTTPNotFound:
             text = f"There is nothing at {request.path[:200]} here."
             response = self._refusal(request, Refused(404, "Not found", text))
-        response.headers.update(HEADERS)
+        response.headers.update({**HEADERS, **response.headers})
         return response
 
     def _refusal(self, request: web.Request, refused: Refused) -> web.Response:

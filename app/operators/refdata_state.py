@@ -2,10 +2,10 @@
 
 from typing import Any, Final, NamedTuple
 
-from app.cli.desk import Desk, Unreadable
-from app.cli.holders import read_table_value
 from app.codecs import TableCodec
 from app.engine.topics import TopicSpec
+from app.operators.desk import Desk, Unreadable
+from app.operators.holders import read_table_value
 from app.topics import ACCOUNTS, COUNTERPARTIES, HALTS, INSTRUMENTS, RESTRICTED_LIST
 from models.events import (
     AccountRegistered,
@@ -49,5 +49,5 @@ async def confirmed(desk: Desk, spec: TopicSpec, key: str, told: Any) -> Standin
     record = await desk.last_record(topic, key) if desk.has_topic(topic) else None
     if record is None:
         return Standing(None, told.reason)
-    codec = TableCodec(f"refdata.{table}", value_type)
+    codec: TableCodec[Any] = TableCodec(f"refdata.{table}", value_type)
     return Standing(read_table_value(topic, key, codec, record.value), told.reason)

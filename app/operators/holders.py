@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Set
 from typing import Any, Final, NamedTuple
 
-from app.cli.desk import Desk
 from app.codecs import TableCodec
 from app.domain.exchange import Intent
 from app.domain.risk import AccountRisk
 from app.engine.errors import NewerRelease
 from app.errors import UserError
+from app.operators.desk import Desk
 
 POSITIONS: Final = "risk-positions-changelog"
 INTENTS: Final = "exchange-intents-changelog"
@@ -63,7 +63,7 @@ async def _values(desk: Desk, topic: str) -> dict[str, bytes]:
     return {key.decode("utf-8", "backslashreplace"): record.value for key, record in records.items()}
 
 
-def read_table_value(topic: str, key: str, codec: TableCodec, value: bytes) -> Any:
+def read_table_value(topic: str, key: str, codec: TableCodec[Any], value: bytes) -> Any:
     """One value of a changelog; raises UserError when this build can't read it."""
     try:
         return codec.decode(value)
