@@ -1,15 +1,19 @@
 """Approved orders in, compliance decisions out; ended orders stop counting as open."""
 
-from typing import Any
-
 from app.account_rows import AccountRows, AccountTables, Memory
 from app.compliance import app
 from app.counts import Count
 from app.domain.compliance import apply_execution, decide_compliance, is_judged, is_repeat
-from app.engine import UnitOfWork, unit_of_work
+from app.engine import Batches, UnitOfWork, unit_of_work
 from app.topics import COMPLIANCE_DECISIONS, RESTRICTED_LIST, named
 from app.topology import COMPLIANCE
-from models.events import Execution, OrderComplianceRejected, OrderRiskApproved, OrderRiskRejected
+from models.events import (
+    Execution,
+    OrderComplianceRejected,
+    OrderRiskApproved,
+    OrderRiskRejected,
+    RiskDecision,
+)
 from tables.open_orders import OPEN_ORDERS
 from tables.recent_kinds import RECENT_KINDS
 from tables.recent_orders import RECENT_ORDERS
@@ -25,7 +29,7 @@ REPEATS = Count(
 
 
 @app.agent(app.inputs(*named(*COMPLIANCE.inputs)))
-async def check_compliance(batches: Any) -> None:
+async def check_compliance(batches: Batches[RiskDecision | Execution]) -> None:
     """Judge each order that risk approved; forget the open ones when they end."""
     memory = Memory()  # of the one task whose batches these are
     async for batch in batches:

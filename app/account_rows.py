@@ -21,7 +21,7 @@ from app.domain.compliance import (
 )
 from app.domain.recent import Recent, RecentOrder
 from app.domain.resting import OpenOrder, Resting
-from app.engine import Table, Task, UnitOfWork
+from app.engine import Table, UnitOfWork
 from models.events import OrderReceived, OrderRiskApproved
 
 ACCOUNTS_REMEMBERED_MAX: Final = 10_000
@@ -30,9 +30,9 @@ ACCOUNTS_REMEMBERED_MAX: Final = 10_000
 class AccountTables(NamedTuple):
     """By account, by account/order and by account/number."""
 
-    accounts: Table
-    open_orders: Table
-    recent: Table
+    accounts: Table[ComplianceAccount]
+    open_orders: Table[OpenOrder]
+    recent: Table[RecentOrder]
 
 
 class Memory:
@@ -42,9 +42,9 @@ class Memory:
         self.known: dict[str, Remembered] = {}
         self.edited: set[str] = set()
         """The accounts that the unit of work has edited; empty again once it is committed."""
-        self._task: Task | None = None
+        self._task: object = None
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: object) -> None:
         """Forget what was not committed, what was another task's, and the first accounts if too many."""
         if task is not self._task:
             self.known.clear()
@@ -71,14 +71,13 @@ class AccountRows:
 
     def account(self, account_id: str) -> ComplianceAccount:
         """How far the account has come; what version 1 had in its value is moved into rows of their own."""
-        account: ComplianceAccount = self._accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT)
+        account = self._accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT)
         parts = moved(account)
         return account if parts is None else self._move(account_id, parts)
 
     def open_order(self, account_id: str, order_id: str) -> OpenOrder | None:
         """The row of an order that has not ended; ask for its account before."""
-        order: OpenOrder | None = self._open_orders.get(f"{account_id}/{order_id}")
-        return order
+        return self._open_orders.get(f"{account_id}/{order_id}")
 
     def remembered(self, account_id: str) -> Remembered:
         """What the account's next order is judged by; ask for the account before."""

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from app.devkafka.node import start_guarded
 from app.engine import TopicSpec
 from app.engine.kafka.admin import ensure_topics
 from app.engine.state.table import CHANGELOG_CONFIG
+from app.processes.guarded import start_guarded
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, RISK_DECISIONS, TOPICS
 from models.events import OrderReceived
 from models.values import Frozen
