@@ -83,11 +83,11 @@ def decide_compliance(
     order = approval.order
     if is_restriction_unreadable or (restriction is not None and restriction.restricted):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.RESTRICTED_INSTRUMENT)
-    if _repeats(approval, remembered.recent.get(_kind(order))):
+    if repeats(approval, remembered.recent.get(_kind(order))):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.DUPLICATE_ORDER)
     resting = remembered.resting
     best_ticks = resting.best_sell(order.symbol) if order.side is BUY else resting.best_buy(order.symbol)
-    if best_ticks is not None and _crosses(order, best_ticks):
+    if best_ticks is not None and crosses(order, best_ticks):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.SELF_MATCH)
     return _approved(order=order)
 
@@ -116,7 +116,7 @@ def recent_order(approval: OrderRiskApproved) -> RecentOrder:
     """The row of an order that was approved, for as long as it can be repeated by mistake."""
     order = approval.order
     return RecentOrder(
-        kind=_kind(order), order_id=order.order_id, at_ms=_at_ms(approval), place=order.sequence
+        kind=_kind(order), order_id=order.order_id, at_ms=received_at_ms(approval), place=order.sequence
     )
 
 
@@ -186,20 +186,21 @@ def _kind(order: OrderReceived) -> str:
     return f"{order.symbol}/{order.side}/{order.quantity_lots}@{order.price_ticks}"
 
 
-def _at_ms(approval: OrderRiskApproved) -> int:
+def received_at_ms(approval: OrderRiskApproved) -> int:
     """The broker's time of the order; the client's where risk was of the release that did not tell it."""
     return approval.received_at_ms or approval.order.submitted_at_ms
 
 
-def _repeats(approval: OrderRiskApproved, recent: RecentOrder | None) -> bool:
+def repeats(approval: OrderRiskApproved, recent: RecentOrder | None) -> bool:
+    """Whether the order is the last one of its kind again, under another id."""
     return (
         recent is not None
         and recent.order_id != approval.order.order_id
-        and abs(_at_ms(approval) - recent.at_ms) <= DUPLICATE_WITHIN_MS
+        and abs(received_at_ms(approval) - recent.at_ms) <= DUPLICATE_WITHIN_MS
     )
 
 
-def _crosses(order: OrderReceived, resting_ticks: int) -> bool:
+def crosses(order: OrderReceived, resting_ticks: int) -> bool:
     """Whether the order meets one of the other side that rests at this price."""
     if order.side is BUY:
         return order.price_ticks >= resting_ticks
