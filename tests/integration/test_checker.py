@@ -48,7 +48,8 @@ TOPICS = (
     *("market-data", "prices", "risk-limits", "restrictions", "account-commands", "operator-commands"),
     *("command-answers", "instruments", "accounts", "halts", "restricted-list"),
     *("risk-positions-changelog", "risk-reservations-changelog", "risk-risk_limits-changelog"),
-    *("compliance-recent_orders-changelog", "exchange-intents-changelog", "exchange-sessions-changelog"),
+    *("compliance-recent_orders-changelog", "compliance-open_orders-changelog"),
+    *("exchange-intents-changelog", "exchange-sessions-changelog"),
     *("exchange-controls-changelog", "exchange-sent-changelog"),
 )
 POSITIONS = "risk-positions-changelog"
@@ -213,8 +214,7 @@ async def write_history(writer: Writer) -> None:
         await writer.put_raw(POSITIONS, BOOKS)
         await writer.put_raw(RESERVATIONS, None, key=b"acc/acc-1", home=b"acc")
         await writer.put_raw("risk-risk_limits-changelog", LIMITS.model_dump_json().encode())
-        recent = b'{"recent":{},"open_orders":{},"last_sequence":1}'
-        await writer.put_raw("compliance-recent_orders-changelog", recent)
+        await writer.put_raw("compliance-recent_orders-changelog", b'{"$v":2,"last_sequence":1}')
         await writer.put_raw("exchange-controls-changelog", b'{"version":1,"kill_switch":false}')
         await writer.put_raw("exchange-sent-changelog", b'{"order_sequence_last":1}')
         await writer.put_raw("exchange-intents-changelog", None, key=b"acc/acc-1", home=b"acc")
