@@ -5,32 +5,38 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from app.devkafka.server import KafkaServer
 
-HERE = Path(__file__).parent
 TOGETHER = {
-    HERE / "integration/test_exchange.py": "exchange",
-    HERE / "integration/test_refdata.py": "refdata",
-    HERE / "integration/test_web.py": "web",
-    HERE / "outside/test_clients.py": "outside",
-    HERE / "outside/test_operators.py": "outside",
-    HERE / "outside/test_releases.py": "outside",
-    HERE / "outside/test_repeats.py": "outside",
-    HERE / "outside/test_venues.py": "odd venue",
+    "tests/integration/test_exchange.py": "exchange",
+    "tests/integration/test_refdata.py": "refdata",
+    "tests/integration/test_web.py": "web",
+    "tests/outside/test_clients.py": "outside",
+    "tests/outside/test_operators.py": "outside",
+    "tests/outside/test_releases.py": "outside",
+    "tests/outside/test_repeats.py": "outside",
+    "tests/outside/test_venues.py": "odd venue",
 }
-"""Tests that share processes which take long to start: side by side (`pytest -n`) they stay together."""
+"""Tests that share processes which take long to start."""
+
+QUICK = ("tests/architecture/", "tests/unit/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let those that stay together begin first, so that no process is left with them in the end."""
-    for item in items:
-        if item.path in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(TOGETHER[item.path]))
-    items.sort(key=lambda item: item.path not in TOGETHER)
+class SideBySide(LoadScopeScheduling):  # type: ignore[misc]
+    """Where tests run (`pytest -n`): those that share processes in one place, quick ones a file at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return TOGETHER.get(file) or (file if file.startswith(QUICK) else nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session")

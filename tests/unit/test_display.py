@@ -38,7 +38,7 @@ def a_display(monitor: Monitor, looks: Looks, *, starts: int = 1) -> tuple[Displ
     children = [SimpleNamespace(name="risk-1", starts=starts)]
     pipeline: Any = SimpleNamespace(
         readiness=SimpleNamespace(ledger=Ledger()),
-        broker=SimpleNamespace(starts=starts),
+        kafka_server=SimpleNamespace(starts=starts),
         processes=SimpleNamespace(children=children),
         workers=[SimpleNamespace(url="http://127.0.0.1:6102")],
         plan=SimpleNamespace(data_dir=Path("/data [bold]")),
