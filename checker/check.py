@@ -83,7 +83,7 @@ from checker.records import (
     Raw,
     VenueLetter,
 )
-from checker.report import Counts, Report, latencies_ms, percentiles
+from checker.report import CheckResult, Counts, latencies_ms, percentiles
 from checker.shards import KEY_SHARDS
 
 EXIT_USER_ERROR = 2
@@ -127,7 +127,7 @@ def check(
     quiet: bool | None = True,
     partitions: Sequence[int] | None = None,
     live_state: Sequence[LiveTable] = (),
-) -> Report:
+) -> CheckResult:
     """Check I1 to I7 on the log at `bootstrap` and the venue's ledger; without a ledger I2 is left out.
 
     `quiet` says that nothing moves any more and every order has ended: then what is missing is a violation
@@ -144,7 +144,7 @@ async def _check(
     quiet: bool | None,
     partitions: Sequence[int] | None,
     live_state: Sequence[LiveTable],
-) -> Report:
+) -> CheckResult:
     started_at = time.monotonic()
     with ExitStack() as stack:
         book = stack.enter_context(LedgerFile(ledger)) if ledger is not None else None
@@ -353,9 +353,9 @@ class _Run:
         await self._log.read({tp: _parted(live.offset, changelog_into(values), later)})
         return Rebuilt(values, end, is_behind=bool(later))
 
-    def report(self) -> Report:
+    def report(self) -> CheckResult:
         latency_ms = percentiles(self._latencies_ms)
-        return Report(self._counts, self._found.violations, self._found.unverifiable, latency_ms)
+        return CheckResult(self._counts, self._found.violations, self._found.unverifiable, latency_ms)
 
 
 def _parted(offset: int, take: Take, later: list[int]) -> Take:

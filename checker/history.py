@@ -32,11 +32,11 @@ from checker.records import (
     OrderWithheld,
     Origin,
     PriceUpdated,
-    Report,
     RiskDecision,
     TradeExecuted,
     VenueLetter,
     VenueRejected,
+    VenueReport,
 )
 from checker.reference import Reference
 
@@ -140,7 +140,7 @@ class Trace:
         self.repeat_refusals: tuple[Logged[RiskDecision], ...] = ()
         self.stray_refusals: tuple[Logged[RiskDecision], ...] = ()
         self.compliance: tuple[Logged[ComplianceDecision], ...] = ()
-        self.reports: list[Logged[Report]] = []
+        self.reports: list[Logged[VenueReport]] = []
         self.withheld: tuple[Logged[OrderWithheld], ...] = ()
         self.stuck = False
         self.compliance_approved = False
@@ -172,7 +172,7 @@ class Trace:
         if isinstance(record.event, OrderWithheld):
             self.withheld += (cast(Logged[OrderWithheld], record),)
         else:
-            self.reports.append(cast(Logged[Report], record))
+            self.reports.append(cast(Logged[VenueReport], record))
         if isinstance(record.event, TradeExecuted):
             self.filled_lots += record.event.quantity_lots
         self.ended = self.ended or ends(record.event)
@@ -320,7 +320,7 @@ def reported_id(letter: VenueLetter) -> str | None:
 
 def order_id_of(event: Event | None) -> str:
     match event:
-        case Order(order_id=order_id) | Report(order_id=order_id) | OrderWithheld(order_id=order_id):
+        case Order(order_id=order_id) | VenueReport(order_id=order_id) | OrderWithheld(order_id=order_id):
             return order_id
         case OrderRiskApproved(order=order) | OrderRiskRejected(order=order):
             return order.order_id

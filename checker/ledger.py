@@ -18,9 +18,9 @@ from checker.records import (
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
-    Report,
     TradeExecuted,
     VenueRejected,
+    VenueReport,
 )
 
 
@@ -52,7 +52,7 @@ class LedgerReport(NamedTuple):
 
     session: int
     venue_sequence: int
-    event: Report | None
+    event: VenueReport | None
 
 
 class LedgerTrade(NamedTuple):
@@ -150,7 +150,7 @@ class LedgerFile:
             yield LedgerReport(session, sequence, read_body(type_name, body))
 
 
-def read_body(type_name: str, body: str) -> Report | None:
+def read_body(type_name: str, body: str) -> VenueReport | None:
     """Read `{"type": ..., ...event fields}`, whatever else it has; None when it is not that."""
     decoder = _DECODERS.get(type_name)
     if decoder is None:

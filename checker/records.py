@@ -157,7 +157,7 @@ class OrderComplianceRejected(Event, frozen=True, gc=False):
     reason: str
 
 
-class Report(Event, frozen=True, gc=False):
+class VenueReport(Event, frozen=True, gc=False):
     """A report of the venue."""
 
     order_id: str
@@ -168,26 +168,26 @@ class Report(Event, frozen=True, gc=False):
     venue_sequence: int
 
 
-class OrderAcknowledged(Report, frozen=True, gc=False):
+class OrderAcknowledged(VenueReport, frozen=True, gc=False):
     pass
 
 
-class TradeExecuted(Report, frozen=True, gc=False):
+class TradeExecuted(VenueReport, frozen=True, gc=False):
     trade_id: str
     quantity_lots: int
     price_ticks: int
     leaves_lots: int
 
 
-class OrderCancelled(Report, frozen=True, gc=False):
+class OrderCancelled(VenueReport, frozen=True, gc=False):
     cancelled_lots: int
 
 
-class OrderExpired(Report, frozen=True, gc=False):
+class OrderExpired(VenueReport, frozen=True, gc=False):
     expired_lots: int
 
 
-class VenueRejected(Report, frozen=True, gc=False):
+class VenueRejected(VenueReport, frozen=True, gc=False):
     reason: str
     rejected_lots: int
 
@@ -357,7 +357,7 @@ class PriceUpdated(Event, frozen=True, gc=False):
     scale: int = 1
 
 
-Execution = Report | OrderWithheld
+Execution = VenueReport | OrderWithheld
 RiskDecision = OrderRiskApproved | OrderRiskRejected
 ComplianceDecision = OrderComplianceApproved | OrderComplianceRejected
 

@@ -78,7 +78,7 @@ def latencies_ms(traces: Traces) -> Iterator[int]:
 
 
 @dataclass
-class Report:
+class CheckResult:
     """`latency_ms` holds p50 and p99, None without any order that has come so far."""
 
     counts: Counts

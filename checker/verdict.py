@@ -11,7 +11,7 @@ from checker.errors import CheckerError
 from checker.findings import Violation
 from checker.invariants.tables import LiveTable
 from checker.live import fetch_resting
-from checker.report import Report
+from checker.report import CheckResult
 
 SILENT_S_MAX: Final = 60.0
 """How long workers may be silent about their tables: one might be starting again."""
@@ -21,7 +21,7 @@ LOOK_AGAIN_S: Final = 0.5
 
 async def judge(
     bootstrap: str, ledger: Path, workers: Mapping[str, Sequence[str]], partitions: int
-) -> Report:
+) -> CheckResult:
     """Check the invariants of a pipeline in which nothing moves any more and every order has ended.
 
     `workers` are the base URLs of each service's workers, which together have all `partitions` of its

@@ -161,11 +161,11 @@ class Contract:
         """Try again after `strict` failed; its error stands unless unknown fields were all of it."""
         fields = self._unknown_in(data)
         if not fields:
-            raise ValueError(told(error)) from None
+            raise ValueError(describe_invalid(error)) from None
         try:
             value = self._tolerant(data)
         except ValueError:
-            raise ValueError(told(error)) from None
+            raise ValueError(describe_invalid(error)) from None
         if self.origin is not Origin.EDGE:
             UNKNOWN.add(self.name, fields)
             return value
@@ -253,7 +253,7 @@ def is_frozen(kind: Any) -> bool:
     return issubclass(kind, str | bytes | int | float)
 
 
-def told(error: ValueError) -> str:
+def describe_invalid(error: ValueError) -> str:
     """What was wrong, where; a pydantic error is told without its input and its links."""
     if not isinstance(error, ValidationError):
         return str(error)

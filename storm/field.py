@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 
 from app.membership import Groups
-from app.processes.last_words import told
+from app.processes.last_words import describe_exit
 from app.processes.supervisor import Restarts
 from app.run.members import Feed, Venue, Worker
 from app.run.pipeline import TAKE_OVER_S, Pipeline
@@ -122,7 +122,7 @@ class StormWorker(Worker):
     def _last_words(self) -> str:
         status = self._process.returncode if self._process is not None else None
         lines = [line for line in self.output.last_lines(40) if any(each in line for each in TELLING)]
-        return f"{told(status or 0)}: {lines[-1].strip() if lines else 'it said nothing'}"
+        return f"{describe_exit(status or 0)}: {lines[-1].strip() if lines else 'it said nothing'}"
 
     def signal(self, number: signal.Signals) -> bool:
         """Send it; False when there is nobody to get it."""

@@ -31,7 +31,7 @@ GAPS: Final = {
 
 
 @dataclass
-class Report:
+class StormResult:
     """Faults, outages, orders, and what was found wrong after each round."""
 
     seed: int

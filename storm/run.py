@@ -36,7 +36,7 @@ from storm.mutants.registry import MUTANTS
 from storm.observer import Observer
 from storm.options import Kind, StormOptions
 from storm.plan import Fault, counts, schedule
-from storm.report import Report
+from storm.report import StormResult
 from storm.steps import STARTING, WORKING, Step
 
 EXIT_VIOLATIONS: Final = 1
@@ -100,13 +100,13 @@ async def storm(options: StormOptions) -> int:
 
 async def _blow(
     options: StormOptions, console: Console, rounds: Sequence[Sequence[Fault]], mutant: Mutant | None
-) -> tuple[Report, Path]:
+) -> tuple[StormResult, Path]:
     """Run one storm from an empty directory, or the one that was named, to its report."""
     data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="storm-"))
     workers = (mutant.workers if mutant is not None else None) or options.workers
     plan = Plan(data_dir=data_dir.absolute(), workers=dict.fromkeys(SERVICES, workers))
     proxied = any(fault.kind in NETWORK for faults in rounds for fault in faults)
-    report = Report(options.seed)
+    report = StormResult(options.seed)
     field = Field(plan, teller(console), brokers=options.brokers, mutant=mutant, proxied=proxied)
     async with field:
         one = _Storm(options, field, console, report, mutant)
@@ -130,7 +130,7 @@ class _Storm:
         options: StormOptions,
         field: Field,
         console: Console,
-        report: Report,
+        report: StormResult,
         mutant: Mutant | None,
     ) -> None:
         self._options = options

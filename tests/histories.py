@@ -51,7 +51,6 @@ from checker.records import (
     OrderRiskRejected,
     OrderWithheld,
     Origin,
-    Report,
     RestrictionInForce,
     SetAccountSequence,
     SetHalt,
@@ -59,6 +58,7 @@ from checker.records import (
     TradeExecuted,
     VenueLetter,
     VenueRejected,
+    VenueReport,
 )
 from checker.reference import Answered, Mark
 from checker.reference import Commanded as Given
@@ -410,7 +410,9 @@ class World:
         self.log.dead_letters.append(letter)
         return letter
 
-    def dispute(self, order: Order, kind: type[Report] = OrderAcknowledged, **fields: Any) -> VenueLetter:
+    def dispute(
+        self, order: Order, kind: type[VenueReport] = OrderAcknowledged, **fields: Any
+    ) -> VenueLetter:
         """The venue reports something that the exchange cannot book: a dead letter."""
         report = self._report(order, kind, **fields)
         del self.log.executions[-1]
@@ -569,7 +571,7 @@ class World:
             row = self.ledger_orders[order.order_id]
             self.ledger_orders[order.order_id] = row._replace(status=status)
 
-    def _report(self, order: Order, kind: type[Report], **fields: Any) -> Report:
+    def _report(self, order: Order, kind: type[VenueReport], **fields: Any) -> VenueReport:
         session = shard_of(order.account_id.encode())
         before = self._sequences.values() if self.numbers_together else [self._sequences[session]]
         sequence = self._sequences[session] = max(*before, 0, self.numbered_before) + 1

@@ -44,7 +44,7 @@ from pathlib import Path
 from models.values import Side, TimeInForce
 from venue.book import Filled, Market, Numbers, Order, OrderStatus, Tick
 from venue.errors import StartError
-from venue.reports import Report, following
+from venue.reports import NumberedReport, following
 from venue.upgrade import NUMBERED_BEFORE, NotByKeyError, upgrade
 
 SCHEMA_VERSION = 2
@@ -203,7 +203,7 @@ class Ledger:
         """Insert new orders, update what was filled and the status of known ones."""
         self._db.executemany(_SAVE_ORDER, [_row_of(order) for order in orders])
 
-    def add_reports(self, reports: Iterable[Report]) -> None:
+    def add_reports(self, reports: Iterable[NumberedReport]) -> None:
         self._db.executemany("INSERT INTO reports VALUES (?, ?, ?, ?, ?)", reports)
 
     def add_trades(self, fills: Iterable[tuple[Filled, int]]) -> None:

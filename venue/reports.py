@@ -12,7 +12,7 @@ import msgspec
 from venue.book import Acknowledged, Cancelled, Expired, Fact, Filled, Rejected
 
 
-class Report(NamedTuple):
+class NumberedReport(NamedTuple):
     """`body` is the JSON object as sent, but for its session: `{"type": ..., ...event fields}`."""
 
     session: int
@@ -25,7 +25,7 @@ class Report(NamedTuple):
 _encode = msgspec.json.Encoder().encode
 
 
-def report_of(fact: Fact, venue_sequence: int) -> Report:
+def report_of(fact: Fact, venue_sequence: int) -> NumberedReport:
     order = fact.order
     type_name, specific = _specifics(fact)
     body = {
@@ -38,7 +38,7 @@ def report_of(fact: Fact, venue_sequence: int) -> Report:
         "venue_sequence": venue_sequence,
         **specific,
     }
-    return Report(order.session, venue_sequence, type_name, order.order_id, _encode(body).decode())
+    return NumberedReport(order.session, venue_sequence, type_name, order.order_id, _encode(body).decode())
 
 
 def frame_of(reports: Iterable[tuple[int, str]], added: str = "") -> str:

@@ -45,7 +45,7 @@ from app.devkafka.node import (
 )
 from app.errors import KafkaDiedError, KafkaFailedError, PortTakenError, UserError
 from app.processes.guarded import guarded
-from app.processes.last_words import signal_of, told
+from app.processes.last_words import describe_exit, signal_of
 from app.processes.lock import DirectoryLock
 from app.processes.ports import Port, reserve, reserve_exactly
 from app.processes.preflight import needs, prepare
@@ -229,7 +229,7 @@ class KafkaServer(Service):
             return PortTakenError(
                 f"port {self._port} on {HOST} was taken from Kafka by something else; {OTHER_PORT}"
             )
-        why = told(status)
+        why = describe_exit(status)
         if signal_of(status) is None:
             why = f"{why}: {telling_line(said)}"
         return KafkaDiedError(f"Kafka's process on {self.bootstrap} has ended, {why}; see {self.log_file}")

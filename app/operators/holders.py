@@ -45,7 +45,7 @@ class Holders(NamedTuple):
                 ordering[order.symbol].add(order.account_id)
         return cls(holding, ordering)
 
-    def told(self, symbol: str) -> str:
+    def describe(self, symbol: str) -> str:
         """Who is in the way, by name; empty when nobody is."""
         parts = []
         if names := self.holding.get(symbol):

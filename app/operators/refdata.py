@@ -39,7 +39,7 @@ class Change(NamedTuple):
     def version(self) -> int:
         return next_version(None if self.before is None else self.before.version)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What differs, in a line."""
         if self.is_new:
             said = [f"{name} {new}" for name, (_, new) in self.fields.items() if new is not None]
@@ -79,7 +79,7 @@ async def load(options: argparse.Namespace) -> int:
                 otherwise=f"nothing to change: {_counted(len(entries))} in force as the file has them",
             )
             return 0
-        told = [each.told() for each in wanted]
+        told = [each.describe() for each in wanted]
         try:
             answers = await desk.order(OPERATOR_COMMANDS, commands)
         except NotAnswered as error:
@@ -101,7 +101,8 @@ async def diff(options: argparse.Namespace) -> int:
         print(json.dumps([_change_json(each) for each in found.different], indent=2, ensure_ascii=False))
     else:
         for each in found.different:
-            print(f"{'+' if each.is_new else '~'} {each.entry.kind.name} {each.entry.subject}: {each.told()}")
+            sign, entry = "+" if each.is_new else "~", each.entry
+            print(f"{sign} {entry.kind.name} {entry.subject}: {each.describe()}")
         for kind, name in found.only_in_force:
             print(f"= {kind} {name}: in force, not in the file; load leaves it as it is")
         print(f"{len(found.different)} of {_counted(len(entries))} would change")
@@ -193,7 +194,7 @@ async def _scale_faults(desk: Desk, changes: Sequence[Change]) -> list[Fault]:
             f"{symbol!r} can't change: {told}; close them first",
         )
         for symbol, each in scaled.items()
-        if (told := holders.told(symbol))
+        if (told := holders.describe(symbol))
     ]
 
 

@@ -29,7 +29,7 @@ def signal_of(status: int) -> signal.Signals | None:
     return next((each for each in signal.Signals if code in (128 + each, 256 - each)), None)
 
 
-def told(status: int) -> str:
+def describe_exit(status: int) -> str:
     """An exit status in words."""
     found = signal_of(status)
     return f"killed by {found.name}" if found else f"exit status {status}"

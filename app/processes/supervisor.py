@@ -30,7 +30,7 @@ from mode import Service
 from app.config import child_environment
 from app.errors import ProcessError
 from app.processes.guarded import guarded
-from app.processes.last_words import EXTERNAL, is_alive, reason_in, signal_of, told
+from app.processes.last_words import EXTERNAL, describe_exit, is_alive, reason_in, signal_of
 
 log = logging.getLogger(__name__)
 
@@ -244,10 +244,10 @@ class Child(Service):
     async def _why(self, status: int) -> str:
         """The end in words: its signal, else the reason that the process itself gave last."""
         if signal_of(status) in EXTERNAL:
-            return told(status)
+            return describe_exit(status)
         await self._drain_output()
         reason = reason_in(self.output.last_lines())
-        return reason if self.is_final(status) else f"{told(status)}: {reason}"
+        return reason if self.is_final(status) else f"{describe_exit(status)}: {reason}"
 
     @property
     def reason(self) -> str:

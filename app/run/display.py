@@ -146,7 +146,7 @@ class Display:
         if before := monitor.orders_before:
             yield "went on from", f"{before:,} orders"
         for name, each in pipeline.readiness.ledger.unready.items():
-            yield "not ready", f"{name} for {time.monotonic() - each.since_s:.0f} s: {each.told()}"
+            yield "not ready", f"{name} for {time.monotonic() - each.since_s:.0f} s: {each.describe()}"
         if restarted := _restarted(pipeline):
             yield "restarts", ", ".join(f"{name} {count}" for name, count in restarted.items())
         yield "tables", "  ".join(worker.url for worker in pipeline.workers)

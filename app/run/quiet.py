@@ -48,7 +48,7 @@ class Standing:
     def is_quiet(self) -> bool:
         return not (self.behind or self.unsent or self.unread or self.uncounted)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What is left, and where."""
         parts = [
             f"{service} is {sum(tps.values()):,} records behind ({_listed(tps)})"
@@ -138,7 +138,7 @@ class Patience:
         if standing.is_quiet or standing != self._last:
             self._last, self._moved_at = standing, time.monotonic()
         elif time.monotonic() - self._moved_at > self._still_s_max:
-            raise StuckError(f"nothing has moved for {self._still_s_max:.0f} s: {standing.told()}")
+            raise StuckError(f"nothing has moved for {self._still_s_max:.0f} s: {standing.describe()}")
 
 
 async def until_quiet(

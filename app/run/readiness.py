@@ -55,7 +55,7 @@ class Unready(NamedTuple):
     since_s: float
     reasons: tuple[str, ...]
 
-    def told(self) -> str:
+    def describe(self) -> str:
         more = len(self.reasons) - REASONS_MAX
         return "; ".join(self.reasons[:REASONS_MAX]) + (f"; and {more} more" if more > 0 else "")
 
@@ -80,10 +80,10 @@ class Ledger:
         lines = []
         for name, each in self.unready.items():
             told_at, told = self._told.get(name, (float("-inf"), ""))
-            overdue = now_s - told_at >= (PATIENCE_S if told != each.told() else REPEAT_S)
+            overdue = now_s - told_at >= (PATIENCE_S if told != each.describe() else REPEAT_S)
             if now_s - each.since_s >= PATIENCE_S and overdue:
-                self._told[name] = (now_s, each.told())
-                lines.append(f"{name} is not ready for {now_s - each.since_s:.0f} s: {each.told()}")
+                self._told[name] = (now_s, each.describe())
+                lines.append(f"{name} is not ready for {now_s - each.since_s:.0f} s: {each.describe()}")
         for name in self._told.keys() - self.unready.keys():
             del self._told[name]
             lines.append(f"{name} is ready")
@@ -110,7 +110,9 @@ class Readiness(Service):
         give_up_at = None if within_s is None else time.monotonic() + within_s
         while not await self.look():
             if give_up_at is not None and time.monotonic() > give_up_at:
-                waiting = "; ".join(f"{name}: {each.told()}" for name, each in self.ledger.unready.items())
+                waiting = "; ".join(
+                    f"{name}: {each.describe()}" for name, each in self.ledger.unready.items()
+                )
                 raise StuckError(f"not ready after {within_s:.0f} s: {waiting}")
             await asyncio.sleep(WAIT_POLL_S)
 

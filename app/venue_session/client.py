@@ -66,7 +66,7 @@ class VenueClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._breaker.failed(_now_ms(), permit)
             self._tally.calls[f"{path} no answer"] += 1
-            raise VenueAway(f"no answer from the venue to {path}: {told(error)}") from None
+            raise VenueAway(f"no answer from the venue to {path}: {describe_error(error)}") from None
         self._tally.calls[f"{path} {status}"] += 1
         if is_away(status):
             self._breaker.failed(_now_ms(), permit)
@@ -132,7 +132,7 @@ def _excerpt(text: bytes) -> str:
     return said.replace(settings().reveal_venue_token() or "\0", "...")
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What was wrong; an error's repr has the request's headers in it, and so the token."""
     text = str(error) or type(error).__name__
     if isinstance(error, aiohttp.ClientResponseError) and error.status in (401, 403):

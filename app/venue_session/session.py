@@ -43,10 +43,10 @@ from app.venue_session.client import (
     VenueAway,
     VenueClient,
     VenueRefuses,
+    describe_error,
     is_away,
     not_understood,
     refusal,
-    told,
 )
 from app.venue_session.reports import Reported, Unreadable, read_frame
 from app.venue_session.status import AWAY_S_MAX, Tally, Troubles
@@ -369,7 +369,7 @@ class VenueSession:
             except aiohttp.WSServerHandshakeError as error:
                 self._ill("reports", _handshake(error))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                self._ill("reports", VenueAway(f"the venue's reports are away: {told(error)}"))
+                self._ill("reports", VenueAway(f"the venue's reports are away: {describe_error(error)}"))
             failures = 1 if time.monotonic() - began_s > LIVED_S_MIN else failures + 1
             await asyncio.sleep(RECONNECT.after(failures))
 

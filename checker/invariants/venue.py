@@ -16,9 +16,9 @@ from checker.records import (
     Order,
     OrderComplianceApproved,
     OrderWithheld,
-    Report,
     TradeExecuted,
     VenueLetter,
+    VenueReport,
 )
 from checker.shards import KEY_SHARDS, shard_of
 
@@ -101,7 +101,7 @@ def terms(order: Order) -> tuple[str, str, str, int, int, str]:
 class _Seen(NamedTuple):
     """What executions and dead letters have; `last` is the highest sequence of each session there."""
 
-    executions: dict[Number, Logged[Report]]
+    executions: dict[Number, Logged[VenueReport]]
     buried: dict[Number, VenueLetter]
     last: dict[int, int]
     trades: dict[str, tuple[int, TradeExecuted]]
@@ -190,7 +190,7 @@ def _check_reports(
         found.violate(I2, "a dead letter of a report that the venue has never made", _named(number))
 
 
-def _fits(event: Report, number: Number, traces: Traces) -> bool:
+def _fits(event: VenueReport, number: Number, traces: Traces) -> bool:
     """Whether a report is the next step of its order's legal life, on its session."""
     trace = traces.get(event.order_id)
     if trace is None or trace.order is None or not trace.compliance_approved:

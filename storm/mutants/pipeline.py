@@ -29,7 +29,7 @@ from app.venue_session import booking as venue_booking
 from app.venue_session import session as venue_session
 from app.venue_session.session import VenueSession
 from models.commands import SetRiskLimits
-from models.contract import Contract, told
+from models.contract import Contract, describe_invalid
 from models.events import (
     OrderAcknowledged,
     OrderReceived,
@@ -466,7 +466,7 @@ def unknown_field_is_an_error_inside(patch: Patch) -> None:
     """A record or table value of the next release, with a field more, is an error."""
 
     def refuse(contract: Contract, data: bytes, error: ValueError) -> Any:
-        raise ValueError(f"{contract.name}: {told(error)}")
+        raise ValueError(f"{contract.name}: {describe_invalid(error)}")
 
     patch.setattr(Contract, "decode_amiss", refuse)
 

@@ -11,7 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.engine import BROKER_CLOCK, COMPACTED, KEPT, TopicSpec
 from app.engine.errors import Misconfigured, TopicMismatch
-from app.engine.kafka.admin import Found, Setting, Wanted, compare, ensure_topics, told
+from app.engine.kafka.admin import Found, Setting, Wanted, compare, describe_mismatch, ensure_topics
 from app.engine.state.table import CHANGELOG_CONFIG
 from app.topics import TOPICS
 from tests.engine.waiting import until
@@ -38,9 +38,9 @@ def spec(name: str = "orders", config: Mapping[str, str] = {}, *, keyed: bool = 
 
 def there(partitions: int = 8, copies: int = 1, **explicit: str) -> Found:
     """A topic as it is found; configs that are not explicit are the broker's defaults."""
-    told = {name.replace("_", "."): value for name, value in explicit.items()}
+    said = {name.replace("_", "."): value for name, value in explicit.items()}
     defaults = {name: Setting(value, explicit=False) for name, value in DEFAULTS.items()}
-    return Found(partitions, copies, defaults | {k: Setting(v, explicit=True) for k, v in told.items()})
+    return Found(partitions, copies, defaults | {k: Setting(v, explicit=True) for k, v in said.items()})
 
 
 def wrong(topic: TopicSpec, found: Found, *, copies: int = 1, **more: Any) -> list[str]:
@@ -127,7 +127,9 @@ def test_inputs_that_say_their_own_counts_have_to_agree() -> None:
 
 
 def test_all_differences_are_in_one_line_and_alike_ones_together() -> None:
-    line = told([*((f"t{n}", "1 copy, not 3") for n in range(8)), ("orders", "3 partitions, not 8")])
+    line = describe_mismatch(
+        [*((f"t{n}", "1 copy, not 3") for n in range(8)), ("orders", "3 partitions, not 8")]
+    )
     assert "t0, t1, t2, t3, t4, t5 and 2 more: 1 copy, not 3; orders: 3 partitions, not 8" in line
     assert "\n" not in line
     assert "nothing was changed" in line
@@ -140,8 +142,8 @@ def test_a_count_that_no_tool_can_mend_is_told_as_such() -> None:
     assert wrong == [
         (name, "6 partitions, not a power of two up to 256") for name in ("orders", "executions")
     ]
-    assert "begin with new topics" in told(wrong)
-    assert "alter them with Kafka's tools" not in told(wrong)
+    assert "begin with new topics" in describe_mismatch(wrong)
+    assert "alter them with Kafka's tools" not in describe_mismatch(wrong)
 
 
 # -- what is accepted, or mended

@@ -17,7 +17,7 @@ from app.devkafka.server import KafkaServer
 from checker.check import check
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable, digest
-from checker.report import Report
+from checker.report import CheckResult
 from checker.shards import hash_of, shard_of
 from cli.main import main
 from models.commands import SetRiskLimits
@@ -41,7 +41,7 @@ from tests.integration.topics import write_odd_header
 from venue.book import Filled, OrderStatus
 from venue.book import Order as VenueOrder
 from venue.ledger import Ledger
-from venue.reports import Report as VenueReport
+from venue.reports import NumberedReport
 
 TOPICS = (
     *("orders", "risk-decisions", "compliance-decisions", "executions", "dead-letters"),
@@ -252,11 +252,11 @@ def write_ledger(path: Path) -> None:
         for event in (ACKNOWLEDGED, EXECUTED):
             kind = type(event).__name__
             body = json.dumps({"type": kind, **event.model_dump(mode="json")})
-            ledger.add_reports([VenueReport(SHARD, event.venue_sequence, kind, event.order_id, body)])
+            ledger.add_reports([NumberedReport(SHARD, event.venue_sequence, kind, event.order_id, body)])
     ledger.close()
 
 
-def broken(report: Report) -> set[str]:
+def broken(report: CheckResult) -> set[str]:
     return {each.invariant for each in report.violations}
 
 

@@ -23,7 +23,7 @@ _SPOILT: dict[int, dict[str, Any]] = {
 _report_of = reports.report_of
 
 
-def _odd(fact: Fact, venue_sequence: int) -> reports.Report:
+def _odd(fact: Fact, venue_sequence: int) -> reports.NumberedReport:
     report = _report_of(fact, venue_sequence)
     fields: dict[str, Any] = json.loads(report.body)
     fields["liquidity"] = "taker"  # a field that this release does not know, on every report

@@ -73,7 +73,7 @@ from checker.records import (
     read_order,
 )
 from checker.reference import BINDS_WITHIN_MS, Mark, Reference, Timeline, Unreadable
-from checker.report import Counts, Report, latencies_ms, percentiles
+from checker.report import CheckResult, Counts, latencies_ms, percentiles
 from checker.shards import hash_of, is_elsewhere, shard_of
 from models.contract import Contract
 from models.registry import CONTRACTS
@@ -2577,7 +2577,7 @@ class TestReading:
             "OrderRiskApproved",
             "OrderRiskRejected",
         ]
-        assert issubclass(OrderAcknowledged, records.Report)
+        assert issubclass(OrderAcknowledged, records.VenueReport)
         assert OrderComplianceRejected in get_args(records.ComplianceDecision)
 
     def test_a_sound_order_is_read(self) -> None:
@@ -3020,12 +3020,12 @@ class TestLedger:
 
 
 class TestReport:
-    def a_report(self, world: World) -> Report:
+    def a_report(self, world: World) -> CheckResult:
         counts, traces = Counts(), trace(world.log)
         counts.add(world.log, traces, sort_intake(world.log, traces))
         findings = world.findings()
         latency_ms = percentiles(list(latencies_ms(traces)))
-        return Report(counts, findings.violations, findings.unverifiable, latency_ms)
+        return CheckResult(counts, findings.violations, findings.unverifiable, latency_ms)
 
     def test_every_record_is_counted_in_one_set(self) -> None:
         counts = self.a_report(a_busy_world()).counts

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from app.processes.last_words import CHARACTERS_MAX, is_alive, reason_in, signal_of, told
+from app.processes.last_words import CHARACTERS_MAX, describe_exit, is_alive, reason_in, signal_of
 
 TRACEBACK = """\
 [2026-11-30 03:00:01,000] [1] [INFO] starting
@@ -63,7 +63,11 @@ def test_a_long_line_is_cut() -> None:
 
 
 def test_an_exit_status_is_told_in_words() -> None:
-    assert [told(3), told(137), told(-9)] == ["exit status 3", "killed by SIGKILL", "killed by SIGKILL"]
+    assert [describe_exit(3), describe_exit(137), describe_exit(-9)] == [
+        "exit status 3",
+        "killed by SIGKILL",
+        "killed by SIGKILL",
+    ]
     assert [signal_of(0), signal_of(2), signal_of(143)] == [None, None, signal.SIGTERM]
 
 

@@ -42,7 +42,7 @@ def test_the_same_reason_is_told_once_a_minute_and_another_one_soon() -> None:
 def test_many_reasons_are_cut_short() -> None:
     ledger = Ledger()
     ledger.note("risk-1", [f"partition {number} is restoring" for number in range(8)], 0.0)
-    assert ledger.unready["risk-1"].told().endswith("partition 2 is restoring; and 5 more")
+    assert ledger.unready["risk-1"].describe().endswith("partition 2 is restoring; and 5 more")
 
 
 @pytest.mark.parametrize(

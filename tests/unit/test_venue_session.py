@@ -13,7 +13,7 @@ from aiohttp import WSServerHandshakeError
 from app.domain.exchange import IntentState, Session
 from app.engine import Fenced, Transient, shard_of
 from app.venue_session import session as venue_session
-from app.venue_session.client import told
+from app.venue_session.client import describe_error
 from app.venue_session.session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
@@ -817,10 +817,10 @@ def test_a_refusal_is_told_without_the_token(status: int) -> None:
     error = WSServerHandshakeError(request, (), status=status, message="Invalid response status")
 
     assert "secret" in repr(error)
-    assert "secret" not in told(error)
-    assert f"{status}, message='Invalid response status'" in told(error)
-    assert ("check VENUE_TOKEN" in told(error)) is (status == 401)
+    assert "secret" not in describe_error(error)
+    assert f"{status}, message='Invalid response status'" in describe_error(error)
+    assert ("check VENUE_TOKEN" in describe_error(error)) is (status == 401)
 
 
 def test_an_error_without_words_is_told_by_its_name() -> None:
-    assert told(TimeoutError()) == "TimeoutError"
+    assert describe_error(TimeoutError()) == "TimeoutError"

@@ -8,7 +8,7 @@ import pytest
 from checker import verdict
 from checker.errors import CheckerError
 from checker.findings import Violation
-from checker.report import Counts, Report
+from checker.report import CheckResult, Counts
 
 WRONG = Violation("I2", "executed twice", ("o-1",))
 
@@ -19,9 +19,9 @@ async def test_tables_that_nobody_tells_are_a_violation_beside_those_of_the_log(
     def silent(*_: Any) -> Any:
         raise CheckerError("risk-1 does not answer")
 
-    def check(*_: Any, live_state: list[Any]) -> Report:
+    def check(*_: Any, live_state: list[Any]) -> CheckResult:
         assert live_state == []
-        return Report(Counts(), [WRONG], [], {})
+        return CheckResult(Counts(), [WRONG], [], {})
 
     monkeypatch.setattr(verdict, "_fetch_live_tables", silent)
     monkeypatch.setattr(verdict, "SILENT_S_MAX", 0)

@@ -17,7 +17,7 @@ from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Missing, Neighbour, Overview, Page, Record, Worker
 from app.engine.web.columns import at, columns
 from app.engine.web.pages import JsonLines, Pages, record_path, table_path
-from app.engine.web.read import Count, Query, Row, TaskReport, WorkerReport
+from app.engine.web.read import Count, Query, Row, TaskState, WorkerState
 from app.engine.web.templating import HERE as HERE_ON_DISK
 from app.engine.web.templating import ranges, templates, visible
 from app.units import Words
@@ -207,10 +207,10 @@ def test_the_page_of_a_record_whose_worker_is_silent_does_not_deny_it() -> None:
 
 
 def test_the_overview_shows_tables_tasks_workers_and_services() -> None:
-    task = TaskReport(0, True, None, 1_234, 56, {"orders": 77})
-    fenced = TaskReport(1, False, "newer owner", 0, 0, {})
+    task = TaskState(0, True, None, 1_234, 56, {"orders": 77})
+    fenced = TaskState(1, False, "newer owner", 0, 0, {})
     counts = [Count("positions", 0, 40, True, 88), Count("positions", 1, 2, True, 9)]
-    own = WorkerReport("risk", False, [task, fenced], counts)
+    own = WorkerState("risk", False, [task, fenced], counts)
     silent = Worker(THERE, [2, 3], None, "cannot be reached")
     neighbours = [Neighbour("risk", HERE, True), Neighbour("venue", "http://127.0.0.1:6109", False)]
     overview = Overview("risk", HERE, False, [Worker(HERE, [0, 1], own, ""), silent], neighbours)

@@ -124,7 +124,7 @@ async def ensure_topics(
         found = await retry(partial(_describe, admin, wanted))
         plan = compare(_adopting(wanted, found, always=adopt), found)
         if plan.wrong:
-            raise TopicMismatch(told(plan.wrong))
+            raise TopicMismatch(describe_mismatch(plan.wrong))
         if plan.new:
             await _require_makeable(admin, plan.new)
         if not change:
@@ -221,7 +221,7 @@ def _amount(name: str, value: str) -> float:
     return float("inf") if name in UNLIMITED and int(value) < 0 else float(value)
 
 
-def told(wrong: Iterable[tuple[str, str]]) -> str:
+def describe_mismatch(wrong: Iterable[tuple[str, str]]) -> str:
     """The differences in one line, topics with the same one together, and what to do."""
     by_what: dict[str, list[str]] = defaultdict(list)
     for name, what in wrong:

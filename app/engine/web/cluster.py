@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientTimeout
 from yarl import URL
 
 from app.engine.state.table import Table
-from app.engine.web.read import Count, Lookup, Query, Reader, Row, Rows, WorkerReport
+from app.engine.web.read import Count, Lookup, Query, Reader, Row, Rows, WorkerState
 
 ANSWER_S_MAX = 2.0
 ALIVE_S_MAX = 0.7
@@ -70,7 +70,7 @@ class Worker(msgspec.Struct, frozen=True):
 
     url: str
     partitions: list[int]
-    report: WorkerReport | None
+    report: WorkerState | None
     reason: str
 
 
@@ -93,7 +93,7 @@ class Overview(msgspec.Struct, frozen=True):
     not_ready: Sequence[str] = ()
 
     @property
-    def own(self) -> WorkerReport | None:
+    def own(self) -> WorkerState | None:
         return next((each.report for each in self.workers if each.url == self.worker), None)
 
     @property
@@ -214,10 +214,10 @@ class Workers:
         reasons = self._app.not_ready()
         return Overview(self._app.conf.id, self.own_url, not reasons, workers, neighbours, reasons)
 
-    async def _worker(self, url: str) -> WorkerReport:
+    async def _worker(self, url: str) -> WorkerState:
         if url == self.own_url:
             return await self._reader.report()
-        report: WorkerReport = await self._get(URL(url) / "worker", WorkerReport)
+        report: WorkerState = await self._get(URL(url) / "worker", WorkerState)
         return report
 
     async def _neighbour(self, service: str, url: str) -> Neighbour:

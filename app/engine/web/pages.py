@@ -10,7 +10,7 @@ from app.engine.state.table import Table
 from app.engine.web.cluster import Absent, Overview, Page, Record
 from app.engine.web.columns import at, columns
 from app.engine.web.letters import DeadLetters, WholeLetter
-from app.engine.web.read import LIMIT_DEFAULT, Query, Row, TaskReport
+from app.engine.web.read import LIMIT_DEFAULT, Query, Row, TaskState
 from app.engine.web.templating import shortened, templates
 
 InWords = Callable[[Sequence[str], int, Sequence[Mapping[str, Any]]], str | None]
@@ -276,7 +276,7 @@ def _table_line(table: Table, overview: Overview) -> TableLine:
     return TableLine(table.name, table.help, sum(count.count for count in counts), exact, own, others)
 
 
-def _changelogs(task: TaskReport, overview: Overview) -> dict[str, int]:
+def _changelogs(task: TaskState, overview: Overview) -> dict[str, int]:
     """The next changelog offset of each table of a task."""
     return {
         count.table: count.changelog_offset for count in overview.counts if count.partition == task.partition

@@ -99,7 +99,7 @@ class Count(msgspec.Struct, frozen=True):
     changelog_offset: int
 
 
-class TaskReport(msgspec.Struct, frozen=True):
+class TaskState(msgspec.Struct, frozen=True):
     """How a task of this worker is; `positions` are the next offsets of its inputs, by topic, `lag` the
     records behind them."""
 
@@ -113,12 +113,12 @@ class TaskReport(msgspec.Struct, frozen=True):
     lag: Mapping[str, int] = {}
 
 
-class WorkerReport(msgspec.Struct, frozen=True):
+class WorkerState(msgspec.Struct, frozen=True):
     """What a worker tells of itself."""
 
     service: str
     ready: bool
-    tasks: list[TaskReport]
+    tasks: list[TaskState]
     counts: list[Count]
     not_ready: Sequence[str] = ()
 
@@ -188,10 +188,10 @@ class Reader:
                 break
         return Rows(found, [task.partition for task in tasks], searched, reached)
 
-    async def report(self) -> WorkerReport:
+    async def report(self) -> WorkerState:
         tasks = [_report(task) for _, task in sorted(self._app.tables.tasks.items())]
         counts, reasons = await self.counts(), self._app.not_ready()
-        return WorkerReport(self._app.conf.id, not reasons, tasks, counts, reasons)
+        return WorkerState(self._app.conf.id, not reasons, tasks, counts, reasons)
 
     async def counts(self) -> list[Count]:
         """Count every table; what has not changed since it was counted is not counted again."""
@@ -317,8 +317,8 @@ def _row(key: bytes, value: bytes, partition: int) -> Row:
     return Row(name, partition, len(value), text=text, key_cut=key_cut)
 
 
-def _report(task: Task) -> TaskReport:
-    return TaskReport(
+def _report(task: Task) -> TaskState:
+    return TaskState(
         partition=task.partition,
         ready=task.ready.is_set(),
         fenced=None if task.fenced is None else str(task.fenced),
