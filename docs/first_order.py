@@ -68,10 +68,14 @@ async def main() -> None:
 
 async def last_price() -> int:
     """The symbol's last price, in ticks."""
-    consumer = AIOKafkaConsumer("prices", bootstrap_servers=KAFKA, isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(
+        "prices",
+        bootstrap_servers=KAFKA,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+    )
     async with consumer:
         tps = list(consumer.assignment())
-        await consumer.seek_to_beginning(*tps)
         ends, prices = await consumer.end_offsets(tps), []
         async with asyncio.timeout(PATIENCE_S):
             while any([await consumer.position(tp) < ends[tp] for tp in tps]):
