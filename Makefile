@@ -16,10 +16,11 @@ help: ## show this list
 run: $(VENV)/.installed ## broker, services, feed and accounts; options in ARGS='--orders 20000 --exit'
 	@exec $(BIN)/python -m app run $(ARGS)
 
-lint: $(VENV)/.installed ## lint, format and types
+lint: $(VENV)/.installed ## lint, format, types and the rules for imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 check: lint ## the quick loop: lint, types, unit and architecture tests
 	@$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/architecture $(ARGS)

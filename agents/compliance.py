@@ -1,23 +1,24 @@
 """Approved orders in, compliance decisions out; ended orders stop counting as open."""
 
-from typing import Any
-
+from app.account_rows import AccountRows, AccountTables, Memory
 from app.compliance import app
 from app.counts import Count
-from app.domain.compliance import (
-    NEW_COMPLIANCE_ACCOUNT,
-    apply_compliance,
-    apply_execution,
-    decide_compliance,
-    is_judged,
-    is_repeat,
-)
-from app.engine import UnitOfWork, unit_of_work
+from app.domain.compliance import apply_execution, decide_compliance, is_judged, is_repeat
+from app.engine import Batches, UnitOfWork, unit_of_work
 from app.topics import COMPLIANCE_DECISIONS, RESTRICTED_LIST, named
 from app.topology import COMPLIANCE
-from models.events import Execution, OrderComplianceRejected, OrderRiskApproved, OrderRiskRejected
+from models.events import (
+    Execution,
+    OrderComplianceRejected,
+    OrderRiskApproved,
+    OrderRiskRejected,
+    RiskDecision,
+)
+from tables.open_orders import OPEN_ORDERS
+from tables.recent_kinds import RECENT_KINDS
 from tables.recent_orders import RECENT_ORDERS
 
+TABLES = AccountTables(RECENT_ORDERS, OPEN_ORDERS, RECENT_KINDS)
 restrictions = app.global_table(RESTRICTED_LIST)
 REFUSED = Count(
     app, "compliance_orders_refused_total", "Orders that compliance has refused, by reason.", "reason"
@@ -28,43 +29,51 @@ REPEATS = Count(
 
 
 @app.agent(app.inputs(*named(*COMPLIANCE.inputs)))
-async def check_compliance(batches: Any) -> None:
+async def check_compliance(batches: Batches[RiskDecision | Execution]) -> None:
     """Judge each order that risk approved; forget the open ones when they end."""
+    memory = Memory()  # of the one task whose batches these are
     async for batch in batches:
         async with unit_of_work(batch) as work:
+            rows = AccountRows(work, TABLES, memory)
             for record in work.records():
                 match record.value:
                     case OrderRiskApproved() as approval:
-                        judge(work, approval)
+                        judge(work, rows, approval)
                     case OrderRiskRejected():
                         pass
                     case report:
-                        forget(work, report)
+                        forget(work, rows, report)
 
 
-def judge(work: UnitOfWork, approval: OrderRiskApproved) -> None:
+def judge(work: UnitOfWork, rows: AccountRows, approval: OrderRiskApproved) -> None:
     """Approve or reject one order; one that was judged before is ignored."""
     order = approval.order
-    account = work[RECENT_ORDERS].get(order.account_id, NEW_COMPLIANCE_ACCOUNT)
+    account = rows.account(order.account_id)
     if is_judged(account, approval):
         REPEATS.add(work, type=type(approval).__name__)
         return
     outcome = decide_compliance(
         approval,
-        account,
+        rows.remembered(order.account_id),
         restrictions.get(order.symbol),
         is_restriction_unreadable=restrictions.is_unreadable(order.symbol),
     )
-    work[RECENT_ORDERS][order.account_id] = apply_compliance(account, approval, outcome)
     work.emit(COMPLIANCE_DECISIONS, outcome)
     if isinstance(outcome, OrderComplianceRejected):
+        rows.reject(account, order)
         REFUSED.add(work, reason=outcome.reason)
+    else:
+        rows.approve(account, approval)
 
 
-def forget(work: UnitOfWork, report: Execution) -> None:
+def forget(work: UnitOfWork, rows: AccountRows, report: Execution) -> None:
     """An order that has ended is not open any more; a report that comes again changes nothing."""
-    account = work[RECENT_ORDERS].get(report.account_id, NEW_COMPLIANCE_ACCOUNT)
-    if is_repeat(account, report):
+    account_id, order_id = report.account_id, report.order_id
+    account = rows.account(account_id)
+    opened = rows.open_order(account_id, order_id)
+    if is_repeat(account, opened, report):
         REPEATS.add(work, type=type(report).__name__)
         return
-    work[RECENT_ORDERS][report.account_id] = apply_execution(account, report)
+    account, left = apply_execution(account, opened, report)
+    if opened is not None and left is None:
+        rows.end(account_id, account, order_id, opened)

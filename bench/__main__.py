@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import failover, growth, latency, memory, overhead, pipeline, restore, risk, throughput
+from bench import compliance, failover, growth, latency, memory, overhead, pipeline, restore, risk, throughput
 from bench.broker import broker
 from bench.contenders import JOB
 from bench.kafka import Cluster, KafkaException
@@ -24,6 +24,7 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "job": Benchmark(throughput.TITLE, throughput.run),
     "risk": Benchmark(risk.TITLE, risk.run),
+    "compliance": Benchmark(compliance.TITLE, compliance.run),
     "overhead": Benchmark(overhead.TITLE, overhead.run),
     "latency": Benchmark(latency.TITLE, latency.run),
     "pipeline": Benchmark(pipeline.TITLE, pipeline.run),

@@ -30,8 +30,8 @@ def broker(directory: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    from app.cli.main import run_until_stopped
-    from app.devkafka.broker import run_alone
+    from app.devkafka.server import run_alone
+    from cli.stopping import run_until_stopped
 
     end_with_parent()
     sys.exit(run_until_stopped(run_alone(Path(sys.argv[1]) / "kafka", 0)))

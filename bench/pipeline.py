@@ -111,7 +111,7 @@ def _row(contender: Contender, runs: Sequence[Times]) -> Row:
 
 def main() -> None:
     """`python -m app` that ends with the bench."""
-    from app.cli.main import main as app_main
+    from cli.main import main as app_main
 
     end_with_parent()
     sys.exit(app_main())

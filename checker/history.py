@@ -74,6 +74,7 @@ class Slice:
     reservations: dict[bytes, bytes] = field(default_factory=dict)
     risk_limits: dict[bytes, bytes] = field(default_factory=dict)
     recent_orders: dict[bytes, bytes] = field(default_factory=dict)
+    open_orders: dict[bytes, bytes] = field(default_factory=dict)
     intents: dict[bytes, bytes] = field(default_factory=dict)
     sessions: dict[bytes, bytes] = field(default_factory=dict)
     controls: dict[bytes, bytes] = field(default_factory=dict)

@@ -50,7 +50,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     return Options(
         bootstrap=given.bootstrap or known.bootstrap,
         venue_url=None if given.no_venue else given.venue_url or known.venue_url,
-        venue_token=known.venue_token,
+        venue_token=known.reveal_venue_token(),
         market_data=given.market_data or market_data_csv(),
         orders=given.orders,
         speed=given.speed,
@@ -67,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m feed", description=__doc__)
     add = parser.add_argument
     add("--bootstrap", metavar="HOST:PORT", help="Kafka; default: KAFKA_BOOTSTRAP, else the embedded one")
-    add("--venue-url", metavar="URL", help="default: VENUE_URL; its token is VENUE_TOKEN")
+    add(
+        "--venue-url",
+        metavar="URL",
+        help="default: VENUE_URL; its token is VENUE_TOKEN, or in VENUE_TOKEN_FILE",
+    )
     add("--no-venue", action="store_true", help="tell no venue about the market")
     add("--market-data", type=Path, metavar="CSV", help="default: 100,000 real trades, fetched once")
     add("--orders", type=_orders, default=None, metavar="N", help="records on 'orders', or 'unlimited'")

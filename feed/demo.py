@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from app.cli.refdata_files import Entry, read_file
+from app.operators.refdata_files import Entry, read_file
 from models.commands import SetCounterparty, SetInstrument
 from models.values import Instrument
 

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
+from app.engine.retries import Pauses
 from feed.wire import Record
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ LARGE_BYTES = 200_000
 LARGE_BYTES_MAX = 16_000_000
 REQUEST_TIMEOUT_MS = 30_000
 RETRY_SECONDS = 0.5
+PATIENCE = Pauses(0.1, RETRY_SECONDS)
 
 NextOffsets = dict[int, int]
 """By partition: the offset after the last record sent."""
@@ -29,12 +31,15 @@ NextOffsets = dict[int, int]
 
 async def patiently(attempt: Callable[[], Awaitable[T]], what: str) -> T:
     """Try until Kafka is there."""
-    while True:
+
+    async def told() -> T:
         try:
             return await attempt()
         except KafkaError as error:
             log.warning("%s: %r; trying again", what, error)
-            await asyncio.sleep(RETRY_SECONDS)
+            raise
+
+    return await PATIENCE.until_done(KafkaError, told)
 
 
 class Outlet:

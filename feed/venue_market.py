@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from itertools import islice
 
 import aiohttp
 
+from app.engine.retries import Pauses
 from app.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -14,7 +16,11 @@ log = logging.getLogger(__name__)
 TICKS_A_CALL_MAX = 1_000
 WAITING_TICKS_MAX = 50_000
 CALL_TIMEOUT_S = 10.0
-BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+PAUSES = Pauses(0.05, 1.0)
+
+
+class VenueAway(Exception):
+    """The venue has not taken a call."""
 
 
 class VenueMarket:
@@ -74,22 +80,20 @@ class VenueMarket:
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> None:
         """Repeat the call until the venue has taken it."""
-        failures = 0
-        while not await self._call(session, body):
-            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-            failures += 1
+        await PAUSES.until_done(VenueAway, partial(self._call, session, body))
 
-    async def _call(self, session: aiohttp.ClientSession, body: bytes) -> bool:
+    async def _call(self, session: aiohttp.ClientSession, body: bytes) -> None:
         try:
             async with session.post(self._url, data=body) as answer:
                 if answer.status < 300:
-                    return True
+                    return
                 if 400 <= answer.status < 500 and answer.status not in (408, 429):
                     raise UserError(await self._refusal(answer))
                 log.warning("the venue answers %d: trying again", answer.status)
+                raise VenueAway(str(answer.status))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the venue is away: %r; trying again", error)
-        return False
+            raise VenueAway(repr(error)) from None
 
     async def _refusal(self, answer: aiohttp.ClientResponse) -> str:
         if answer.status in (401, 403):

@@ -88,12 +88,23 @@ def _by_partition(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "by_partition": True}
 
 
+def _with_orders_of_its_own(value: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had the recent and the open orders in it; in version 2 they are rows of tables of their own.
+
+    What is here still is moved there when the account is next met. A build that knows version 1 alone waits
+    in front of version 2: it would miss what was moved.
+    """
+    return value
+
+
 TABLES: Final[Mapping[str, Sequence[Upcast]]] = {
     "marketdata.last_prices": (),
     "risk.positions": (),
     "risk.reservations": (),
     "risk.risk_limits": (),
-    "compliance.recent_orders": (),
+    "compliance.recent_orders": (_with_orders_of_its_own,),
+    "compliance.open_orders": (),
+    "compliance.recent_kinds": (),
     "exchange.intents": (),
     "exchange.sessions": (_by_partition,),
     "exchange.controls": (),

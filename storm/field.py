@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import aiohttp
 
-from app.cli.options import Plan
 from app.membership import Groups
 from app.processes.last_words import told
 from app.processes.supervisor import Restarts
 from app.run.members import Feed, Venue, Worker
 from app.run.pipeline import TAKE_OVER_S, Pipeline
+from app.run.plan import Plan
 from app.topology import SERVICES
 from storm.kafka import KafkaNodes
 from storm.mutants.mutant import Mutant

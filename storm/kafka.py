@@ -18,9 +18,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from mode import Service
 
-from app.devkafka.broker import READY_TIMEOUT_S, Broker
 from app.devkafka.node import HOST, Member, Proxied, new_cluster_id, reserve_port
-from app.errors import BrokerError
+from app.devkafka.server import READY_TIMEOUT_S, KafkaServer
+from app.errors import KafkaFailedError
 from storm.proxy import Proxy
 
 SYNC_POLL_S: Final = 0.1
@@ -38,7 +38,7 @@ class KafkaNodes(Service):
     """`count` Kafka nodes, numbered from 1, each with its own directory below `data_dir`; and their proxy.
 
     Three and more keep every record three times and acknowledge it when two nodes have it. A node that dies
-    otherwise than by `kill` crashes this service with BrokerDiedError.
+    otherwise than by `kill` crashes this service with KafkaDiedError.
     """
 
     def __init__(self, data_dir: Path, count: int, **kwargs: Any) -> None:
@@ -48,7 +48,7 @@ class KafkaNodes(Service):
         self.proxy = Proxy([])
         self._reserved: list[socket.socket] = []
         self._ports: dict[int, _Ports] = {}
-        self._brokers: dict[int, Broker] = {}
+        self._brokers: dict[int, KafkaServer] = {}
 
     async def __aenter__(self) -> "KafkaNodes":
         await self.start()
@@ -95,7 +95,7 @@ class KafkaNodes(Service):
         self._reserved = []
 
     async def ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return as soon as every running node serves requests; raises BrokerDiedError or BrokerError."""
+        """Return as soon as every running node serves requests; raises KafkaDiedError or KafkaFailedError."""
         await asyncio.gather(*(broker.ready(timeout_s) for broker in self._brokers.values()))
 
     async def kill(self, node: int) -> None:
@@ -111,13 +111,13 @@ class KafkaNodes(Service):
         await self._brokers[node].ready(timeout_s)
 
     async def in_sync(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until every partition has a leader and all its replicas in sync; raises BrokerError."""
+        """Wait until every partition has a leader and all its replicas in sync; raises KafkaFailedError."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         deadline = time.monotonic() + timeout_s
         try:
             while lagging := await _lagging(admin):
                 if time.monotonic() > deadline:
-                    raise BrokerError(f"after {timeout_s:.0f} s still out of sync: {', '.join(lagging)}")
+                    raise KafkaFailedError(f"after {timeout_s:.0f} s still out of sync: {', '.join(lagging)}")
                 await asyncio.sleep(SYNC_POLL_S)
         finally:
             await admin.close()
@@ -132,7 +132,7 @@ class KafkaNodes(Service):
     async def _start(self, node: int) -> None:
         ports = self._ports[node]
         proxied = Proxied(ports.proxied, self.proxy.addresses[node - 1])
-        broker = Broker(
+        broker = KafkaServer(
             self.data_dir / f"node-{node}", ports.client, proxied=proxied, member=self._member(node)
         )
         self._brokers[node] = broker

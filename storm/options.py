@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from app.cli.options import whole
+from app.arguments import whole
 from app.errors import UserError
 
 COUNT_MAX = 100_000

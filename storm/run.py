@@ -16,15 +16,16 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
-from app.cli.options import Plan
 from app.config import settings
 from app.errors import ProcessError, StuckError, UserError
-from app.run.ending import close_market, judge
+from app.run.ending import close_market
 from app.run.job import log_to, teller
+from app.run.plan import Plan
 from app.run.quiet import Lookout, until_quiet
 from app.topics import RISK_LIMITS
 from app.topology import SERVICES
 from checker.findings import Violation
+from checker.verdict import judge
 from feed.limits import initial_limits
 from feed.roster import Roster
 from feed.wire import limits_record
@@ -115,7 +116,7 @@ async def _blow(
         except (StuckError, ProcessError) as error:  # loud, as it should be when something is broken
             report.violations.append(Violation("engine", str(error), tuple(field.own_deaths)))
             if isinstance(error, StuckError):
-                report.violations += (await judge(field)).violations
+                report.violations += (await judge(*field.remains())).violations
     if options.data_dir is None and not report.violations:
         shutil.rmtree(data_dir, ignore_errors=True)
     return report, data_dir
@@ -201,7 +202,7 @@ class _Storm:
         await until_quiet(lookout.look)
 
     async def _judge(self, number: int, rounds: int) -> None:
-        found = await judge(self._field)
+        found = await judge(*self._field.remains())
         self._report.checks += 1
         self._report.violations += found.violations
         self._report.violations += [

@@ -1,4 +1,7 @@
-"""What each account has sent lately and has open. Single writer: compliance."""
+"""How far compliance has come with each account. Single writer: compliance.
+
+The table has its name from version 1, which had the recent and the open orders in the account's value.
+"""
 
 from app.codecs import TableCodec
 from app.compliance import app
@@ -7,5 +10,5 @@ from app.domain.compliance import ComplianceAccount
 RECENT_ORDERS = app.Table(
     "recent_orders",
     value_type=TableCodec("compliance.recent_orders", ComplianceAccount),
-    help="recent and open orders by account",
+    help="the last order judged and the last report by account",
 )

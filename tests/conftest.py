@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.devkafka.broker import Broker
+from app.devkafka.server import KafkaServer
 
 HERE = Path(__file__).parent
 TOGETHER = {
@@ -18,6 +18,7 @@ TOGETHER = {
     HERE / "integration/test_web.py": "web",
     HERE / "outside/test_clients.py": "outside",
     HERE / "outside/test_operators.py": "outside",
+    HERE / "outside/test_releases.py": "outside",
     HERE / "outside/test_repeats.py": "outside",
     HERE / "outside/test_venues.py": "odd venue",
 }
@@ -33,16 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """A real Kafka on a free port. It has a thread and loop of its own, so any test's loop can use it;
     its process is tied to this one, so it ends even when pytest is killed."""
     data_dir = tmp_path_factory.mktemp("kafka")
-    started: Future[Broker] = Future()
+    started: Future[KafkaServer] = Future()
     over = threading.Event()
 
     async def serve() -> None:
         try:
-            async with Broker(data_dir) as broker:
+            async with KafkaServer(data_dir) as broker:
                 await broker.ready()
                 started.set_result(broker)
                 await asyncio.to_thread(over.wait)
@@ -62,6 +63,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-def bootstrap(broker: Broker) -> str:
+def bootstrap(broker: KafkaServer) -> str:
     """The session's broker as `host:port`."""
     return broker.bootstrap

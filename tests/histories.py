@@ -501,8 +501,8 @@ class World:
 
     def _write_open_orders(self) -> None:
         """What compliance has open, and what of it the exchange has at the venue."""
-        open_orders: dict[str, dict[str, Any]] = {account_id: {} for account_id in self.books}
         self.log.intents.clear()
+        self.log.open_orders.clear()
         cleared = {
             each.event.order.order_id
             for each in self.log.compliance
@@ -510,12 +510,13 @@ class World:
         }
         for order_id in self.open_lots.keys() & cleared:
             order = self._order(order_id)
-            open_orders[order.account_id][order_id] = {
+            opened = {
                 "symbol": order.symbol,
                 "side": order.side,
                 "price_ticks": order.price_ticks,
                 "rests": order.time_in_force is not TimeInForce.IOC,
             }
+            self.log.open_orders[f"{order.account_id}/{order_id}".encode()] = msgspec.json.encode(opened)
             reported = any(each.event and each.event.order_id == order_id for each in self.log.executions)
             intent = {
                 "order": order,
@@ -523,11 +524,10 @@ class World:
                 "open_lots": self.open_lots[order_id],
             }
             self.log.intents[f"{order.account_id}/{order_id}".encode()] = msgspec.json.encode(intent)
-        for account_id, its_orders in open_orders.items():
+        for account_id in self.books:
             judged = [each.event.order for each in self.log.compliance if each.event is not None]
             last = max((order.sequence for order in judged if order.account_id == account_id), default=0)
-            value = {"recent": {}, "open_orders": its_orders, "last_sequence": last}
-            self.log.recent_orders[account_id.encode()] = msgspec.json.encode(value)
+            self.log.recent_orders[account_id.encode()] = msgspec.json.encode({"last_sequence": last})
 
     def _state_of(self, order_id: str, *, reported: bool) -> str:
         if any(reported_id(letter) == order_id for letter in self.log.venue_letters):

@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -101,12 +101,33 @@ class View(dict[str, Any]):
         self.pop(key, None)
 
 
+class Committed:
+    """A task's state, which is what its units of work have left: there is one for each record."""
+
+    partition = 0
+
+    def __init__(self, pipeline: "Pipeline") -> None:
+        self._pipeline = pipeline
+
+    def table(self, table: Any) -> "Committed.Table":
+        return self.Table(self._pipeline.table(table))
+
+    class Table(NamedTuple):
+        """What a task reads of a table."""
+
+        rows: View
+
+        def items(self, after: str) -> Iterator[tuple[str, Any]]:
+            return ((key, self.rows[key]) for key in sorted(self.rows) if key > after)
+
+
 class Work:
     """One record's unit of work."""
 
     def __init__(self, pipeline: "Pipeline", batch: "Batch") -> None:
         self._pipeline = pipeline
         self._batch = batch
+        self.task = batch.task
 
     async def __aenter__(self) -> "Work":
         return self
@@ -131,6 +152,7 @@ class Batch(SimpleNamespace):
     """One record for an agent."""
 
     record: Record
+    task: Committed
 
 
 class Rebinding:
@@ -245,7 +267,7 @@ class Pipeline:
         intents = set(self._tables.get("intents", ()))
 
         async def batches() -> AsyncIterator[Batch]:
-            yield Batch(record=record, task=SimpleNamespace(partition=0))
+            yield Batch(record=record, task=Committed(self))
 
         await AGENTS[service].fun(batches())
         for key in set(self._tables.get("intents", ())) - intents:

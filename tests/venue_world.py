@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from aiohttp import WSCloseCode, web
+from pydantic import SecretStr
 
+from app.config import Settings
 from app.domain.exchange import Controls, Intent, Session, Surroundings, new_intent
 from app.engine import Fenced, shard_of
 from app.engine.core import effects as effects_module
 from app.engine.core.dead_letter import DeadLetters
 from app.engine.core.event_ids import Endings
 from app.engine.core.watchdog import Turn
+from app.engine.retries import Pauses
 from app.topics import DEAD_LETTERS, TOPICS
 from app.venue_session import client as venue_client
 from app.venue_session import session as venue_session
@@ -273,8 +276,8 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
     """The world of account acc-1's partition; its session is started by the test."""
     patch.setattr(effects_module, "Outbox", MemoryOutbox)
     patch.setattr(venue_session, "RETRY_S_MIN", 0.01)
-    patch.setattr(venue_session, "RETRY_S_MAX", 0.05)
-    patch.setattr(venue_session, "RECONNECT_S_MAX", 0.05)
+    patch.setattr(venue_session, "REFUSED", Pauses(0.01, 0.05))
+    patch.setattr(venue_session, "RECONNECT", Pauses(0.01, 0.05))
     patch.setattr(venue_session, "LIVED_S_MIN", 0.1)
     patch.setattr(venue_session, "GAP_RETRY_S", 0.2)
     patch.setattr(venue_session, "HOLD_S", 0.05)
@@ -292,7 +295,8 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     venue.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    patch.setattr(venue_client, "settings", lambda: SimpleNamespace(venue_url=venue.url, venue_token=TOKEN))
+    settings = Settings(venue_url=venue.url, venue_token=SecretStr(TOKEN))
+    patch.setattr(venue_client, "settings", lambda: settings)
     task = MemoryTask(shard_of(b"acc-1") % PARTITIONS if partition is None else partition)
     world = World(task, venue)
     try:

@@ -26,12 +26,7 @@ class Config:
 def read_config(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Config:
     """Raises StartError when the token is missing; argparse exits 2 by itself for a wrong argument."""
     parsed = _parser().parse_args(arguments)
-    token = environment.get("VENUE_TOKEN", "").strip()
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise StartError(
-            "VENUE_TOKEN is not set or not usable: set it to the secret (printable characters without "
-            "spaces) that every request must carry"
-        )
+    token = _token(environment)
     return Config(
         host=parsed.host,
         port=parsed.port,
@@ -42,9 +37,28 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str] = os.en
     )
 
 
+def _token(environment: Mapping[str, str]) -> str:
+    """The value of VENUE_TOKEN, else what stands in the file that VENUE_TOKEN_FILE names."""
+    token, file = environment.get("VENUE_TOKEN", ""), environment.get("VENUE_TOKEN_FILE", "")
+    variable = "VENUE_TOKEN"
+    if file and not token:
+        variable = f"the token in VENUE_TOKEN_FILE, {file!a},"
+        try:
+            token = Path(file).read_text(encoding="ascii", errors="replace")
+        except OSError as error:
+            raise StartError(f"VENUE_TOKEN_FILE is {file!a}, which can't be read: {error.strerror}") from None
+    if not re.fullmatch(r"[\x21-\x7e]+", token.strip()):
+        raise StartError(
+            f"{variable} is not set or not usable: set it to the secret (printable characters without "
+            "spaces) that every request must carry"
+        )
+    return token.strip()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m venue", description="The simulated exchange. VENUE_TOKEN holds its secret."
+        prog="python -m venue",
+        description="The simulated exchange. Its secret is VENUE_TOKEN, or in the file VENUE_TOKEN_FILE.",
     )
     parser.add_argument("--port", type=_port, required=True, help="0 takes any free port")
     parser.add_argument("--data-dir", type=Path, required=True, help="holds ledger.sqlite")

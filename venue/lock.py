@@ -1,27 +1,27 @@
 """One venue a data directory: a lock that ends with the process, however it ends."""
 
-import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from venue.errors import StartError
 
 
-def lock_directory(directory: Path) -> TextIO:
-    """Hold the directory until the returned file is closed. Raises StartError when another process does."""
+@contextmanager
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Hold the directory; its lock file names the process. Raises StartError when another process has it."""
     path = directory / "venue.lock"
-    file = path.open("a+")
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)  # a soft lock would outlive its holder
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
+        held = lock.acquire()
+    except Timeout:
+        holder = path.read_text(encoding="ascii").strip() or "unknown"
         raise StartError(
             f"{directory} is in use by another venue (process {holder}): stop it or use another --data-dir"
         ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+    with held:
+        path.write_text(str(os.getpid()), encoding="ascii")
+        yield

@@ -6,18 +6,18 @@ pins; so a directory that is there is complete, and a later call is a look-up. O
 a time. `python -m app.devkafka.artifacts` writes the lock anew from the coordinates below.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from filelock import FileLock
 
 from app.config import settings
 from app.errors import ArtifactError
@@ -98,7 +98,7 @@ def make_once(target: Path, label: str, make: Callable[[Path], None]) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(target.with_name(f"{target.name}.lock")):
+        with FileLock(target.with_name(f"{target.name}.lock")):
             if not target.is_dir():
                 _refuse_a_full_disk(target.parent)
                 print(f"{label}, once ...", file=sys.stderr, flush=True)
@@ -126,13 +126,6 @@ def _cached(name: str, pins: list[Pin], what: str, download: Callable[[list[Pin]
     version = hashlib.sha256("".join(map(str, pins)).encode()).hexdigest()[:12]
     target = settings().cache_dir / f"{name}-{version}"
     return make_once(target, f"downloading {what}", lambda directory: download(pins, directory))
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _refuse_a_full_disk(directory: Path) -> None:

@@ -15,21 +15,21 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from aiokafka.errors import KafkaError
 
 from app.config import child_environment, settings
 from app.devkafka import training as kafka_training
 from app.devkafka.artifacts import KAFKA_VERSION, java_executable, kafka_classpath, make_once
-from app.errors import BrokerDiedError, BrokerError, PortTakenError
+from app.errors import KafkaDiedError, KafkaFailedError, PortTakenError
+from app.processes.guarded import start_guarded
 
 HOST: Final = "127.0.0.1"
 TRANSACTION_MS_MAX: Final = 15_000
@@ -38,8 +38,6 @@ TRANSACTION_MS_MAX: Final = 15_000
 RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 TRAINING_S_MAX: Final = 60.0
 EXERCISE_S: Final = 10.0
-
-GUARD: Final = Path(__file__).parents[1] / "processes" / "guard.py"
 
 JVM_FLAGS: Final = (
     "-Xms128m",
@@ -246,11 +244,9 @@ def format_storage(data_dir: Path, cluster_id: str, *flags: str) -> None:
     with output.open("wb") as file, start_java(command, data_dir, output=file) as formatting:
         code = formatting.wait()
     if code != 0:
-        raise BrokerDiedError(
-            f"{data_dir} can't be formatted: {telling_line(_text_of(output))}; see {output}"
-        )
+        raise KafkaDiedError(f"{data_dir} can't be formatted: {telling_line(_text_of(output))}; see {output}")
     if not (unfinished / "meta.properties").exists():
-        raise BrokerError(
+        raise KafkaFailedError(
             f"Java has formatted another directory than {data_dir}: it can't read that name under the locale "
             "C.UTF-8; choose a data directory whose path is plain ASCII"
         )
@@ -283,9 +279,9 @@ def fence_former_self(data_dir: Path, *flags: str) -> None:
         while epoch is None or not _has_fenced(log, epoch):
             if controller.poll() is not None:
                 why = telling_line(_text_of(output))
-                raise BrokerDiedError(f"the controller in {data_dir} does not start: {why}; see {said}")
+                raise KafkaDiedError(f"the controller in {data_dir} does not start: {why}; see {said}")
             if time.monotonic() > give_up_at:
-                raise BrokerDiedError(f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts")
+                raise KafkaDiedError(f"{data_dir}: after {FENCE_S_MAX:.0f} s its dead broker still counts")
             replayed, controls, _ = _text_of(said).partition(CONTROLS)
             if controls and (epoch := _epoch_alive(replayed)) is None:
                 return
@@ -340,29 +336,10 @@ def java_environment() -> dict[str, str]:
     return {name: value for name, value in inherited.items() if name not in JAVA_VARIABLES}
 
 
-def guarded(command: list[str], grace_s: float) -> list[str]:
-    """The command under `app/processes/guard.py`: it ends with the process that starts it."""
-    return [sys.executable, "-I", "-S", str(GUARD), str(grace_s), *command]
-
-
-def start_guarded(
-    command: list[str], *, grace_s: float, output: IO[bytes], **options: Any
-) -> "subprocess.Popen[bytes]":
-    """Start a guarded command; leaving the context of the result ends it."""
-    return subprocess.Popen(
-        guarded(command, grace_s),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=output,
-        start_new_session=True,
-        **options,
-    )
-
-
 def start_java(
     command: list[str], data_dir: Path, *, grace_s: float = 0, output: IO[bytes]
 ) -> "subprocess.Popen[bytes]":
-    """The same for what `java_command` begins, in its data directory."""
+    """Start what `java_command` begins, guarded and in its data directory."""
     return start_guarded(command, grace_s=grace_s, output=output, cwd=data_dir, env=java_environment())
 
 

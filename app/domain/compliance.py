@@ -3,11 +3,13 @@
 Only approved orders count: one that was refused never reached the market, so that nothing can repeat it.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.domain.errors import InvariantBroken
 from app.domain.fills import sequence_of
 from app.domain.lifecycle import ends
+from app.domain.recent import DUPLICATE_WITHIN_MS, Recent, RecentOrder
+from app.domain.resting import BUY, OpenOrder, Resting
 from models.events import (
     Execution,
     OrderComplianceApproved,
@@ -19,57 +21,54 @@ from models.events import (
     VenueReport,
 )
 from models.reasons import ComplianceReason
-from models.values import Frozen, Side, TimeInForce
+from models.values import State, TimeInForce, maker
 
-DUPLICATE_WITHIN_MS: Final = 1_000
-RECENT_ORDERS_MAX: Final = 64
+IOC: Final = TimeInForce.IOC  # found faster
 
 
-class RecentOrder(Frozen):
-    """The last approved order of its kind: same symbol, side, quantity and price.
+class FormerRecent(State, frozen=True):
+    """The last approved order of its kind, as version 1 of `recent_orders` had it.
 
-    `received_at_ms` is the broker's time of it, 0 in what the release wrote that went by the client's.
+    `received_at_ms` is the broker's time of it, 0 where risk did not tell that.
     """
 
     order_id: str
     submitted_at_ms: int
     received_at_ms: int = 0
 
-    @property
-    def at_ms(self) -> int:
-        return self.received_at_ms or self.submitted_at_ms
 
+class ComplianceAccount(State, frozen=True, omit_defaults=True):
+    """How far compliance has come with an account. Table `recent_orders`, key account, written by compliance.
 
-class OpenOrder(Frozen):
-    """An approved order that has not ended. `rests` is False for one that can't wait in the book."""
-
-    symbol: str
-    side: Side
-    price_ticks: int
-    rests: bool
-
-
-class ComplianceAccount(Frozen):
-    """What one account has sent and has open. Table `recent_orders`, key account, written by compliance.
-
-    `recent` holds at most RECENT_ORDERS_MAX kinds of order, the last sent at its end, and forgets what came
-    more than DUPLICATE_WITHIN_MS before the newest approval. `open_orders`, by order id, are as many as
-    risk's limit allows. `last_sequence` is the last order judged, `last_venue_sequence` the last report that
-    ended one: what is not above them is a repeat.
+    `last_sequence` is the last order judged, `last_venue_sequence` the last report that ended one: what is
+    not above them is a repeat. `recent`, by kind, and `open_orders`, by order id, are there in version 1
+    alone: `moved` makes rows of their own of them.
     """
 
-    recent: dict[str, RecentOrder]
-    open_orders: dict[str, OpenOrder]
     last_sequence: int = 0
     last_venue_sequence: int = 0
+    recent: dict[str, FormerRecent] | None = None
+    open_orders: dict[str, OpenOrder] | None = None
 
 
-NEW_COMPLIANCE_ACCOUNT: Final = ComplianceAccount(recent={}, open_orders={})
+class Remembered(NamedTuple):
+    """What an account's next order is judged by, made of the rows of its recent and its open orders.
+
+    It is edited as the rows are, so it is as good as what was last written: whoever takes a row back has to
+    make it anew.
+    """
+
+    recent: Recent
+    resting: Resting
+
+
+NEW_COMPLIANCE_ACCOUNT: Final = ComplianceAccount()
+_approved: Final = maker(OrderComplianceApproved)
 
 
 def decide_compliance(
     approval: OrderRiskApproved,
-    account: ComplianceAccount,
+    remembered: Remembered,
     restriction: RestrictionInForce | None,
     *,
     is_restriction_unreadable: bool = False,
@@ -79,16 +78,18 @@ def decide_compliance(
     Restricted: SEC rule 15c3-5(c)(2)(ii); so is an instrument whose restriction cannot be read. Duplicate, an
     approved order of the same account, symbol, side, quantity and price within 1,000 ms by the broker's clock
     under another id: SEC rule 15c3-5(c)(1)(ii). Self-match, a price that meets an own resting order of the
-    other side: FINRA rule 5210.02.
+    other side: FINRA rule 5210.02. It meets one if it meets the best.
     """
     order = approval.order
     if is_restriction_unreadable or (restriction is not None and restriction.restricted):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.RESTRICTED_INSTRUMENT)
-    if _repeats(approval, account.recent.get(_kind(order))):
+    if repeats(approval, remembered.recent.get(_kind(order))):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.DUPLICATE_ORDER)
-    if any(_crosses(order, resting) for resting in account.open_orders.values()):
+    resting = remembered.resting
+    best_ticks = resting.best_sell(order.symbol) if order.side is BUY else resting.best_buy(order.symbol)
+    if best_ticks is not None and crosses(order, best_ticks):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.SELF_MATCH)
-    return OrderComplianceApproved(order=order)
+    return _approved(order=order)
 
 
 def is_judged(account: ComplianceAccount, approval: OrderRiskApproved) -> bool:
@@ -96,108 +97,111 @@ def is_judged(account: ComplianceAccount, approval: OrderRiskApproved) -> bool:
     return approval.order.sequence <= account.last_sequence
 
 
-def apply_compliance(
-    account: ComplianceAccount,
-    approval: OrderRiskApproved,
-    outcome: OrderComplianceApproved | OrderComplianceRejected,
-) -> ComplianceAccount:
-    """Fold a decision in: an approved order is recent and open, of a rejected one its sequence is kept."""
-    order = approval.order
-    if isinstance(outcome, OrderComplianceRejected):
-        recent, open_orders = account.recent, account.open_orders
-    else:
-        opened = OpenOrder(
-            symbol=order.symbol,
-            side=order.side,
-            price_ticks=order.price_ticks,
-            rests=order.time_in_force is not TimeInForce.IOC,
-        )
-        recent = _with_recent(account.recent, approval)
-        open_orders = {**account.open_orders, order.order_id: opened}
-    return ComplianceAccount(
-        recent=recent,
-        open_orders=open_orders,
-        last_sequence=order.sequence,
-        last_venue_sequence=account.last_venue_sequence,
+def apply_compliance(account: ComplianceAccount, order: OrderReceived) -> ComplianceAccount:
+    """Fold a decision in, whatever it was: the order is the last judged."""
+    return ComplianceAccount(last_sequence=order.sequence, last_venue_sequence=account.last_venue_sequence)
+
+
+def open_order(order: OrderReceived) -> OpenOrder:
+    """The row of an order that was approved, until it ends."""
+    return OpenOrder(
+        symbol=order.symbol,
+        side=order.side,
+        price_ticks=order.price_ticks,
+        rests=order.time_in_force is not IOC,
     )
 
 
-def is_repeat(account: ComplianceAccount, event: Execution) -> bool:
-    """Whether the report has come before, and its order has ended since: then it changes nothing.
+def recent_order(approval: OrderRiskApproved) -> RecentOrder:
+    """The row of an order that was approved, for as long as it can be repeated by mistake."""
+    order = approval.order
+    return RecentOrder(
+        kind=_kind(order), order_id=order.order_id, at_ms=received_at_ms(approval), place=order.sequence
+    )
+
+
+def is_repeat(account: ComplianceAccount, opened: OpenOrder | None, event: Execution) -> bool:
+    """Whether the report has come before, and its order, `opened`, has ended since: then it changes nothing.
 
     The venue numbers the reports of an account without going back. OrderWithheld has no number: it is a
     repeat if it ends an order that was judged and is not open.
     """
-    if event.order_id in account.open_orders:
+    if opened is not None:
         return False
     if isinstance(event, OrderWithheld):
         return sequence_of(event) <= account.last_sequence
     return isinstance(event, VenueReport) and event.venue_sequence <= account.last_venue_sequence
 
 
-def apply_execution(account: ComplianceAccount, event: Execution) -> ComplianceAccount:
-    """Fold a report in: an order that ended no longer rests.
+def apply_execution(
+    account: ComplianceAccount, opened: OpenOrder | None, event: Execution
+) -> tuple[ComplianceAccount, OpenOrder | None]:
+    """Fold a report in; the order is None once it has ended: it no longer rests.
 
     Raises InvariantBroken for an order that is not open. `is_repeat` has to be asked before.
     """
-    if event.order_id not in account.open_orders:
+    if opened is None:
         raise InvariantBroken(
             f"{type(event).__name__} of order {event.order_id} of account {event.account_id}, "
             f"which compliance does not know as open"
         )
     if not ends(event):
-        return account
-    last_venue_sequence = account.last_venue_sequence
+        return account, opened
     if isinstance(event, VenueReport):
-        last_venue_sequence = event.venue_sequence
-    return ComplianceAccount(
-        recent=account.recent,
-        open_orders={
-            order_id: order for order_id, order in account.open_orders.items() if order_id != event.order_id
-        },
-        last_sequence=account.last_sequence,
-        last_venue_sequence=last_venue_sequence,
+        account = ComplianceAccount(
+            last_sequence=account.last_sequence, last_venue_sequence=event.venue_sequence
+        )
+    return account, None
+
+
+class Moved(NamedTuple):
+    """What version 1 had in one value: the account itself, and what become rows."""
+
+    account: ComplianceAccount
+    recent: list[RecentOrder]
+    open_orders: dict[str, OpenOrder]
+
+
+def moved(account: ComplianceAccount) -> Moved | None:
+    """The parts of a value of version 1; None where there is nothing to move.
+
+    The places of the recent orders are below that of any order to come.
+    """
+    if account.recent is None and account.open_orders is None:
+        return None
+    recent = account.recent or {}
+    rows = [
+        RecentOrder(
+            kind=kind, order_id=each.order_id, at_ms=each.received_at_ms or each.submitted_at_ms, place=place
+        )
+        for place, (kind, each) in enumerate(recent.items(), account.last_sequence - len(recent) + 1)
+    ]
+    after = ComplianceAccount(
+        last_sequence=account.last_sequence, last_venue_sequence=account.last_venue_sequence
     )
+    return Moved(after, rows, account.open_orders or {})
 
 
 def _kind(order: OrderReceived) -> str:
     return f"{order.symbol}/{order.side}/{order.quantity_lots}@{order.price_ticks}"
 
 
-def _at_ms(approval: OrderRiskApproved) -> int:
+def received_at_ms(approval: OrderRiskApproved) -> int:
     """The broker's time of the order; the client's where risk was of the release that did not tell it."""
     return approval.received_at_ms or approval.order.submitted_at_ms
 
 
-def _repeats(approval: OrderRiskApproved, recent: RecentOrder | None) -> bool:
+def repeats(approval: OrderRiskApproved, recent: RecentOrder | None) -> bool:
+    """Whether the order is the last one of its kind again, under another id."""
     return (
         recent is not None
         and recent.order_id != approval.order.order_id
-        and abs(_at_ms(approval) - recent.at_ms) <= DUPLICATE_WITHIN_MS
+        and abs(received_at_ms(approval) - recent.at_ms) <= DUPLICATE_WITHIN_MS
     )
 
 
-def _crosses(order: OrderReceived, resting: OpenOrder) -> bool:
-    if not resting.rests or resting.symbol != order.symbol or resting.side is order.side:
-        return False
-    if order.side is Side.BUY:
-        return order.price_ticks >= resting.price_ticks
-    return order.price_ticks <= resting.price_ticks
-
-
-def _with_recent(recent: dict[str, RecentOrder], approval: OrderRiskApproved) -> dict[str, RecentOrder]:
-    order, kind = approval.order, _kind(approval.order)
-    forgotten_before_ms = _at_ms(approval) - DUPLICATE_WITHIN_MS
-    kept = {
-        each_kind: each
-        for each_kind, each in recent.items()
-        if each.at_ms >= forgotten_before_ms and each_kind != kind
-    }
-    if len(kept) == RECENT_ORDERS_MAX:
-        del kept[next(iter(kept))]
-    kept[kind] = RecentOrder(
-        order_id=order.order_id,
-        submitted_at_ms=order.submitted_at_ms,
-        received_at_ms=approval.received_at_ms,
-    )
-    return kept
+def crosses(order: OrderReceived, resting_ticks: int) -> bool:
+    """Whether the order meets one of the other side that rests at this price."""
+    if order.side is BUY:
+        return order.price_ticks >= resting_ticks
+    return order.price_ticks <= resting_ticks

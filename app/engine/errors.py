@@ -20,7 +20,9 @@ EngineError
         └── StoreDamaged      their files are damaged: they are moved aside and restored
 """
 
-ERROR_CHARS_MAX = 2_000
+from typing import Final
+
+ERROR_CHARS_MAX: Final = 2_000
 """As much of an error's text goes into a dead letter's header, or is kept of a key that is unreadable."""
 
 

@@ -12,11 +12,10 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from app.devkafka.artifacts import java_executable
 from app.errors import ArtifactError, UserError
 from app.processes.ports import require_host
 
@@ -138,13 +137,16 @@ def _room(wanted: Needs, there: Machine, data_dir: str) -> Iterator[str]:
         )
 
 
-def prepare(wanted: Needs, data_dir: Path, hosts: Sequence[str], *, java: bool) -> None:
+def prepare(
+    wanted: Needs, data_dir: Path, hosts: Sequence[str], java: Callable[[], Path] | None = None
+) -> None:
     """Raise our limit of open files as far as it goes, and refuse what can't be; raises UserError.
 
-    Our children inherit the limit. `hosts` are the addresses on which something is to listen.
+    Our children inherit the limit. `hosts` are the addresses on which something is to listen; `java` finds
+    the Java runtime where one is needed, or raises ArtifactError.
     """
     raise_open_files()
-    found = refusals(wanted, look(data_dir, hosts, java=java), str(data_dir))
+    found = refusals(wanted, look(data_dir, hosts, java), str(data_dir))
     if found:
         raise UserError("; ".join(found))
 
@@ -160,7 +162,7 @@ def raise_open_files() -> None:
         log.debug("the limit of open files stays at %s: %s", soft, error)
 
 
-def look(data_dir: Path, hosts: Sequence[str], *, java: bool) -> Machine:
+def look(data_dir: Path, hosts: Sequence[str], java: Callable[[], Path] | None = None) -> Machine:
     """Ask the machine; `data_dir` has to be there."""
     disk = os.statvfs(data_dir)
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -171,7 +173,7 @@ def look(data_dir: Path, hosts: Sequence[str], *, java: bool) -> Machine:
         disk_bytes=shutil.disk_usage(data_dir).free,
         disk_files=disk.f_favail if disk.f_files else None,  # some file systems have no fixed number
         path_bytes_max=os.pathconf(data_dir, "PC_PATH_MAX"),
-        faults=[*_host_faults(hosts), *(_java_faults() if java else ())],
+        faults=[*_host_faults(hosts), *(_java_faults(java) if java is not None else ())],
     )
 
 
@@ -183,9 +185,9 @@ def _host_faults(hosts: Sequence[str]) -> Iterator[str]:
             yield str(error)
 
 
-def _java_faults() -> Iterator[str]:
+def _java_faults(find: Callable[[], Path]) -> Iterator[str]:
     try:
-        java = java_executable()
+        java = find()
     except ArtifactError as error:
         yield str(error)
         return

@@ -28,8 +28,8 @@ from typing import Any, Final
 from mode import Service
 
 from app.config import child_environment
-from app.devkafka.node import guarded
 from app.errors import ProcessError
+from app.processes.guarded import guarded
 from app.processes.last_words import EXTERNAL, is_alive, reason_in, signal_of, told
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,9 @@ class Restarts:
     """When a dead process starts again: soon, then after growing pauses.
 
     A life of `healthy_s` clears the count; `deaths_max` within `within_s` without one are too many, for a
-    process that has never worked. `pause_s_max` is the longest pause of all others.
+    process that has never worked. `pause_s_max` is the longest pause of all others. Not the engine's
+    `Pauses`, nor a library's loop: a life is no call, its length decides, and children of one parent need no
+    chance to keep out of each other's way.
     """
 
     def __init__(

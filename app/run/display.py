@@ -170,6 +170,6 @@ def _ends(found: Flow) -> str:
 def _restarted(pipeline: Pipeline) -> dict[str, int]:
     """What had to be started again, and how often."""
     starts = {child.name: child.starts for child in pipeline.processes.children}
-    if pipeline.broker is not None:
-        starts["kafka"] = pipeline.broker.starts
+    if pipeline.kafka_server is not None:
+        starts["kafka"] = pipeline.kafka_server.starts
     return {name: count - 1 for name, count in starts.items() if count > 1}

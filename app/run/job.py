@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from app.cli.options import Plan, RunOptions
 from app.errors import ProcessError, UserError
 from app.run.display import Display
-from app.run.ending import close_market, judge
+from app.run.ending import Judge, close_market
 from app.run.members import Feed, Venue
 from app.run.monitor import Monitor
 from app.run.pipeline import Pipeline
+from app.run.plan import Plan, RunOptions
 from app.run.quiet import Lookout, Patience, until_quiet
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,14 @@ READY_S_MAX: Final = 120.0
 COUNTS_NAME: Final = "counts.json"
 
 
-async def run(options: RunOptions) -> int:
-    """Run everything; returns the exit status. UserErrors pass through."""
+async def run(options: RunOptions, judge: Judge) -> int:
+    """Run everything; returns the exit status. UserErrors pass through, and what `judge` raises."""
     console = Console(stderr=False)
     log_to(console)
     async with Pipeline(options.plan, tell=teller(console)) as pipeline:
         pipeline.ready_s_max = READY_S_MAX if options.exit else None
         await pipeline.or_crash(pipeline.bring_up())
-        return await pipeline.or_crash(_Run(options, pipeline, console).run())
+        return await pipeline.or_crash(_Run(options, pipeline, console, judge).run())
 
 
 async def up(plan: Plan) -> int:
@@ -50,12 +50,13 @@ async def up(plan: Plan) -> int:
 class _Run:
     """A pipeline that is up: feed it, show it, and with `--exit` see it to its end and judge it."""
 
-    def __init__(self, options: RunOptions, pipeline: Pipeline, console: Console) -> None:
+    def __init__(self, options: RunOptions, pipeline: Pipeline, console: Console, judge: Judge) -> None:
         assert pipeline.cluster is not None
         assert pipeline.venue is not None
         self._options = options
         self._pipeline = pipeline
         self._console = console
+        self._judge = judge
         self._venue: Venue = pipeline.venue
         kept = None if options.exit else options.plan.data_dir / COUNTS_NAME
         self._monitor = Monitor(pipeline.cluster, from_beginning=True, kept=kept)
@@ -75,7 +76,7 @@ class _Run:
             if not self._options.exit:
                 return await self._go_on_for_ever(feed)
             await self._finish(feed)
-        return await self._judge()
+        return await self._tell_verdict()
 
     async def _start_feed(self) -> Feed:
         options, pipeline = self._options, self._pipeline
@@ -114,10 +115,10 @@ class _Run:
         if feed.exit_status:
             raise ProcessError(f"the feed has failed: {feed.reason}; see {feed.output.path}")
 
-    async def _judge(self) -> int:
+    async def _tell_verdict(self) -> int:
         """Check the invariants, tell what came of the run, and write the result."""
         self._console.print("checking the invariants", highlight=False)
-        report = await judge(self._pipeline)
+        report = await self._judge(*self._pipeline.remains())
         self._console.print(report.to_text(), highlight=False, soft_wrap=True)
         result = {"bootstrap": self._pipeline.bootstrap, **report.to_json(), **self._speed()}
         if self._options.json is not None:

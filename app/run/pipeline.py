@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
 
 from mode import Service
 
-from app.cli.options import Plan
-from app.config import PARTITIONS_ALLOWED, partition_count, settings
-from app.devkafka.broker import KeptBroker
+from app.allowed import PARTITIONS_ALLOWED, partition_count
+from app.config import settings
+from app.devkafka.artifacts import java_executable
 from app.devkafka.node import HOST
+from app.devkafka.server import KeptKafka
 from app.engine.errors import EngineError
 from app.engine.kafka.admin import ensure_topics
 from app.engine.kafka.cluster import LATEST, TP, Cluster
@@ -20,17 +22,28 @@ from app.processes.lock import DirectoryLock
 from app.processes.preflight import needs, prepare
 from app.processes.supervisor import Restarts, Supervisor
 from app.run.members import Venue, Worker
+from app.run.plan import Plan
 from app.run.readiness import Readiness
 from app.topics import ORDERS, TOPICS
 from app.topology import REFDATA, SERVICES
 
 T = TypeVar("T")
 
+
 RECORD_NAME: Final = "processes.json"
 TAKE_OVER_S: Final = 1.0
 COMMANDS_POLL_S: Final = 0.2
 CRASHED_GRACE_S: Final = 2.0
 """What cannot go on has little to finish, and it can't be told that the rest is able to."""
+
+
+class Remains(NamedTuple):
+    """What can be judged of a pipeline: its log, the venue's ledger, and the workers' pages by service."""
+
+    bootstrap: str
+    ledger: Path
+    workers: Mapping[str, Sequence[str]]
+    partitions: int
 
 
 class Pipeline(Service):
@@ -45,7 +58,7 @@ class Pipeline(Service):
         self.plan = plan
         self.bootstrap = settings().bootstrap
         self.replication_factor = settings().replication_factor
-        self.broker: KeptBroker | None = None
+        self.kafka_server: KeptKafka | None = None
         self.cluster: Cluster | None = None
         self.venue: Venue | None = None
         self.workers: list[Worker] = []
@@ -79,12 +92,11 @@ class Pipeline(Service):
         kafka = plan.embedded and chosen.kafka_bootstrap is None
         partitions = plan.partitions or chosen.partitions
         wanted = needs(partitions, workers, kafka=kafka, reserve_bytes=chosen.disk_free_bytes_min)
-        prepare(
-            wanted, plan.data_dir, [HOST, chosen.web_host] if plan.embedded else [chosen.web_host], java=kafka
-        )
+        hosts = [HOST, chosen.web_host] if plan.embedded else [chosen.web_host]
+        prepare(wanted, plan.data_dir, hosts, java_executable if kafka else None)
 
     def _other_processes(self) -> dict[str, int]:
-        pid = None if self.broker is None else self.broker.pid
+        pid = None if self.kafka_server is None else self.kafka_server.pid
         return {} if pid is None else {"kafka": pid}
 
     async def on_stop(self) -> None:
@@ -96,8 +108,8 @@ class Pipeline(Service):
         await self.processes.stop()
         if self.cluster is not None:
             await self.cluster.stop()
-        if self.broker is not None:
-            await self.broker.stop()
+        if self.kafka_server is not None:
+            await self.kafka_server.stop()
         self._lock.release()
 
     async def or_crash(self, work: Awaitable[T]) -> T:
@@ -133,12 +145,12 @@ class Pipeline(Service):
 
     async def start_kafka(self) -> None:
         """Start what the plan says is ours to start, and note its address."""
-        self.broker = KeptBroker(self.plan.data_dir / "kafka", self.plan.port, tell=self.tell)
-        self.broker.on_change = self.processes.write_record
-        self.add_dependency(self.broker)
-        await self.broker.maybe_start()
-        await self.broker.ready()
-        self.bootstrap = self.broker.bootstrap
+        self.kafka_server = KeptKafka(self.plan.data_dir / "kafka", self.plan.port, tell=self.tell)
+        self.kafka_server.on_change = self.processes.write_record
+        self.add_dependency(self.kafka_server)
+        await self.kafka_server.maybe_start()
+        await self.kafka_server.ready()
+        self.bootstrap = self.kafka_server.bootstrap
         self.tell(f"Kafka listens on {self.bootstrap}, data in {self.plan.data_dir}")
 
     async def _reach_kafka(self, cluster: Cluster) -> None:
@@ -194,6 +206,15 @@ class Pipeline(Service):
         self.shared |= {"VENUE_URL": self.venue.url, "VENUE_TOKEN": self.venue.token}
         await self.processes.add(self.venue)
         await self.venue.until_up()
+
+    def remains(self) -> Remains:
+        """What there is to judge, once everything is up."""
+        assert self.venue is not None
+        workers = {
+            service: [worker.url for worker in self.workers if worker.service == service]
+            for service in SERVICES
+        }
+        return Remains(self.bootstrap, self.venue.ledger, workers, int(self.shared["PIPELINE_PARTITIONS"]))
 
     def make_venue(self) -> Venue:
         return Venue(self.plan.data_dir)

@@ -40,7 +40,7 @@ class VenueClient:
         self._http: Any = None
 
     async def __aenter__(self) -> "VenueClient":
-        headers = {"Authorization": f"Bearer {settings().venue_token or ''}"}
+        headers = {"Authorization": f"Bearer {settings().reveal_venue_token() or ''}"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S_MAX)
         self._http = aiohttp.ClientSession(settings().venue_url, headers=headers, timeout=timeout)
         return self
@@ -102,7 +102,7 @@ def refusal(status: int, path: str, text: bytes = b"") -> VenueRefuses:
     """What an answer other than 200 means, and what to do about it."""
     said = f": {_excerpt(text)}" if text else ""
     if status in (401, 403):
-        what = "VENUE_TOKEN" if settings().venue_token else "a call without VENUE_TOKEN"
+        what = "VENUE_TOKEN" if settings().reveal_venue_token() else "a call without VENUE_TOKEN"
         told = f"the venue refuses {what} ({status}): set VENUE_TOKEN to the venue's token"
         return VenueRefuses(told, kind="token", status=status)
     if status == 409 and path == REPORTS:
@@ -129,7 +129,7 @@ def not_understood(path: str, text: bytes) -> VenueRefuses:
 def _excerpt(text: bytes) -> str:
     """The beginning of an answer, in one line, without our secret."""
     said = " ".join(text[:200].decode(errors="replace").split())
-    return said.replace(settings().venue_token or "\0", "...")
+    return said.replace(settings().reveal_venue_token() or "\0", "...")
 
 
 def told(error: BaseException) -> str:

@@ -35,6 +35,7 @@ from app.domain.exchange import (
     withheld,
 )
 from app.engine import Fenced, Table, Task, Transient, shard_of, unit_of_work
+from app.engine.retries import Pauses
 from app.topics import EXECUTIONS, RISK_LIMITS
 from app.venue_session.booking import Booking
 from app.venue_session.client import (
@@ -55,8 +56,8 @@ log = logging.getLogger(__name__)
 
 ORDERS_PER_CALL_MAX = 500
 FRAMES_MAX = 100
-RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
-RECONNECT_S_MAX = 2.0
+RETRY_S_MIN = 0.05
+REFUSED, RECONNECT = Pauses(RETRY_S_MIN, 5.0), Pauses(RETRY_S_MIN, 2.0)
 LIVED_S_MIN = 1.0
 """A stream that ended sooner has not worked: the pause before the next one grows."""
 
@@ -159,7 +160,7 @@ class VenueSession:
     # -- out
 
     async def _keep_sending(self) -> None:
-        pause_s = RETRY_S_MIN
+        refusals = 0
         while not self.task.closed:
             await self._work_to_do.wait()
             self._work_to_do.clear()
@@ -170,7 +171,7 @@ class VenueSession:
                         continue
                     await self._send_all()
                     self._well("orders")
-                    pause_s = RETRY_S_MIN
+                    refusals = 0
                     if self.fresh:
                         await self._wait_for_limits()
                     else:
@@ -187,8 +188,8 @@ class VenueSession:
                     self._ill("orders", error)
                     if error.status in BLAMES_THE_BODY:
                         self._orders_per_call = max(1, self._orders_per_call // 2)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, RETRY_S_MAX)
+                    refusals += 1
+                    await asyncio.sleep(REFUSED.after(refusals))
                 self.epoch = 0
                 await asyncio.sleep(RETRY_S_MIN)
 
@@ -354,7 +355,7 @@ class VenueSession:
     # -- in
 
     async def _keep_reading(self) -> None:
-        pause_s = RETRY_S_MIN
+        failures = 0
         while not self.task.closed:
             began_s = time.monotonic()
             try:
@@ -369,8 +370,8 @@ class VenueSession:
                 self._ill("reports", _handshake(error))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._ill("reports", VenueAway(f"the venue's reports are away: {told(error)}"))
-            pause_s = RETRY_S_MIN if time.monotonic() - began_s > LIVED_S_MIN else pause_s * 2
-            await asyncio.sleep(min(pause_s, RECONNECT_S_MAX))
+            failures = 1 if time.monotonic() - began_s > LIVED_S_MIN else failures + 1
+            await asyncio.sleep(RECONNECT.after(failures))
 
     async def read(self) -> None:
         """Book reports from the committed cursors on, what has come in one go, until the connection ends.

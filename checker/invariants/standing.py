@@ -5,7 +5,7 @@ stake at the venue, how far it has read its reports, what it has sent and what i
 what compliance knows as open, and which limits risk goes by.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeVar
 
@@ -57,7 +57,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class OpenOrder(msgspec.Struct, frozen=True):
-    """What compliance keeps of an approved order until it ends."""
+    """What compliance keeps of an approved order until it ends: a value of the changelog of `open_orders`."""
 
     symbol: str
     side: Side
@@ -66,9 +66,12 @@ class OpenOrder(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """What counts here of a value of the changelog of `recent_orders`."""
+    """What counts here of a value of the changelog of `recent_orders`.
 
-    open_orders: dict[str, OpenOrder]
+    `open_orders` are in what a release wrote that had no table of them, until the account is next met.
+    """
+
+    open_orders: dict[str, OpenOrder] = {}
     last_sequence: int = 0
 
 
@@ -92,6 +95,10 @@ class Sent(msgspec.Struct, frozen=True):
     order_sequence_last: int
 
 
+_OrderKey = tuple[bytes, bytes]
+"""An account and the id of one of its orders."""
+
+
 class _Open(NamedTuple):
     """An order that compliance has approved and the venue has not ended; `offsets` are its approvals'."""
 
@@ -102,12 +109,13 @@ class _Open(NamedTuple):
 
 _read_intent = msgspec.json.Decoder(Intent).decode
 _read_session = msgspec.json.Decoder(Session).decode
+_read_open_order = msgspec.json.Decoder(OpenOrder).decode
 _read_account = msgspec.json.Decoder(Account).decode
 _read_in_force = msgspec.json.Decoder(InForce).decode
 _read_controls = msgspec.json.Decoder(Controls).decode
 _read_sent = msgspec.json.Decoder(Sent).decode
 
-NOTHING_OPEN = Account({})
+NEVER_MET = Account()
 UNREADABLE_LIMITS = "a value of risk_limits that nobody can read"
 
 
@@ -272,25 +280,51 @@ def _check_open_orders(history: Slice, traces: Traces, opened: Iterable[_Open], 
     blind = _blind(history, COMPLIANCE, EXECUTIONS)
     for key in blind:
         found.skip(I3, "compliance has an execution of this account as a dead letter", _text(key))
-    expected: dict[bytes, dict[str, OpenOrder]] = {}
-    for each in opened:
-        own = expected.setdefault(each.order.account_id.encode(), {})
-        own[each.order.order_id] = _open_order(each.order)
+    ours = {
+        (each.order.account_id.encode(), each.order.order_id.encode()): _open_order(each.order)
+        for each in opened
+    }
+    theirs, unreadable = _kept_open(history, found)
     judged = _judged(history, traces)
-    for key in sorted((history.recent_orders.keys() | expected.keys()) - blind):
+    for key in sorted((history.recent_orders.keys() | {key for key, _ in ours}) - blind):
         value = history.recent_orders.get(key)
-        account = NOTHING_OPEN
-        if value is not None:
-            read = _decoded(
-                _read_account, value, "a value of recent_orders that nobody can read", _text(key), found
-            )
-            if read is None:
-                continue
-            account = read
-        _compare_open_orders(account.open_orders, expected.get(key, {}), found)
+        account = NEVER_MET if value is None else _account(value, key, found)
+        if account is None:
+            blind.add(key)
+            continue
+        for order_id, order in account.open_orders.items():
+            theirs[key, order_id.encode()] = order
         if history.looks_last and account.last_sequence != judged.get(key, account.last_sequence):
             message = "the last order that compliance has judged is not the account's last that it decided"
             found.violate(I3, message, f"{_text(key)}: {account.last_sequence}, not {judged[key]}")
+    for each in sorted((ours.keys() | theirs.keys()) - unreadable):
+        if each[0] not in blind:
+            _compare_open(theirs.get(each), ours.get(each), _text(each[1]), found)
+
+
+def _kept_open(history: Slice, found: Findings) -> tuple[dict[_OrderKey, OpenOrder], set[_OrderKey]]:
+    """The rows of open orders, and the keys of those that nobody can read."""
+    read: dict[_OrderKey, OpenOrder] = {}
+    unread = set()
+    for key, value in history.open_orders.items():
+        unreadable = "a value of open_orders that nobody can read"
+        order = _decoded(_read_open_order, value, unreadable, _text(key), found)
+        if order is None:
+            unread.add(_account_and_order(key))
+        else:
+            read[_account_and_order(key)] = order
+    return read, unread
+
+
+def _account_and_order(key: bytes) -> _OrderKey:
+    """The parts of a key account/order; an order's id begins with its account, slashes and all."""
+    parts = key.split(b"/")
+    half = len(parts) // 2
+    return b"/".join(parts[:half]), b"/".join(parts[half:])
+
+
+def _account(value: bytes, key: bytes, found: Findings) -> Account | None:
+    return _decoded(_read_account, value, "a value of recent_orders that nobody can read", _text(key), found)
 
 
 def _judged(history: Slice, traces: Traces) -> dict[bytes, int]:
@@ -306,16 +340,13 @@ def _judged(history: Slice, traces: Traces) -> dict[bytes, int]:
     return judged
 
 
-def _compare_open_orders(
-    theirs: Mapping[str, OpenOrder], ours: Mapping[str, OpenOrder], found: Findings
-) -> None:
-    for order_id in ours.keys() - theirs.keys():
+def _compare_open(theirs: OpenOrder | None, ours: OpenOrder | None, order_id: str, found: Findings) -> None:
+    if theirs is None:
         found.violate(I3, "compliance does not have an order as open that is", order_id)
-    for order_id in theirs.keys() - ours.keys():
+    elif ours is None:
         found.violate(I3, "compliance has an order as open that is not", order_id)
-    for order_id in theirs.keys() & ours.keys():
-        if theirs[order_id] != ours[order_id]:
-            found.violate(I3, "compliance has an open order on other terms than approved", order_id)
+    elif theirs != ours:
+        found.violate(I3, "compliance has an open order on other terms than approved", order_id)
 
 
 def _open_order(order: Order) -> OpenOrder:

@@ -90,7 +90,9 @@ def restriction_ignored(patch: Patch) -> None:
     """Orders in restricted instruments are let through."""
     decide = compliance.decide_compliance
     patch.setattr(
-        compliance, "decide_compliance", lambda approval, account, *_, **__: decide(approval, account, None)
+        compliance,
+        "decide_compliance",
+        lambda approval, remembered, *_, **__: decide(approval, remembered, None),
     )
 
 

@@ -286,26 +286,26 @@ def refused_orders_go_on(patch: Patch) -> None:
     """Compliance judges what risk has refused as if it had been approved."""
     import agents.compliance as agent
 
-    patch.setattr(compliance, "_at_ms", lambda decision: decision.order.submitted_at_ms)
+    patch.setattr(compliance, "received_at_ms", lambda decision: decision.order.submitted_at_ms)
     patch.setattr(agent, "OrderRiskApproved", _AnyDecision("OrderRiskDecided", (), {}))
 
 
 @mutant("I3", "compliance")
 def endings_missed_by_compliance(patch: Patch) -> None:
     """Compliance takes an order that has ended to be open still."""
-    patch.setattr(compliance, "apply_execution", lambda account, event: account)
+    patch.setattr(compliance, "apply_execution", lambda account, opened, event: (account, opened))
 
 
 @mutant("I7", "compliance")
 def self_match_approved(patch: Patch) -> None:
     """An order may meet its own account's resting one."""
-    patch.setattr(compliance, "_crosses", lambda order, resting: False)
+    patch.setattr(compliance, "crosses", lambda order, resting_ticks: False)
 
 
 @mutant("I7", "compliance")
 def twin_approved(patch: Patch) -> None:
     """The same order under another id within a second is not noticed."""
-    patch.setattr(compliance, "_repeats", lambda order, recent: False)
+    patch.setattr(compliance, "repeats", lambda order, recent: False)
 
 
 # -- the venue

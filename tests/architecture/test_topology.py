@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.cli.main import main
-from app.cli.topology import text
 from app.topics import TOPICS, named
 from app.topology import SERVICES, WEB_PORTS, answerer_of, readers_of
+from cli.main import main
+from cli.topology import text
 from models.registry import TABLES
 
 DOCS = Path(__file__).parents[2] / "docs" / "architecture.md"

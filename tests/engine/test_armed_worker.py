@@ -18,6 +18,7 @@ from tests.engine.conftest import MakeWorld
 from tests.engine.waiting import until
 from tests.engine.workers import state_of
 from tests.engine.world import World
+from tests.tied import end_with_parent
 
 
 class ArmedWorker:
@@ -41,6 +42,7 @@ class ArmedWorker:
                 },
                 stdout=log,
                 stderr=log,
+                preexec_fn=end_with_parent,
             )
 
     def arm(self, step: Step, number: int, action: ActionName) -> None:

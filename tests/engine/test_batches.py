@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.engine import Task
 from app.engine.core.chunk import Chunk
-from app.engine.core.processing import BACKOFF_S_MAX, BACKOFF_S_MIN
+from app.engine.core.processing import BACKOFF
 from app.engine.kafka.cluster import TP, Cluster, Fetched
 from tests.engine.service import Options, make_app, topics
 
@@ -139,7 +139,7 @@ async def test_pauses_grow_and_are_bounded(attempt: int, monkeypatch: pytest.Mon
     task = a_task()
     for _ in range(20):
         await task.processing.back_off(attempt, ValueError())
-    longest = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(attempt - 1, 60))
+    longest = min(BACKOFF.most_s, BACKOFF.first_s * 2.0 ** min(attempt - 1, 60))
     assert all(longest / 2 <= each <= longest for each in paused)
     assert len(set(paused)) > 1, "no jitter: all tasks try again at once"
 

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
-from app.devkafka.node import guarded
 from app.engine import shard_of
+from app.processes.guarded import guarded
 from tests.engine.waiting import until
 from tests.engine.world import read_all
 

@@ -22,6 +22,7 @@ from tests.engine.service import Options
 from tests.engine.test_workers import load, workers
 from tests.engine.waiting import until
 from tests.engine.world import World
+from tests.tied import end_with_parent
 
 
 class Command:
@@ -34,7 +35,12 @@ class Command:
         environment = {**os.environ, "TEST_SERVICE": msgspec.json.encode(options).decode()}
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.devkafka.broker import Broker
+from app.devkafka.server import KafkaServer
 from app.engine.state.store import TaskStore
 from storm.steps import STARTING, WORKING, Step
 from tests.engine.conftest import MakeWorld
@@ -22,6 +22,7 @@ from tests.engine.service import Options
 from tests.engine.waiting import until
 from tests.engine.workers import WorkerProcess
 from tests.engine.world import World
+from tests.tied import end_with_parent
 
 QUICKLY_S = 0.6
 
@@ -350,7 +351,7 @@ async def test_faust_runs_the_service_and_a_signal_ends_it(make_world: MakeWorld
     environment = {**os.environ, "TEST_SERVICE": msgspec.json.encode(options).decode()}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220  (one that lives on)
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
         )
     try:
         await world.all_processed()
@@ -400,14 +401,14 @@ async def test_a_broker_killed_again_and_again_costs_nothing_and_a_worker_ends_w
             await process.ended()
 
 
-async def _started(data_dir: Path, port: int) -> Broker:
-    broker = Broker(data_dir, port)
+async def _started(data_dir: Path, port: int) -> KafkaServer:
+    broker = KafkaServer(data_dir, port)
     await broker.start()
     await broker.ready()
     return broker
 
 
-async def kill(broker: Broker) -> None:
+async def kill(broker: KafkaServer) -> None:
     assert broker.pid is not None
     os.kill(broker.pid, signal.SIGKILL)
     await until(lambda: broker.crashed)

@@ -13,13 +13,13 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.cli.main import main
-from app.devkafka.broker import Broker
+from app.devkafka.server import KafkaServer
 from checker.check import check
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable, digest
 from checker.report import Report
 from checker.shards import hash_of, shard_of
+from cli.main import main
 from models.commands import SetRiskLimits
 from models.events import (
     AccountRegistered,
@@ -48,7 +48,8 @@ TOPICS = (
     *("market-data", "prices", "risk-limits", "restrictions", "account-commands", "operator-commands"),
     *("command-answers", "instruments", "accounts", "halts", "restricted-list"),
     *("risk-positions-changelog", "risk-reservations-changelog", "risk-risk_limits-changelog"),
-    *("compliance-recent_orders-changelog", "exchange-intents-changelog", "exchange-sessions-changelog"),
+    *("compliance-recent_orders-changelog", "compliance-open_orders-changelog"),
+    *("exchange-intents-changelog", "exchange-sessions-changelog"),
     *("exchange-controls-changelog", "exchange-sent-changelog"),
 )
 POSITIONS = "risk-positions-changelog"
@@ -213,8 +214,7 @@ async def write_history(writer: Writer) -> None:
         await writer.put_raw(POSITIONS, BOOKS)
         await writer.put_raw(RESERVATIONS, None, key=b"acc/acc-1", home=b"acc")
         await writer.put_raw("risk-risk_limits-changelog", LIMITS.model_dump_json().encode())
-        recent = b'{"recent":{},"open_orders":{},"last_sequence":1}'
-        await writer.put_raw("compliance-recent_orders-changelog", recent)
+        await writer.put_raw("compliance-recent_orders-changelog", b'{"$v":2,"last_sequence":1}')
         await writer.put_raw("exchange-controls-changelog", b'{"version":1,"kill_switch":false}')
         await writer.put_raw("exchange-sent-changelog", b'{"order_sequence_last":1}')
         await writer.put_raw("exchange-intents-changelog", None, key=b"acc/acc-1", home=b"acc")
@@ -264,7 +264,7 @@ def broken(report: Report) -> set[str]:
 async def test_a_history_on_a_real_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = tmp_path / "data" / "venue" / "ledger.sqlite"
     write_ledger(ledger)
-    async with Broker(tmp_path / "kafka") as broker:
+    async with KafkaServer(tmp_path / "kafka") as broker:
         await broker.ready()
         with pytest.raises(CheckerError, match="there is no topic 'orders'"):
             await asyncio.to_thread(check, broker.bootstrap, ledger)

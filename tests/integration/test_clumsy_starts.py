@@ -18,6 +18,7 @@ import pytest
 from app.config import settings
 from app.run.members import INSTRUMENTS
 from tests.integration.running import Running, mentioning, processes_with
+from tests.tied import end_with_parent
 
 NOBODY = """if True:
     import pwd, sys
@@ -26,7 +27,7 @@ NOBODY = """if True:
         raise KeyError("uid not found")
 
     pwd.getpwuid = pwd.getpwnam = unknown
-    from app.cli.main import main
+    from cli.main import main
     sys.exit(main(sys.argv[1:]))
 """
 """`python -m app` for a user whom the system does not know: no HOME, no entry in the list of users."""
@@ -40,13 +41,14 @@ def as_nobody(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=end_with_parent,
     )
 
 
 @pytest.mark.parametrize("home", [{}, {"HOME": "nonsense"}])
 def test_who_has_no_home_needs_none_with_a_cache_of_their_own(tmp_path: Path, home: dict[str, str]) -> None:
     where = {"PIPELINE_CACHE_DIR": str(settings().cache_dir)}
-    process = as_nobody("broker", "--data-dir", str(tmp_path / "d"), "--port", "0", **where, **home)
+    process = as_nobody("kafka", "--data-dir", str(tmp_path / "d"), "--port", "0", **where, **home)
     assert process.stdout is not None
     line = process.stdout.readline()
     process.send_signal(signal.SIGTERM)
@@ -56,7 +58,7 @@ def test_who_has_no_home_needs_none_with_a_cache_of_their_own(tmp_path: Path, ho
 
 
 def test_who_has_no_home_and_says_no_cache_gets_one_line(tmp_path: Path) -> None:
-    process = as_nobody("broker", "--data-dir", str(tmp_path), "--port", "0")
+    process = as_nobody("kafka", "--data-dir", str(tmp_path), "--port", "0")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert re.fullmatch(
@@ -141,7 +143,7 @@ def test_a_port_of_kafka_that_is_taken_is_refused(tmp_path: Path, taken: int) ->
     assert re.search(rf"port {taken} on 127\.0\.0\.1 .*; choose another one with --port", line)
 
 
-@pytest.mark.parametrize("command", ["run", "broker"])
+@pytest.mark.parametrize("command", ["run", "kafka"])
 def test_a_data_directory_that_is_a_file_is_refused(tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()
     line = refused(command, "--data-dir", str(tmp_path / "file"))
@@ -159,7 +161,7 @@ def test_too_few_open_files_are_raised_or_refused(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        with Running("broker", "--data-dir", str(tmp_path), "--port", "0") as broker:
+        with Running("kafka", "--data-dir", str(tmp_path), "--port", "0") as broker:
             broker.until_said("Kafka listens on")
             (kafka,) = (
                 pid
@@ -200,6 +202,6 @@ def until_linked(pipeline: Running, own: list[str]) -> None:
 def linked(url: str) -> set[str]:
     """The services that a page links."""
     with urlopen(url, timeout=10) as response:
-        nav = re.search(r'<nav class="services">.*?</nav>', response.read().decode())
+        nav = re.search(r'<nav class="services">.*?</nav>', response.read().decode(), re.DOTALL)
     assert nav is not None
     return {url, *re.findall(r'href="(http://[^/"]+)/"', nav[0])}

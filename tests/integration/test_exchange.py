@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.devkafka.node import start_guarded
 from app.engine import TopicSpec, shard_of
 from app.engine.kafka.admin import ensure_topics
+from app.processes.guarded import start_guarded
 from app.topics import (
     ACCOUNTS,
     COMPLIANCE_DECISIONS,

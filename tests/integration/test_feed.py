@@ -18,7 +18,7 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
 from app import topics
-from app.devkafka.broker import Broker
+from app.devkafka.server import KafkaServer
 from app.errors import UserError
 from feed import history
 from feed.introduction import OPERATOR_COMMANDS, RESTRICTIONS, RISK_LIMITS
@@ -335,7 +335,7 @@ async def test_stop_ends_an_endless_feed_soon(bootstrap: str, trades: Path) -> N
 
 
 async def test_a_killed_broker_that_comes_back_has_every_record_once(tmp_path: Path, trades: Path) -> None:
-    async with Broker(tmp_path / "kafka") as broker:
+    async with KafkaServer(tmp_path / "kafka") as broker:
         await broker.ready()
         bootstrap, pid = broker.bootstrap, broker.pid
         await make_topics(bootstrap)
@@ -345,7 +345,7 @@ async def test_a_killed_broker_that_comes_back_has_every_record_once(tmp_path: P
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(2)
-    async with Broker(tmp_path / "kafka", port=int(bootstrap.rsplit(":")[-1])) as broker:
+    async with KafkaServer(tmp_path / "kafka", port=int(bootstrap.rsplit(":")[-1])) as broker:
         await broker.ready()
         summary = await asyncio.wait_for(running, 60)
         assert summary.orders_sent == 3_000

@@ -13,8 +13,8 @@ from statistics import median
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from app.devkafka.node import start_guarded
 from app.engine.kafka.admin import ensure_topics
+from app.processes.guarded import start_guarded
 from app.topics import DEAD_LETTERS, INSTRUMENTS, MARKET_ALERTS, MARKET_DATA, PRICES, TOPICS
 from app.topology import MARKETDATA
 from feed.wire import command_record, tick_record

@@ -16,15 +16,14 @@ from urllib.request import urlopen
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from app.cli import main as cli
-from app.cli.controls import LIMITS_IN_FORCE
-from app.cli.desk import Desk, Unreadable, record_of
-from app.cli.holders import INTENTS, POSITIONS
-from app.cli.refdata import EXIT_DIFFERENT
-from app.devkafka.node import start_guarded
 from app.engine.kafka.admin import ensure_topics
 from app.engine.kafka.cluster import partition_of
 from app.engine.topics import COMPACTED, TopicSpec
+from app.operators.controls import LIMITS_IN_FORCE
+from app.operators.desk import Desk, Unreadable, record_of
+from app.operators.holders import INTENTS, POSITIONS
+from app.operators.refdata import EXIT_DIFFERENT
+from app.processes.guarded import start_guarded
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
@@ -38,6 +37,7 @@ from app.topics import (
     RISK_LIMITS,
     TOPICS,
 )
+from cli import main as cli
 from feed.demo import DEMO
 from models.commands import SetHalt, SetRestriction
 from models.events import CommandAnswered

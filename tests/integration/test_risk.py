@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.devkafka.node import start_guarded
 from app.engine import TopicSpec
 from app.engine.kafka.admin import ensure_topics
+from app.processes.guarded import start_guarded
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,

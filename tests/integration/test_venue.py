@@ -19,6 +19,7 @@ import pytest
 
 from models import events
 from tests.release_before import LedgerBefore
+from tests.tied import end_with_parent
 
 TOKEN = "secret"
 DEMO = Path(__file__).parents[2] / "feed" / "demo.json"
@@ -44,6 +45,7 @@ class VenueProcess:
             env={**os.environ, "VENUE_TOKEN": TOKEN},
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=end_with_parent,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -21,8 +21,8 @@ from urllib.request import urlopen
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.devkafka.node import guarded
 from app.engine.kafka.cluster import partition_of
+from app.processes.guarded import guarded
 from app.topics import EXECUTIONS, ORDERS, RISK_LIMITS
 from app.topology import SERVICES, WEB_PORTS
 from tests.browser import BROWSER, HEADLESS

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.integration.running import Running
 from tests.outside.client import Client, Heard, Listener
+from tests.tied import end_with_parent
 
 DEMO = Path("feed/demo.json")
 TOKEN = "outside-secret"
@@ -252,7 +253,11 @@ def venue_process(
         str(instruments),
     ]
     process = subprocess.Popen(
-        command, env=os.environ | {"VENUE_TOKEN": TOKEN}, stdout=subprocess.PIPE, text=True
+        command,
+        env=os.environ | {"VENUE_TOKEN": TOKEN},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=end_with_parent,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -274,7 +279,7 @@ def outside_pipeline(
 ) -> Iterator[OutsidePipeline]:
     """Everything up, the demo's reference data loaded, the instruments priced."""
     with contextlib.ExitStack() as stack:
-        broker = stack.enter_context(Running("broker", "--data-dir", str(data_dir / "kafka"), "--port", "0"))
+        broker = stack.enter_context(Running("kafka", "--data-dir", str(data_dir / "kafka"), "--port", "0"))
         broker.until_said("listens on", 90.0)
         found = re.search(r"listens on (\S+?),?\s", broker.said)
         assert found, broker.said

@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.integration.running import Running, mentioning, processes
+from tests.tied import end_with_parent
 
 START_S = 120.0
 KILLED = ("kafka", "venue", "feed", "risk-1")
@@ -23,7 +24,7 @@ KILLED = ("kafka", "venue", "feed", "risk-1")
 @pytest.fixture
 def kafka(tmp_path: Path) -> Iterator[str]:
     """The address of a Kafka without a topic."""
-    with Running("broker", "--data-dir", str(tmp_path / "kafka"), "--port", "0") as running:
+    with Running("kafka", "--data-dir", str(tmp_path / "kafka"), "--port", "0") as running:
         running.until_said("listens on", START_S)
         found = re.search(r"listens on (\S+?),?\s", running.said)
         assert found
@@ -95,7 +96,7 @@ class TestDirectories:
     def test_a_directory_may_be_named_as_people_name_it(self, tmp_path: Path, name: str) -> None:
         directory = tmp_path / name
         with Running(
-            "broker", "--data-dir", str(directory), "--port", "0", environment={"LC_ALL": "C"}
+            "kafka", "--data-dir", str(directory), "--port", "0", environment={"LC_ALL": "C"}
         ) as running:
             running.until_said("listens on", START_S)
         assert [each.name for each in tmp_path.iterdir()] == [name]
@@ -128,6 +129,7 @@ class _Worker:
                 env=os.environ | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent,
             )
 
     def said(self) -> str:

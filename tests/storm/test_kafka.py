@@ -12,7 +12,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from app.errors import BrokerDiedError
+from app.errors import KafkaDiedError
 from storm.kafka import KafkaNodes
 from tests.engine.service import Options
 from tests.engine.test_workers import committed_more, load
@@ -151,4 +151,4 @@ async def test_a_node_that_dies_by_itself_is_loud(tmp_path: Path) -> None:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await until(lambda: kafka.crashed)
-        assert isinstance(kafka.crash_reason, BrokerDiedError)
+        assert isinstance(kafka.crash_reason, KafkaDiedError)

@@ -29,9 +29,11 @@ from app.domain.compliance import (
     ComplianceAccount,
     apply_compliance,
     apply_execution,
+    open_order,
 )
 from app.domain.exchange import NEW_SESSION, Intent, Session, apply_venue_report, new_intent
 from app.domain.marketdata import apply_tick, to_price
+from app.domain.resting import OpenOrder
 from checker import log, records
 from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
@@ -670,13 +672,18 @@ def have_open(world: World, account_id: str = "acc", **changed: Any) -> None:
     """Let an account have its order 1, which has ended, as open; or order 13, which has not."""
     order = {"symbol": "BTC-USD", "side": "buy", "price_ticks": PRICE_TICKS, "rests": True} | changed
     number = len(world.log.orders) if len(world.log.orders) > 12 else 1
-    open_orders = {f"acc-{number}": order}
-    rewrite(world.log.recent_orders, account_id.encode(), open_orders=open_orders)
+    world.log.open_orders[f"{account_id}/acc-{number}".encode()] = msgspec.json.encode(order)
+
+
+def have_open_in_the_account(world: World) -> None:
+    """Of a release that had no table of open orders."""
+    order = {"symbol": "BTC-USD", "side": "buy", "price_ticks": PRICE_TICKS, "rests": True}
+    rewrite(world.log.recent_orders, b"acc", recent={}, open_orders={"acc-1": order})
 
 
 def forget_an_open_order(world: World) -> None:
     resting(world)
-    rewrite(world.log.recent_orders, b"acc", open_orders={})
+    world.log.open_orders.clear()
 
 
 def have_open_otherwise(world: World, **changed: Any) -> None:
@@ -774,6 +781,7 @@ STANDING = {
         lambda w: w.log.sessions.update({SESSION: b"{"}), "I3", "a value of sessions that nobody can read"
     ),
     "an end that compliance missed": Planted(have_open, "I3", NOT_OPEN),
+    "an end that compliance of the release before missed": Planted(have_open_in_the_account, "I3", NOT_OPEN),
     "an open order under another account": Planted(lambda w: have_open(w, "other"), "I3", NOT_OPEN),
     "an open order that compliance forgot": Planted(
         forget_an_open_order, "I3", "compliance does not have an order as open that is"
@@ -784,8 +792,13 @@ STANDING = {
     "an open order that is said not to rest": Planted(
         lambda w: have_open_otherwise(w, rests=False), "I3", OTHER_TERMS
     ),
-    "open orders nobody can read": Planted(
-        lambda w: w.log.recent_orders.update({b"acc": b"{}"}),
+    "an open order nobody can read": Planted(
+        lambda w: w.log.open_orders.update({b"acc/acc-1": b"{}"}),
+        "I3",
+        "a value of open_orders that nobody can read",
+    ),
+    "an account of compliance nobody can read": Planted(
+        lambda w: w.log.recent_orders.update({b"acc": b"[]"}),
         "I3",
         "a value of recent_orders that nobody can read",
     ),
@@ -2188,7 +2201,7 @@ class TestStanding:
         world = World()
         key = resting(world)
         assert msgspec.json.decode(world.log.intents[key.encode()])["open_lots"] == 7
-        assert len(msgspec.json.decode(world.log.recent_orders[b"acc"])["open_orders"]) == 1
+        assert world.log.open_orders.keys() == {key.encode()}
         assert world.log.sessions == {SESSION: b'{"venue_sequence_last":2}'}
         assert self.judge(world) == Findings()
 
@@ -2453,9 +2466,9 @@ def write_with_the_services(world: World) -> None:
     """Write the tables of compliance and the exchange as their own code makes them of this history."""
     log = world.log
     accounts: dict[str, ComplianceAccount] = {}
+    open_orders: dict[str, OpenOrder] = {}
     intents: dict[str, Intent] = {}
     sessions: dict[int, Session] = {}
-    approvals = {each.event.order.order_id: as_model(each.event) for each in log.risk if each.event}
     for record in sorted([*log.compliance, *log.executions], key=lambda each: each.timestamp_ms):
         assert record.event is not None
         event = as_model(record.event)
@@ -2463,11 +2476,14 @@ def write_with_the_services(world: World) -> None:
         account_id, order_id = (event.order if decided else event).account_id, order_id_of(record.event)
         account, key = accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT), f"{account_id}/{order_id}"
         if decided:
-            accounts[account_id] = apply_compliance(account, approvals[order_id], event)
+            accounts[account_id] = apply_compliance(account, event.order)
             if isinstance(event, models.events.OrderComplianceApproved):
                 intents[key] = new_intent(event.order)
+                open_orders[key] = open_order(event.order)
             continue
-        accounts[account_id] = apply_execution(account, event)
+        accounts[account_id], left = apply_execution(account, open_orders.pop(key), event)
+        if left is not None:
+            open_orders[key] = left
         before = intents.pop(key)
         if isinstance(record.event, records.OrderWithheld):
             continue
@@ -2476,7 +2492,8 @@ def write_with_the_services(world: World) -> None:
         sessions[shard], intent, _ = apply_venue_report(session, before, event)
         if intent is not None:
             intents[key] = intent
-    log.recent_orders = {key.encode(): each.model_dump_json().encode() for key, each in accounts.items()}
+    log.recent_orders = {key.encode(): msgspec.json.encode(each) for key, each in accounts.items()}
+    log.open_orders = {key.encode(): msgspec.json.encode(each) for key, each in open_orders.items()}
     log.intents = {key.encode(): each.model_dump_json().encode() for key, each in intents.items()}
     log.sessions = {str(key).encode(): each.model_dump_json().encode() for key, each in sessions.items()}
 
@@ -2615,7 +2632,7 @@ class TestReading:
         world = World()
         slice_takes(world.log)[topic]([ARecord(b"1", b"a")])
         books = ("positions", "reservations", "risk_limits", "recent_orders", "intents", "sessions")
-        tables = (*books, "controls", "sent")
+        tables = (*books, "open_orders", "controls", "sent")
         filled = [name for name in tables if getattr(world.log, name) == {b"a": b"1"}]
         assert [f"-{name}-changelog" in topic for name in filled] == [True]
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main as cli
 from app.errors import UserError
+from cli import main as cli
+from cli.stopping import run_until_stopped
 
-MAIN = Path(cli.__file__).parents[1] / "__main__.py"
+MAIN = Path(cli.__file__).parents[1] / "app" / "__main__.py"
 
 
 def with_command(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
@@ -52,13 +53,13 @@ def test_a_signal_lets_the_work_clean_up(number: signal.Signals, expected: int) 
             cleaned_up.append(True)
 
     threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
-    assert cli.run_until_stopped(work()) == expected
+    assert run_until_stopped(work()) == expected
     assert cleaned_up == [True]
 
 
 STUBBORN = """if True:
     import asyncio, sys
-    from app.cli import main as cli
+    from cli.stopping import run_until_stopped
 
     async def work():
         try:
@@ -68,7 +69,7 @@ STUBBORN = """if True:
             print("cleans up", flush=True)
             await asyncio.sleep(60)
 
-    sys.exit(cli.run_until_stopped(work()))
+    sys.exit(run_until_stopped(work()))
 """
 
 
@@ -98,7 +99,7 @@ def test_ctrl_c_prints_no_traceback_however_early_it_comes(pause_s: float, tmp_p
     """From the first line of the program on; what the interpreter does before is its own."""
     code = f"compile(open({str(MAIN)!r}).read(), 'main', 'exec')"
     program = f"code = {code}; print(1, flush=True); exec(code, {{'__name__': '__main__'}})"
-    process = started("-c", program, "broker", "--data-dir", str(tmp_path), "--port", "0")
+    process = started("-c", program, "kafka", "--data-dir", str(tmp_path), "--port", "0")
     assert process.stdout is not None
     process.stdout.readline()
     time.sleep(pause_s)
@@ -110,7 +111,7 @@ def test_ctrl_c_prints_no_traceback_however_early_it_comes(pause_s: float, tmp_p
 
 def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "app", "broker"],
+        [sys.executable, "-m", "app", "kafka"],
         env=os.environ | {"PIPELINE_PARTITIONS": "many"},
         capture_output=True,
         text=True,
@@ -124,7 +125,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
 
 def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["broker", "--port", "65536"])
+        cli.main(["kafka", "--port", "65536"])
     assert "'65536' is no port; allowed is 0 to 65535" in capsys.readouterr().err
 
 

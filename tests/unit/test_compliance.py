@@ -3,18 +3,27 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app.domain import recent as recent_module
 from app.domain.compliance import (
     NEW_COMPLIANCE_ACCOUNT,
-    RECENT_ORDERS_MAX,
     ComplianceAccount,
+    FormerRecent,
+    Remembered,
     apply_compliance,
     apply_execution,
     decide_compliance,
     is_judged,
     is_repeat,
+    moved,
+    open_order,
+    recent_order,
 )
 from app.domain.errors import InvariantBroken
+from app.domain.recent import RECENT_ORDERS_MAX, Recent, RecentOrder
+from app.domain.resting import OpenOrder, Resting
 from models.events import (
     OrderComplianceApproved,
     OrderComplianceRejected,
@@ -23,6 +32,7 @@ from models.events import (
     RestrictionInForce,
 )
 from models.reasons import ComplianceReason
+from models.values import Side
 from tests.builders import (
     NOW_MS,
     a_fill,
@@ -37,9 +47,37 @@ from tests.builders import (
 )
 
 
+class Kept:
+    """What is kept of an account, without the tables."""
+
+    def __init__(self) -> None:
+        self.account = NEW_COMPLIANCE_ACCOUNT
+        self.remembered = Remembered(Recent(), Resting())
+        self.open_orders: dict[str, OpenOrder] = {}
+
+    def approve(self, approval: OrderRiskApproved) -> "Kept":
+        order = approval.order
+        self.account = apply_compliance(self.account, order)
+        self.open_orders[order.order_id] = opened = open_order(order)
+        self.remembered.resting.add(opened)
+        self.remembered.recent.add(recent_order(approval))
+        return self
+
+    def book(self, report: Any) -> "Kept":
+        opened = self.open_orders.get(report.order_id)
+        self.account, left = apply_execution(self.account, opened, report)
+        if opened is not None and left is None:
+            self.remembered.resting.remove(self.open_orders.pop(report.order_id))
+        return self
+
+    def knows(self, report: Any) -> bool:
+        """Whether the report is a repeat."""
+        return is_repeat(self.account, self.open_orders.get(report.order_id), report)
+
+
 def refusal(
     order: OrderReceived | OrderRiskApproved,
-    account: ComplianceAccount = NEW_COMPLIANCE_ACCOUNT,
+    kept: Kept | None = None,
     restriction: RestrictionInForce | None = None,
     *,
     is_restriction_unreadable: bool = False,
@@ -47,21 +85,20 @@ def refusal(
     """Judge an approval by risk, or that of an order which came when it was submitted."""
     approval = an_approval(order) if isinstance(order, OrderReceived) else order
     outcome = decide_compliance(
-        approval, account, restriction, is_restriction_unreadable=is_restriction_unreadable
+        approval,
+        (kept or Kept()).remembered,
+        restriction,
+        is_restriction_unreadable=is_restriction_unreadable,
     )
     return outcome.reason if isinstance(outcome, OrderComplianceRejected) else None
 
 
-def approved(account: ComplianceAccount, approval: OrderRiskApproved) -> ComplianceAccount:
-    return apply_compliance(account, approval, OrderComplianceApproved(order=approval.order))
-
-
-def after(*orders: OrderReceived) -> ComplianceAccount:
+def after(*orders: OrderReceived) -> Kept:
     """A new account after the approval of `orders`."""
-    account = NEW_COMPLIANCE_ACCOUNT
+    kept = Kept()
     for order in orders:
-        account = approved(account, an_approval(order))
-    return account
+        kept.approve(an_approval(order))
+    return kept
 
 
 def another_order(**changed: Any) -> OrderReceived:
@@ -72,7 +109,7 @@ def another_order(**changed: Any) -> OrderReceived:
 def test_a_sound_order_is_approved() -> None:
     order = an_order()
 
-    assert decide_compliance(an_approval(order), NEW_COMPLIANCE_ACCOUNT, None) == OrderComplianceApproved(
+    assert decide_compliance(an_approval(order), Kept().remembered, None) == OrderComplianceApproved(
         order=order
     )
 
@@ -113,12 +150,12 @@ def test_the_same_order_a_second_later_by_the_brokers_clock_is_none_whatever_the
 
 
 def test_where_risk_did_not_tell_the_brokers_time_the_clients_counts() -> None:
-    account = approved(NEW_COMPLIANCE_ACCOUNT, an_approval(an_order(), received_at_ms=0))
+    kept = Kept().approve(an_approval(an_order(), received_at_ms=0))
     repeat = an_approval(another_order(submitted_at_ms=NOW_MS + 1_000), received_at_ms=0)
     later = an_approval(another_order(submitted_at_ms=NOW_MS + 1_001), received_at_ms=0)
 
-    assert refusal(repeat, account) is ComplianceReason.DUPLICATE_ORDER
-    assert refusal(later, account) is None
+    assert refusal(repeat, kept) is ComplianceReason.DUPLICATE_ORDER
+    assert refusal(later, kept) is None
 
 
 @pytest.mark.parametrize(
@@ -138,66 +175,75 @@ def test_an_order_that_differs_is_no_duplicate(difference: dict[str, Any]) -> No
 
 
 def test_an_order_that_has_ended_can_still_be_repeated_by_mistake() -> None:
-    account = apply_execution(after(an_order()), a_fill(10, leaves_lots=0))
+    kept = after(an_order()).book(a_fill(10, leaves_lots=0))
 
-    assert refusal(another_order(), account) is ComplianceReason.DUPLICATE_ORDER
+    assert refusal(another_order(), kept) is ComplianceReason.DUPLICATE_ORDER
 
 
-def test_of_a_rejected_order_only_its_sequence_is_kept() -> None:
-    account = after(an_order())
-    repeat = an_approval(another_order(submitted_at_ms=NOW_MS + 900))
-    rejected = apply_compliance(account, repeat, decide_compliance(repeat, account, None))
+def test_of_a_decision_the_account_keeps_the_sequence() -> None:
+    account = ComplianceAccount(last_sequence=1, last_venue_sequence=7)
 
-    assert rejected == account.model_copy(update={"last_sequence": 2})
-    assert refusal(another_order(submitted_at_ms=NOW_MS + 1_800), rejected) is None
+    assert apply_compliance(account, another_order()) == ComplianceAccount(
+        last_sequence=2, last_venue_sequence=7
+    )
 
 
 def test_an_approval_that_comes_again_is_known() -> None:
-    account = after(an_order())
-
-    assert is_judged(account, an_approval(an_order()))
-    assert is_judged(after(an_order(), another_order(quantity_lots=1)), an_approval(an_order()))
-    assert not is_judged(account, an_approval(another_order()))
+    assert is_judged(after(an_order()).account, an_approval(an_order()))
+    assert is_judged(after(an_order(), another_order(quantity_lots=1)).account, an_approval(an_order()))
+    assert not is_judged(after(an_order()).account, an_approval(another_order()))
 
 
 @pytest.mark.parametrize(
     "report", [acknowledged(), a_fill(4, leaves_lots=6), a_fill(10, leaves_lots=0)], ids=repr
 )
 def test_a_report_that_comes_again_after_its_order_has_ended_is_a_repeat(report: Any) -> None:
-    account = apply_execution(after(an_order()), cancelled(10, venue_sequence=2))
+    kept = after(an_order()).book(cancelled(10, venue_sequence=2))
 
-    assert not is_repeat(after(an_order()), report)
-    assert is_repeat(account, report)
-    assert is_repeat(approved(account, an_approval(another_order())), report)
+    assert not after(an_order()).knows(report)
+    assert kept.knows(report)
+    assert kept.approve(an_approval(another_order())).knows(report)
 
 
 def test_an_acknowledgement_that_comes_again_while_its_order_is_open_changes_nothing() -> None:
-    account = after(an_order())
+    account, opened = ComplianceAccount(last_sequence=1), open_order(an_order())
 
-    assert apply_execution(apply_execution(account, acknowledged()), acknowledged()) == account
+    assert apply_execution(account, opened, acknowledged()) == (account, opened)
 
 
 def test_a_withheld_order_is_ended_once_and_comes_again_for_nothing() -> None:
-    account = after(an_order(order_id="acc-1-1"))
-    assert not is_repeat(account, withheld(10))
-    account = apply_execution(account, withheld(10))
+    kept = after(an_order(order_id="acc-1-1"))
+    assert not kept.knows(withheld(10))
+    kept.book(withheld(10))
 
-    assert account.open_orders == {}
-    assert is_repeat(account, withheld(10))
-    assert not is_repeat(account, withheld(10, order_id="acc-1-2"))
-
-
-OF_THE_RELEASE_BEFORE = {
-    "recent": {"BTC-USD/buy/10@90000": {"order_id": "o-1", "submitted_at_ms": NOW_MS}},
-    "open_orders": {"o-1": {"symbol": "BTC-USD", "side": "buy", "price_ticks": 90_000, "rests": True}},
-}
+    assert kept.open_orders == {}
+    assert kept.knows(withheld(10))
+    assert not kept.knows(withheld(10, order_id="acc-1-2"))
 
 
-def test_what_the_release_before_has_kept_is_read_and_gone_on_with() -> None:
-    account = ComplianceAccount.model_validate(OF_THE_RELEASE_BEFORE)
+def test_what_version_1_had_in_the_account_becomes_rows_below_the_place_of_any_order_to_come() -> None:
+    account = ComplianceAccount(
+        last_sequence=9,
+        last_venue_sequence=4,
+        recent={
+            "BTC-USD/buy/10@90000": FormerRecent(order_id="o-1", submitted_at_ms=NOW_MS),
+            "BTC-USD/buy/11@90000": FormerRecent(order_id="o-2", submitted_at_ms=1, received_at_ms=NOW_MS),
+        },
+        open_orders={"o-1": open_order(an_order())},
+    )
+    parts = moved(account)
 
-    assert refusal(another_order(), account) is ComplianceReason.DUPLICATE_ORDER
-    assert apply_execution(account, cancelled(10)).open_orders == {}
+    assert parts is not None
+    assert parts.account == ComplianceAccount(last_sequence=9, last_venue_sequence=4)
+    assert moved(parts.account) is None
+    assert parts.open_orders == account.open_orders
+    assert [(row.order_id, row.at_ms, row.place) for row in parts.recent] == [
+        ("o-1", NOW_MS, 8),
+        ("o-2", NOW_MS, 9),
+    ]
+    kept = Kept()
+    kept.remembered = Remembered(Recent(enumerate(parts.recent)), Resting())
+    assert refusal(another_order(order_id="o-3"), kept) is ComplianceReason.DUPLICATE_ORDER
 
 
 @pytest.mark.parametrize(
@@ -213,9 +259,9 @@ def test_what_the_release_before_has_kept_is_read_and_gone_on_with() -> None:
 def test_an_order_that_meets_an_own_resting_order_is_a_self_match(
     resting: dict[str, Any], arriving: dict[str, Any]
 ) -> None:
-    account = after(an_order(**resting))
+    kept = after(an_order(**resting))
 
-    assert refusal(another_order(**arriving), account) is ComplianceReason.SELF_MATCH
+    assert refusal(another_order(**arriving), kept) is ComplianceReason.SELF_MATCH
 
 
 @pytest.mark.parametrize(
@@ -235,11 +281,11 @@ def test_an_order_that_cannot_meet_the_resting_one_passes(
 def test_a_maker_may_quote_both_sides_at_once() -> None:
     bids = [an_order(order_id=f"b-{n}", side="buy", price_ticks=99 - n) for n in range(5)]
     offers = [an_order(order_id=f"s-{n}", side="sell", price_ticks=100 + n) for n in range(5)]
-    account = NEW_COMPLIANCE_ACCOUNT
+    kept = Kept()
 
     for order in [quote for pair in zip(bids, offers, strict=True) for quote in pair]:
-        assert refusal(order, account) is None
-        account = approved(account, an_approval(order))
+        assert refusal(order, kept) is None
+        kept.approve(an_approval(order))
 
 
 @pytest.mark.parametrize(
@@ -254,54 +300,121 @@ def test_a_maker_may_quote_both_sides_at_once() -> None:
     ids=repr,
 )
 def test_an_order_that_has_ended_no_longer_rests(ending: Any) -> None:
-    account = apply_execution(after(an_order()), ending)
+    kept = after(an_order()).book(ending)
 
-    assert account.open_orders == {}
-    assert refusal(another_order(side="sell"), account) is None
+    assert kept.open_orders == {}
+    assert refusal(another_order(side="sell"), kept) is None
 
 
 @pytest.mark.parametrize("report", [acknowledged(), a_fill(4, leaves_lots=6)], ids=repr)
 def test_an_order_with_lots_left_still_rests(report: Any) -> None:
-    account = apply_execution(after(an_order()), report)
+    kept = after(an_order()).book(report)
 
-    assert refusal(another_order(side="sell"), account) is ComplianceReason.SELF_MATCH
+    assert refusal(another_order(side="sell"), kept) is ComplianceReason.SELF_MATCH
 
 
 @pytest.mark.parametrize("report", [acknowledged(), a_fill(4, leaves_lots=6), cancelled(10)], ids=repr)
 def test_a_report_of_an_order_that_is_not_open_is_a_bug(report: Any) -> None:
-    assert not is_repeat(NEW_COMPLIANCE_ACCOUNT, report)
+    assert not Kept().knows(report)
     with pytest.raises(InvariantBroken, match="o-1"):
-        apply_execution(NEW_COMPLIANCE_ACCOUNT, report)
+        Kept().book(report)
 
 
 def test_the_reasons_precede_each_other_as_declared() -> None:
-    account = after(an_order(side="sell"), an_order(order_id="o-2", side="buy"))
+    kept = after(an_order(side="sell"), an_order(order_id="o-2", side="buy"))
     order = another_order(order_id="o-3", side="buy")
 
-    assert refusal(order, account, a_restriction()) is ComplianceReason.RESTRICTED_INSTRUMENT
-    assert refusal(order, account) is ComplianceReason.DUPLICATE_ORDER
-    assert refusal(order.model_copy(update={"quantity_lots": 1}), account) is ComplianceReason.SELF_MATCH
+    assert refusal(order, kept, a_restriction()) is ComplianceReason.RESTRICTED_INSTRUMENT
+    assert refusal(order, kept) is ComplianceReason.DUPLICATE_ORDER
+    assert refusal(order.model_copy(update={"quantity_lots": 1}), kept) is ComplianceReason.SELF_MATCH
 
 
 def test_the_window_keeps_the_last_orders_only() -> None:
     orders = [an_order(order_id=f"o-{n}", quantity_lots=n + 1) for n in range(RECENT_ORDERS_MAX + 1)]
-    account = after(*orders)
+    kept = after(*orders)
 
-    assert len(account.recent) == RECENT_ORDERS_MAX
-    assert refusal(orders[0].model_copy(update={"order_id": "again"}), account) is None
-    assert refusal(orders[1].model_copy(update={"order_id": "again"}), account) is (
+    assert len(kept.remembered.recent.rows()) == RECENT_ORDERS_MAX
+    assert refusal(orders[0].model_copy(update={"order_id": "again"}), kept) is None
+    assert refusal(orders[1].model_copy(update={"order_id": "again"}), kept) is (
         ComplianceReason.DUPLICATE_ORDER
     )
 
 
 def test_the_window_remembers_an_order_for_exactly_as_long_as_it_can_be_repeated() -> None:
-    account = after(an_order(), another_order(quantity_lots=1, submitted_at_ms=NOW_MS + 1_000))
+    kept = after(an_order(), another_order(quantity_lots=1, submitted_at_ms=NOW_MS + 1_000))
     repeat = another_order(order_id="o-3", submitted_at_ms=NOW_MS + 1_000)
 
-    assert refusal(repeat, account) is ComplianceReason.DUPLICATE_ORDER
+    assert refusal(repeat, kept) is ComplianceReason.DUPLICATE_ORDER
 
 
 def test_the_window_forgets_what_is_too_old_to_be_repeated() -> None:
-    account = after(an_order(), another_order(quantity_lots=1, submitted_at_ms=NOW_MS + 1_001))
+    kept = after(an_order(), another_order(quantity_lots=1, submitted_at_ms=NOW_MS + 1_001))
 
-    assert [recent.order_id for recent in account.recent.values()] == ["o-2"]
+    assert [row.order_id for row in kept.remembered.recent.rows()] == ["o-2"]
+
+
+def test_the_rows_of_what_is_forgotten_are_taken_again_and_never_more_than_there_is_room() -> None:
+    recent = Recent()
+    numbers = [
+        recent.add(recent_order(an_approval(an_order(quantity_lots=n, submitted_at_ms=NOW_MS + 100 * n))))
+        for n in range(1, 500)
+    ]
+    at_once = [
+        recent.add(recent_order(an_approval(an_order(quantity_lots=n, submitted_at_ms=NOW_MS + 10**6))))
+        for n in range(500, 700)
+    ]
+
+    assert set(numbers) == set(range(11))
+    assert set(at_once) == set(range(RECENT_ORDERS_MAX))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0, 0, 1, 600, 1_001, -600, -1_001])), max_size=30)
+)
+def test_the_rows_alone_tell_what_is_known_even_where_clocks_go_back(sent: list[tuple[int, int]]) -> None:
+    """Orders of some kinds, each so many ms after the one before; there is room for three."""
+    recent, rows, kept, at_ms = Recent(), dict[int, RecentOrder](), dict[str, RecentOrder](), NOW_MS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recent_module, "RECENT_ORDERS_MAX", 3)
+        for place, (kind, after_ms) in enumerate(sent):
+            at_ms += after_ms
+            row = RecentOrder(kind=str(kind), order_id=f"o-{place}", at_ms=at_ms, place=place)
+            kept = {each.kind: each for each in kept.values() if each.at_ms >= at_ms - 1_000}
+            kept.pop(row.kind, None)
+            if len(kept) == 3:
+                del kept[next(iter(kept))]
+            kept[row.kind] = row
+            rows[recent.add(row)] = row
+            assert recent.rows() == list(kept.values())
+            assert Recent(rows.items()).rows() == recent.rows()
+            assert rows.keys() <= set(range(3))
+
+
+@given(st.lists(st.tuples(st.sampled_from(Side), st.integers(1, 20), st.booleans()), max_size=80))
+def test_the_best_price_is_that_of_all_that_rest(steps: list[tuple[Side, int, bool]]) -> None:
+    """Each step is an order that comes to rest, or the end of one at its side and price, if there is one."""
+    resting, prices = Resting(), {side: list[int]() for side in Side}
+    for side, price, comes in steps:
+        order = OpenOrder(symbol="BTC-USD", side=side, price_ticks=price, rests=True)
+        if comes:
+            resting.add(order)
+            prices[side].append(price)
+        elif price in prices[side]:
+            resting.remove(order)
+            prices[side].remove(price)
+        assert resting.best_buy("BTC-USD") == max(prices[Side.BUY], default=None)
+        assert resting.best_sell("BTC-USD") == min(prices[Side.SELL], default=None)
+        assert resting.best_sell("ETH-USD") is None
+
+
+def test_prices_that_are_gone_take_no_room_beside_those_that_are_not() -> None:
+    resting = Resting()
+    far = OpenOrder(symbol="BTC-USD", side=Side.SELL, price_ticks=1, rests=True)
+    resting.add(far)
+    for price in range(2, 10_000):
+        passing = OpenOrder(symbol="BTC-USD", side=Side.SELL, price_ticks=price, rests=True)
+        resting.add(passing)
+        resting.remove(passing)
+
+    assert len(resting._sells["BTC-USD"]._heap) < 20
+    assert resting.best_sell("BTC-USD") == 1

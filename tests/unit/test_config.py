@@ -2,20 +2,31 @@
 
 import ast
 import os
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from app import config
+from app import allowed, config
 from app.config import Settings
 from app.engine import KEY_SHARDS
 from app.errors import SettingError
+from venue.config import read_config
+from venue.errors import StartError
 
 ROOT = Path(__file__).parents[2]
 
 
+def read(environment: Mapping[str, str]) -> Settings:
+    """What a process reads that has this environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", dict(environment))
+        return config.read_settings()
+
+
 def test_an_empty_environment_gives_the_defaults() -> None:
-    found = Settings.from_environment({})
+    found = read({})
     assert found.kafka_bootstrap is None
     assert found.bootstrap == "127.0.0.1:9092"
     assert found.partitions == 8
@@ -24,7 +35,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_variable_is_read() -> None:
-    found = Settings.from_environment(
+    found = read(
         {
             "KAFKA_BOOTSTRAP": "one:9092,two:9092",
             "PIPELINE_PARTITIONS": "32",
@@ -37,18 +48,16 @@ def test_every_variable_is_read() -> None:
     assert found.partitions == 32
     assert found.session_timeout_s == 1.5
     assert found.data_dir == Path("/somewhere")
-    assert found.venue_token == "secret"
+    assert found.reveal_venue_token() == "secret"
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    assert Settings.from_environment({"PIPELINE_PARTITIONS": "", "KAFKA_BOOTSTRAP": ""}) == (
-        Settings.from_environment({})
-    )
+    assert read({"PIPELINE_PARTITIONS": "", "KAFKA_BOOTSTRAP": ""}) == (read({}))
 
 
 def test_the_cache_follows_the_xdg_variable_unless_it_is_relative() -> None:
-    absolute = Settings.from_environment({"XDG_CACHE_HOME": "/caches"})
-    relative = Settings.from_environment({"XDG_CACHE_HOME": "caches"})
+    absolute = read({"XDG_CACHE_HOME": "/caches"})
+    relative = read({"XDG_CACHE_HOME": "caches"})
     assert absolute.cache_dir == Path("/caches/trading-pipeline")
     assert relative.cache_dir == Path.home() / ".cache" / "trading-pipeline"
 
@@ -73,7 +82,7 @@ def test_the_cache_follows_the_xdg_variable_unless_it_is_relative() -> None:
 )
 def test_a_wrong_value_is_refused_in_one_line_with_its_name(variable: str, value: str, allowed: str) -> None:
     with pytest.raises(SettingError) as refused:
-        Settings.from_environment({variable: value})
+        read({variable: value})
     message = str(refused.value)
     assert message.startswith(f"{variable} is ")
     assert repr(value) in message or value in message
@@ -82,33 +91,33 @@ def test_a_wrong_value_is_refused_in_one_line_with_its_name(variable: str, value
 
 
 def test_a_partition_has_whole_shards() -> None:
-    assert config.PARTITIONS_MAX == KEY_SHARDS
+    assert allowed.PARTITIONS_MAX == KEY_SHARDS
 
 
 def test_who_still_asks_for_exactly_once_gets_it() -> None:
-    assert Settings.from_environment({"PIPELINE_GUARANTEE": "exactly_once"}) == Settings.from_environment({})
+    assert read({"PIPELINE_GUARANTEE": "exactly_once"}) == read({})
 
 
 def test_a_path_that_is_no_utf_8_is_refused_and_shown_in_ascii() -> None:
     with pytest.raises(SettingError, match=r"PIPELINE_DATA_DIR is '/b\\udcfcro': allowed is a path in UTF-8"):
-        Settings.from_environment({"PIPELINE_DATA_DIR": os.fsdecode(b"/b\xfcro")})
+        read({"PIPELINE_DATA_DIR": os.fsdecode(b"/b\xfcro")})
 
 
 @pytest.mark.parametrize("home", [None, "", "nonsense"])
 def test_without_a_home_the_system_tells_it(home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "_home", lambda: "/home/of/the/list")
-    found = Settings.from_environment({} if home is None else {"HOME": home})
+    found = read({} if home is None else {"HOME": home})
     assert found.cache_dir == Path("/home/of/the/list/.cache/trading-pipeline")
 
 
 def test_nobody_needs_a_home_who_says_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "_home", lambda: None)
-    assert Settings.from_environment({"PIPELINE_CACHE_DIR": "/caches"}).cache_dir == Path("/caches")
+    assert read({"PIPELINE_CACHE_DIR": "/caches"}).cache_dir == Path("/caches")
 
 
 def test_no_home_at_all_is_one_line_when_the_cache_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "_home", lambda: None)
-    found = Settings.from_environment({"HOME": "nonsense"})
+    found = read({"HOME": "nonsense"})
     assert found.partitions == 8
     with pytest.raises(
         SettingError, match=r"no home directory .*: set PIPELINE_CACHE_DIR to a directory"
@@ -119,9 +128,38 @@ def test_no_home_at_all_is_one_line_when_the_cache_is_needed(monkeypatch: pytest
 
 def test_the_token_shows_neither_in_an_error_nor_in_the_settings() -> None:
     with pytest.raises(SettingError) as refused:
-        Settings.from_environment({"VENUE_TOKEN": "my secret"})
+        read({"VENUE_TOKEN": "my secret"})
     assert "my secret" not in str(refused.value)
-    assert "hidden" not in repr(Settings.from_environment({"VENUE_TOKEN": "hidden"}))
+    assert "hidden" not in repr(read({"VENUE_TOKEN": "hidden"}))
+
+
+def test_the_token_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    assert read({"VENUE_TOKEN_FILE": str(file)}).reveal_venue_token() == "secret"
+    both = {"VENUE_TOKEN_FILE": str(file), "VENUE_TOKEN": "nearer"}
+    assert read(both).reveal_venue_token() == "nearer"
+
+
+def test_the_venue_takes_its_token_as_its_clients_do(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    arguments = ["--port", "0", "--data-dir", str(tmp_path), "--instruments", "feed/demo.json"]
+    assert read_config(arguments, {"VENUE_TOKEN_FILE": str(file)}).token == "secret"
+    assert read_config(arguments, {"VENUE_TOKEN_FILE": str(file), "VENUE_TOKEN": "nearer"}).token == "nearer"
+    with pytest.raises(StartError, match=r"VENUE_TOKEN_FILE is '.*/none', which can't be read: No such file"):
+        read_config(arguments, {"VENUE_TOKEN_FILE": str(tmp_path / "none")})
+
+
+def test_a_file_without_a_token_is_one_line_that_does_not_show_it(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    with pytest.raises(SettingError, match=r"VENUE_TOKEN_FILE is '.*/token', which can't be read"):
+        read({"VENUE_TOKEN_FILE": str(file)})
+    for text in ("", "my secret", "geheim mit Ümlaut"):
+        file.write_text(text)
+        with pytest.raises(SettingError, match="allowed in that file is printable characters") as refused:
+            read({"VENUE_TOKEN_FILE": str(file)})
+        assert "my secret" not in "".join(traceback.format_exception(refused.value))
 
 
 @pytest.mark.parametrize("package", ["agents", "app", "models", "tables"])

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from app import topics
 from app.codecs import JsonCodec, TableCodec
 from app.domain.compliance import ComplianceAccount
+from app.domain.exchange import Session
 from app.domain.risk import AccountRisk, Holding
 from app.engine.errors import NewerRelease
 from models.commands import SetRiskLimits
@@ -299,11 +300,18 @@ def test_a_table_value_with_an_unknown_field_deep_in_a_map_is_read_and_counted_o
     assert set(ignored("risk.positions")) == {"holdings.*.delta", "margin"}
 
 
-def test_a_models_table_value_is_read_likewise() -> None:
+def test_an_older_table_value_is_read_likewise() -> None:
     codec = TableCodec("compliance.recent_orders", ComplianceAccount)
 
     assert codec.decode(b'{"recent":{"k":{"order_id":"o","submitted_at_ms":1,"why":0}},"open_orders":{}}')
     assert "recent.*.why" in ignored("compliance.recent_orders")
+
+
+def test_a_models_table_value_is_read_likewise() -> None:
+    codec = TableCodec("exchange.sessions", Session)
+
+    assert codec.decode(b'{"$v":2,"venue_sequence_last":1,"why":0}') == Session(venue_sequence_last=1)
+    assert "why" in ignored("exchange.sessions")
 
 
 def test_a_table_without_a_contract_is_told_where_to_write_it() -> None:

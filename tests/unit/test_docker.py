@@ -1,10 +1,10 @@
 """The folder `docker/`: what it starts is what the code declares, and no secret and no open port is in it."""
 
 import asyncio
+import os
 import re
 import shlex
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from app import container
-from app.config import Settings
+from app.config import Settings, read_settings
 from app.container import Question, question
 from app.devkafka.artifacts import KAFKA_VERSION
 from app.devkafka.node import SERVER_PROPERTIES, SESSION_MS, TRANSACTION_MS_MAX
@@ -28,7 +28,7 @@ DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
 PARTS: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: part for name, part in PARTS.items() if part["image"] == "trading-pipeline"}
 WORKERS = [(service, number) for service in SERVICES for number in (1, 2)]
-VARIABLES = {each.metadata["variable"] for each in fields(Settings)}
+VARIABLES = {str(each.validation_alias) for each in Settings.model_fields.values()}
 OTHER_LISTENERS = {
     *("process.roles", "node.id", "listener.security.protocol.map"),
     *("inter.broker.listener.name", "controller.listener.names"),
@@ -58,12 +58,15 @@ def test_a_worker_has_a_port_a_name_and_a_volume_of_its_own(service: str, number
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_variable_is_a_setting_and_has_a_value_that_is_allowed(name: str) -> None:
+def test_every_variable_is_a_setting_and_has_a_value_that_is_allowed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = {key: str(value) for key, value in OURS[name]["environment"].items()}
     environment |= {"VENUE_TOKEN": "secret"} if "VENUE_TOKEN" in environment else {}
 
     assert environment.keys() <= VARIABLES
-    assert Settings.from_environment(environment).kafka_bootstrap == "kafka:19092"
+    monkeypatch.setattr(os, "environ", environment)
+    assert read_settings().kafka_bootstrap == "kafka:19092"
 
 
 def test_the_image_sets_only_settings_and_what_is_python_s() -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from app.devkafka.node import GUARD
+from app.processes.guarded import GUARD
 
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 

@@ -1,4 +1,4 @@
-"""A data directory has one live owner, and the refusal says who that is."""
+"""A data directory has one live owner, and the refusal says who that is; so has the venue's."""
 
 import fcntl
 import os
@@ -12,6 +12,8 @@ import pytest
 
 from app.errors import DirectoryLockedError, UserError
 from app.processes.lock import DirectoryLock
+from venue.errors import StartError
+from venue.lock import lock_directory
 
 
 def test_a_second_owner_is_refused_with_the_holders_pid_command_and_start(tmp_path: Path) -> None:
@@ -116,3 +118,32 @@ def test_what_a_stop_in_between_has_left_does_not_matter(tmp_path: Path) -> None
         lock.shut_out_release_before()
     assert (tmp_path / "lock" / "README").read_text().startswith("This is a directory so that")
     assert not (tmp_path / "lock.new").exists()
+
+
+def test_a_venue_and_one_of_the_release_before_keep_each_other_out(tmp_path: Path) -> None:
+    path = tmp_path / "venue.lock"
+    with path.open("a+") as before:
+        with lock_directory(tmp_path):
+            assert path.read_text() == str(os.getpid())
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(before, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(before, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(StartError, match=rf"in use by another venue \(process {os.getpid()}\)"):
+            lock_directory(tmp_path).__enter__()
+
+
+def test_a_venue_that_was_killed_does_not_keep_its_directory(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from venue.lock import lock_directory\n"
+        f"with lock_directory(Path({str(tmp_path)!r})): print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(StartError, match=rf"\(process {holder.pid}\)"):
+            lock_directory(tmp_path).__enter__()
+        holder.kill()
+        holder.wait()
+        with lock_directory(tmp_path):
+            pass

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from app.cli import main as cli
-from app.cli.answers import line_of, status_of
-from app.cli.desk import VERSION_MAX, Desk, Unreadable, _decoded, next_version, record_of
-from app.cli.limit_values import NAMES, changed, read_values, shown
 from app.engine.kafka.cluster import TP, Fetched
 from app.errors import UserError
+from app.operators.answers import line_of, status_of
+from app.operators.desk import VERSION_MAX, Desk, Unreadable, _decoded, next_version, record_of
+from app.operators.limit_values import NAMES, changed, read_values, shown
 from app.topics import COMMAND_ANSWERS, HALTS, OPERATOR_COMMANDS
+from cli import main as cli
 from feed.history import _value
 from models.commands import SetHalt, SetRiskLimits
 from models.events import CommandAnswered

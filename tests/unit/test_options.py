@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main as cli
-from app.cli.options import RunOptions, run_options, up_plan
+from app.run.plan import RunOptions
+from cli import main as cli
+from cli.options import run_options, up_plan
 
 
 def parsed(*arguments: str) -> RunOptions:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from app.devkafka.artifacts import java_executable
 from app.errors import UserError
-from app.processes import preflight
 from app.processes.preflight import MB, Machine, Needs, free_memory, look, needs, prepare, refusals
 
 PLENTY = Machine(
@@ -98,23 +98,22 @@ def test_each_thing_that_is_missing_is_said() -> None:
 
 
 def test_this_machine_is_asked(tmp_path: Path) -> None:
-    found = look(tmp_path, ["127.0.0.1"], java=True)
+    found = look(tmp_path, ["127.0.0.1"], java_executable)
     assert found.faults == []
     assert found.disk_bytes > 0
     assert found.path_bytes_max >= 1_024
 
 
 def test_an_address_that_nothing_can_listen_on_is_a_fault(tmp_path: Path) -> None:
-    faults = look(tmp_path, ["127.0.0.1", "192.0.2.1", "192.0.2.1"], java=False).faults
+    faults = look(tmp_path, ["127.0.0.1", "192.0.2.1", "192.0.2.1"]).faults
     assert [fault.partition(":")[0] for fault in faults] == ["nothing can listen on 192.0.2.1"]
 
 
-def test_a_java_that_does_not_run_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_that_does_not_run_is_a_fault(tmp_path: Path) -> None:
     java = tmp_path / "java"
     java.write_bytes(b"\x7fELF of another machine")
     java.chmod(0o755)
-    monkeypatch.setattr(preflight, "java_executable", lambda: java)
-    (fault,) = look(tmp_path, [], java=True).faults
+    (fault,) = look(tmp_path, [], lambda: java).faults
     assert fault.startswith(f"the Java runtime {java} can't be run: ")
     assert fault.endswith("; make .venv again with `make clean run`")
 
@@ -122,7 +121,7 @@ def test_a_java_that_does_not_run_is_a_fault(tmp_path: Path, monkeypatch: pytest
 def test_what_is_missing_stops_the_start_in_one_line(tmp_path: Path) -> None:
     much = wanted()._replace(memory_bytes=10**18, disk_bytes=10**18)
     with pytest.raises(UserError, match=r"MB of memory, .*; .* MB on the disk of") as refused:
-        prepare(much, tmp_path, [], java=False)
+        prepare(much, tmp_path, [])
     assert "\n" not in str(refused.value)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.refdata_files import BadFile, read_file
-from app.cli.refdata_kinds import KINDS, in_words, to_ms
 from app.errors import UserError
+from app.operators.refdata_files import BadFile, read_file
+from app.operators.refdata_kinds import KINDS, in_words, to_ms
 from feed.demo import DEMO, instruments, set_counterparties
 from models.commands import SetAccount, SetInstrument
 

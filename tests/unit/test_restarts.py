@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main as cli
 from app.engine.errors import EXIT_CONFIGURATION
 from app.processes import supervisor
 from app.processes.supervisor import LogFile, Restarts
+from cli import main as cli
 
 
 def pauses(restarts: Restarts, *deaths: tuple[float, float]) -> list[float | None]:

@@ -1,7 +1,6 @@
 """From a chunk of records to commits: as a whole, or in parts around the record that fails (rule 6)."""
 
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -14,10 +13,11 @@ from app.engine.core.owned import OwnedPartition
 from app.engine.core.work import Batch, Buried, UnitOfWork
 from app.engine.errors import AnswerFailed, NewerRelease, Poison, Transient
 from app.engine.kafka.transaction import RecordRefused
+from app.engine.retries import Pauses
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
+BACKOFF = Pauses(first_s=0.05, most_s=5.0)
 AGENT = "agent"
 
 
@@ -138,7 +138,7 @@ class Processing:
 
     async def back_off(self, attempt: int, error: BaseException) -> None:
         """Wait exponentially longer with each attempt, with jitter, unless told to stop."""
-        pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        pause_s = BACKOFF.after(attempt)
         log.warning("%s tries again in %.2f s (%s): %r", self.task, pause_s, attempt, error)
         await self.task.pause(pause_s)
 

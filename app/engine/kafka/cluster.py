@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy as LenientBatc
 from aiokafka.record.memory_records import MemoryRecords
 
 from app.engine.kafka.repeats import Repeats
+from app.engine.retries import Pauses
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -216,23 +217,14 @@ def by_topic(tps: Mapping[TP, Any]) -> list[tuple[str, list[tuple[Any, ...]]]]:
     return list(topics.items())
 
 
-def pauses(first_s: float) -> Iterator[float]:
+def pauses(first_s: float) -> Pauses:
     """How long to wait before each next try."""
-    pause_s = first_s
-    while True:
-        yield pause_s
-        pause_s = min(pause_s * 1.5, RETRY_PAUSE_S_MAX)
+    return Pauses(first_s, RETRY_PAUSE_S_MAX, growth=1.5)
 
 
 async def retry(attempt: Callable[[], Awaitable[T]]) -> T:
     """Await `attempt()` until it does not fail for a reason in RETRIABLE; cancellation ends it."""
-    waits = pauses(RETRY_PAUSE_S)
-    while True:
-        try:
-            return await attempt()
-        except RETRIABLE as error:
-            log.debug("trying again: %r", error)
-            await asyncio.sleep(next(waits))
+    return await pauses(RETRY_PAUSE_S).until_done(RETRIABLE, attempt)
 
 
 class Cluster:

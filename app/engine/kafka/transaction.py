@@ -275,7 +275,7 @@ class Producer:
     ) -> Any:
         """Send to the coordinator until it gives a definite answer; raises Fenced or TransactionFailed."""
         key = self._group if kind == GROUP else self.transactional_id or ""
-        busy, away = pauses(BUSY_PAUSE_S), pauses(RETRY_PAUSE_S)
+        busy, away = pauses(BUSY_PAUSE_S).in_turn(), pauses(RETRY_PAUSE_S).in_turn()
         while True:
             node = await self._cluster.coordinator(kind, key)
             try:
@@ -299,7 +299,7 @@ class Producer:
     async def _produce(self, batches: dict[TP, bytearray]) -> dict[TP, int]:
         """Write one batch a partition; returns the offset of each batch's first record."""
         bases: dict[TP, int] = {}
-        waits = pauses(RETRY_PAUSE_S)
+        waits = pauses(RETRY_PAUSE_S).in_turn()
         while batches:
             by_node: dict[int, dict[TP, bytearray]] = defaultdict(dict)
             for tp, data in batches.items():

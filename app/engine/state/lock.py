@@ -24,7 +24,8 @@ class DirectoryLock:
 
     The lock belongs to the open file: a child that inherits `fileno()` holds it as well, so the
     directory stays locked until the last of them has ended, however they end. The file is never removed.
-    A live holder is waited for `patience_s`. `path` is another place for the file.
+    A live holder is waited for `patience_s`. `path` is another place for the file. It is not the library
+    filelock's: that one has no descriptor to inherit, and its release unlocks the file for the children too.
     """
 
     def __init__(self, directory: Path, patience_s: float = 0.0, path: Path | None = None) -> None:

@@ -1,12 +1,11 @@
 """What a run is told when its workers do not tell their tables."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from app.run import ending
+from checker import verdict
 from checker.errors import CheckerError
 from checker.findings import Violation
 from checker.report import Counts, Report
@@ -17,19 +16,18 @@ WRONG = Violation("I2", "executed twice", ("o-1",))
 async def test_tables_that_nobody_tells_are_a_violation_beside_those_of_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def silent(_: Any) -> Any:
+    def silent(*_: Any) -> Any:
         raise CheckerError("risk-1 does not answer")
 
     def check(*_: Any, live_state: list[Any]) -> Report:
         assert live_state == []
         return Report(Counts(), [WRONG], [], {})
 
-    monkeypatch.setattr(ending, "_fetch_live_tables", silent)
-    monkeypatch.setattr(ending, "STILL_S_MAX", 0)
-    monkeypatch.setattr(ending, "check", check)
-    pipeline: Any = SimpleNamespace(venue=SimpleNamespace(ledger=Path()), bootstrap="127.0.0.1:1")
+    monkeypatch.setattr(verdict, "_fetch_live_tables", silent)
+    monkeypatch.setattr(verdict, "SILENT_S_MAX", 0)
+    monkeypatch.setattr(verdict, "check", check)
 
-    found = await ending.judge(pipeline)
+    found = await verdict.judge("127.0.0.1:1", Path(), {"risk": ["http://127.0.0.1:1"]}, 1)
 
     assert found.violations == [
         WRONG,

@@ -1,19 +1,20 @@
 """The command line: a table of subcommands, and what every one of them does with errors and Ctrl-C.
 
-A UserError is one line on standard error and exit status 2. Ctrl-C and SIGTERM let the command clean up and
-give 130 and 143; after Ctrl-C a run that has no other end gives 0. A second one ends it at once. What a
-command needs is imported when it runs: `--help` stays quick.
+What the user can put right is one line on standard error and exit status 2. Ctrl-C and SIGTERM let the
+command clean up and give 130 and 143; after Ctrl-C a run that has no other end gives 0. A second one ends it
+at once. What a command needs is imported when it runs: `--help` stays quick.
 """
 
 import argparse
-import asyncio
-import os
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from app.cli.operator_options import (
+from app.arguments import directory, port_number
+from app.errors import UserError
+from checker.errors import CheckerError
+from checker.options import check_arguments
+from cli.operators import (
     halt_arguments,
     limits_arguments,
     refdata_arguments,
@@ -26,13 +27,11 @@ from app.cli.operator_options import (
     run_sequence,
     sequence_arguments,
 )
-from app.cli.options import directory, run_arguments, run_options, up_arguments, up_plan
-from app.errors import UserError
-from checker.options import check_arguments
+from cli.options import run_arguments, run_options, up_arguments, up_plan
+from cli.stopping import EXIT_INTERRUPTED, run_until_stopped
 from storm.options import storm_arguments, storm_options
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 class Command(NamedTuple):
@@ -44,25 +43,26 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-def broker_arguments(parser: argparse.ArgumentParser) -> None:
+def kafka_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=directory, metavar="D", help="default: kafka in PIPELINE_DATA_DIR")
     parser.add_argument(
         "--port", type=port_number, metavar="P", default=9092, help="default: 9092; 0: a free one"
     )
 
 
-def run_broker(options: argparse.Namespace) -> int:
+def run_kafka(options: argparse.Namespace) -> int:
     from app.config import settings
-    from app.devkafka.broker import run_alone
+    from app.devkafka.server import run_alone
 
     return run_until_stopped(run_alone(options.data_dir or settings().data_dir / "kafka", options.port))
 
 
 def run_pipeline(options: argparse.Namespace) -> int:
     from app.run.job import run
+    from checker.verdict import judge
 
     ctrl_c = EXIT_INTERRUPTED if options.exit else 0  # a run without end has no other one
-    return run_until_stopped(run(run_options(options)), ctrl_c=ctrl_c)
+    return run_until_stopped(run(run_options(options), judge), ctrl_c=ctrl_c)
 
 
 def run_services(options: argparse.Namespace) -> int:
@@ -78,7 +78,7 @@ def topology_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_topology(options: argparse.Namespace) -> int:
-    from app.cli.topology import show
+    from cli.topology import show
 
     return show(as_json=options.json, as_dot=options.dot)
 
@@ -105,7 +105,7 @@ COMMANDS = (
     Command("up", "run the services alone, on the Kafka of KAFKA_BOOTSTRAP", up_arguments, run_services),
     Command("check", "check the invariants I1 to I7", check_arguments, run_checker),
     Command("storm", "break everything while orders flow, and check", storm_arguments, run_storm),
-    Command("broker", "run the embedded Kafka alone", broker_arguments, run_broker),
+    Command("kafka", "run the embedded Kafka alone", kafka_arguments, run_kafka),
     Command("topology", "the services, their topics and tables", topology_arguments, run_topology),
     Command(
         "refdata", "instruments, accounts, counterparties: load, show, diff", refdata_arguments, run_refdata
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command: Command = options.command
         return command.run(options)
-    except UserError as error:
+    except (UserError, CheckerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
@@ -136,50 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-
-
-def run_until_stopped(
-    work: Coroutine[object, object, int | None],
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    *,
-    ctrl_c: int = EXIT_INTERRUPTED,
-) -> int:
-    """Run a coroutine to its end. Ctrl-C and SIGTERM cancel it, so that it cleans up; a second ends it all.
-
-    `ctrl_c` is the exit status after Ctrl-C. Ending so loses nothing: every process of ours ends with this
-    one, and goes on where it was.
-    """
-    stopping: list[int] = []
-    statuses = {signal.SIGINT: ctrl_c, signal.SIGTERM: 128 + signal.SIGTERM}
-
-    async def cancellable() -> int:
-        task = asyncio.ensure_future(work)
-
-        def stop(status: int) -> None:
-            if stopping:
-                os._exit(status)
-            stopping.append(status)
-            task.cancel()
-
-        for number in statuses:
-            asyncio.get_running_loop().add_signal_handler(number, stop, statuses[number])
-        try:
-            return await task or 0
-        except asyncio.CancelledError:
-            if stopping:
-                return stopping[0]
-            raise
-
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(cancellable())
-
-
-def port_number(text: str) -> int:
-    """An argparse type: 0 to 65535."""
-    port = int(text) if text.isdecimal() else -1
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed is 0 to 65535")
-    return port
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.cli.answers import print_answers, status_of
-from app.cli.desk import Desk, NotAnswered, Unreadable, login_name, next_version
-from app.cli.holders import Holders
-from app.cli.refdata_files import BadFile, Entry, Fault, read_file
-from app.cli.refdata_kinds import CONTROLS, KINDS, Fields, Kind
-from app.cli.refdata_state import confirmed
 from app.domain.refdata import scale_after, scale_changes
+from app.operators.answers import print_answers, status_of
+from app.operators.desk import Desk, NotAnswered, Unreadable, login_name, next_version
+from app.operators.holders import Holders
+from app.operators.refdata_files import BadFile, Entry, Fault, read_file
+from app.operators.refdata_kinds import CONTROLS, KINDS, Fields, Kind
+from app.operators.refdata_state import confirmed
 from app.topics import OPERATOR_COMMANDS
 from models.commands import SetInstrument
 from models.events import InstrumentListed

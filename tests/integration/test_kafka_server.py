@@ -15,9 +15,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.devkafka.broker import Broker, KeptBroker
 from app.devkafka.node import format_storage, new_cluster_id, telling_line, write_files
-from app.errors import BrokerDiedError, BrokerError, DirectoryLockedError, PortTakenError
+from app.devkafka.server import KafkaServer, KeptKafka
+from app.errors import DirectoryLockedError, KafkaDiedError, KafkaFailedError, PortTakenError
+from tests.tied import end_with_parent
 
 
 async def create_topic(bootstrap: str, name: str) -> None:
@@ -85,14 +86,15 @@ def kafka_pid(parent: int) -> int:
 
 
 class RunningAlone:
-    """`python -m app broker` as a process of its own."""
+    """`python -m app kafka` as a process of its own."""
 
     def __init__(self, data_dir: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app", "broker", "--data-dir", str(data_dir), "--port", "0"],
+            [sys.executable, "-m", "app", "kafka", "--data-dir", str(data_dir), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=end_with_parent,
         )
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
@@ -115,7 +117,7 @@ async def test_a_record_of_5_megabytes_arrives(bootstrap: str) -> None:
 @pytest.mark.timeout(180)
 async def test_its_data_survive_its_own_kill_9(tmp_path: Path) -> None:
     values = [f"record {number}".encode() for number in range(1_000)]
-    async with Broker(tmp_path) as broker:
+    async with KafkaServer(tmp_path) as broker:
         await broker.ready()
         await create_topic(broker.bootstrap, "kept")
         await produce(broker.bootstrap, "kept", values, transactional_id="kept")
@@ -124,11 +126,11 @@ async def test_its_data_survive_its_own_kill_9(tmp_path: Path) -> None:
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
         await broker.wait_until_stopped()
-        assert isinstance(broker.crash_reason, BrokerDiedError)
+        assert isinstance(broker.crash_reason, KafkaDiedError)
         assert "killed by SIGKILL" in str(broker.crash_reason)
         told = broker.log_file.stat().st_size
 
-    async with Broker(tmp_path) as broker:
+    async with KafkaServer(tmp_path) as broker:
         await broker.ready()
         assert await consume(broker.bootstrap, "kept", len(values)) == values
         second_life = broker.log_file.read_bytes()[told:].decode()
@@ -138,9 +140,9 @@ async def test_its_data_survive_its_own_kill_9(tmp_path: Path) -> None:
         assert (await consume(broker.bootstrap, "kept", len(values) + 1))[-1] == b"one more"
 
 
-async def test_a_data_directory_in_use_is_refused_with_its_holder(broker: Broker) -> None:
-    with pytest.raises(DirectoryLockedError, match=f"is in use by pid {os.getpid()} .*pytest"):
-        await Broker(broker.data_dir).start()
+async def test_a_data_directory_in_use_is_refused_with_its_holder(broker: KafkaServer) -> None:
+    with pytest.raises(DirectoryLockedError, match=rf"is in use by pid {os.getpid()} \("):
+        await KafkaServer(broker.data_dir).start()
 
 
 async def test_a_taken_port_is_refused_in_one_line_and_the_directory_is_free_again(tmp_path: Path) -> None:
@@ -148,20 +150,20 @@ async def test_a_taken_port_is_refused_in_one_line_and_the_directory_is_free_aga
         port = taken.getsockname()[1]
         for _ in range(2):
             with pytest.raises(PortTakenError, match=rf"port {port} .*--port.*KAFKA_BOOTSTRAP"):
-                await Broker(tmp_path, port).start()
+                await KafkaServer(tmp_path, port).start()
 
 
 async def test_a_broker_that_dies_at_start_says_why_and_where_its_log_is(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()  # a log directory that nobody formatted
-    async with Broker(tmp_path) as broker:
-        with pytest.raises(BrokerDiedError, match=r"meta\.properties.*; see .*kafka\.log") as died:
+    async with KafkaServer(tmp_path) as broker:
+        with pytest.raises(KafkaDiedError, match=r"meta\.properties.*; see .*kafka\.log") as died:
             await broker.ready()
     assert "\n" not in str(died.value)
 
 
 async def test_a_stopped_broker_leaves_no_process_and_starts_again(tmp_path: Path) -> None:
     for _ in range(2):
-        async with Broker(tmp_path) as broker:
+        async with KafkaServer(tmp_path) as broker:
             await broker.ready()
             pid = broker.pid
             assert pid is not None
@@ -176,7 +178,7 @@ async def test_kafka_is_gone_within_2_s_of_its_owners_kill_9(tmp_path: Path) -> 
     assert is_running(owner.kafka_pid)
     owner.end(signal.SIGKILL)
     assert await until(lambda: not is_running(owner.kafka_pid), within_s=2)
-    async with Broker(tmp_path) as broker:  # and nothing holds the directory any more
+    async with KafkaServer(tmp_path) as broker:  # and nothing holds the directory any more
         await broker.ready()
 
 
@@ -194,7 +196,7 @@ async def test_a_killed_kafka_is_there_again_on_the_same_port_with_the_same_data
     tmp_path: Path, whom: str
 ) -> None:
     told: list[str] = []
-    async with KeptBroker(tmp_path, 0, tell=told.append) as broker:
+    async with KeptKafka(tmp_path, 0, tell=told.append) as broker:
         await broker.ready()
         bootstrap, first = broker.bootstrap, broker.pid
         assert first is not None
@@ -218,14 +220,14 @@ def parent_of(pid: int) -> int:
 
 async def test_a_kafka_that_never_comes_up_is_not_tried_again(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()  # a log directory that nobody formatted
-    async with KeptBroker(tmp_path, 0) as broker:
-        with pytest.raises(BrokerDiedError, match=r"meta\.properties"):
+    async with KeptKafka(tmp_path, 0) as broker:
+        with pytest.raises(KafkaDiedError, match=r"meta\.properties"):
             await broker.ready()
         assert broker.starts == 1
 
 
 async def test_a_port_that_a_stranger_takes_at_the_last_moment_is_changed(tmp_path: Path) -> None:
-    broker = KeptBroker(tmp_path)
+    broker = KeptKafka(tmp_path)
     await broker.start()
     port = int(broker.bootstrap.rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
@@ -238,7 +240,7 @@ async def test_a_port_that_was_asked_for_is_not(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortTakenError, match=rf"port {port} .*--port.*KAFKA_BOOTSTRAP") as refused:
-            await KeptBroker(tmp_path, port).start()
+            await KeptKafka(tmp_path, port).start()
     assert "\n" not in str(refused.value)
 
 
@@ -278,7 +280,7 @@ def test_kafka_serves_from_a_directory_with_a_difficult_name(tmp_path: Path) -> 
     data_dir = tmp_path / "bü ro, x=1; 'q' {z}"
 
     async def serve() -> None:
-        async with Broker(data_dir) as broker:
+        async with KafkaServer(data_dir) as broker:
             await broker.ready()
             await create_topic(broker.bootstrap, "kept")
 
@@ -295,8 +297,10 @@ def test_variables_that_change_java_do_not_reach_it(tmp_path: Path, monkeypatch:
 
 async def test_a_directory_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "server.properties").mkdir()
-    with pytest.raises(BrokerError, match=r"can't be used: .*; choose another data directory") as refused:
-        await Broker(tmp_path).start()
+    with pytest.raises(
+        KafkaFailedError, match=r"can't be used: .*; choose another data directory"
+    ) as refused:
+        await KafkaServer(tmp_path).start()
     assert "\n" not in str(refused.value)
 
 

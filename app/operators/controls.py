@@ -5,15 +5,15 @@ import json
 from difflib import get_close_matches
 from typing import Any, Final
 
-from app.cli.answers import line_of, status_of
-from app.cli.desk import Desk, Unreadable, login_name, next_version
-from app.cli.holders import read_table_value
-from app.cli.limit_values import NAMES, changed, read_values, shown
-from app.cli.operator_options import is_text
-from app.cli.refdata_state import standing
 from app.codecs import TableCodec
 from app.engine.topics import TopicSpec
 from app.errors import UserError
+from app.operators.answers import line_of, status_of
+from app.operators.desk import Desk, Unreadable, login_name, next_version
+from app.operators.holders import read_table_value
+from app.operators.limit_values import NAMES, changed, read_values, shown
+from app.operators.refdata_state import standing
+from app.operators.texts import is_text
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,

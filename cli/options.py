@@ -1,44 +1,17 @@
 """What `run` and `up` can be asked for. Light on imports: `--help` has to be quick."""
 
 import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from app.config import PARTITIONS_ALLOWED, PATH_ALLOWED, is_nameable, partition_count, settings
+from app.allowed import PARTITIONS_ALLOWED, partition_count
+from app.arguments import directory, port_number, whole
 from app.errors import UserError
+from app.run.plan import Plan, RunOptions
 from app.topology import SERVICES
 
 COUNT_MAX: Final = 1_000_000_000
 WORKERS_MAX: Final = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to run, and where.
-
-    `workers` by service. `embedded`: with a Kafka of our own, unless KAFKA_BOOTSTRAP names another, and with
-    the venue; otherwise both are somebody else's. `port` is Kafka's; None takes 9092 or a free one.
-    """
-
-    data_dir: Path
-    workers: Mapping[str, int]
-    embedded: bool = True
-    partitions: int | None = None
-    port: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What `run` was asked for. `exit`: end when all is quiet; `json` is where the result goes then."""
-
-    plan: Plan
-    orders: int | None
-    speed: str
-    seed: int | None
-    exit: bool
-    json: Path | None
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +25,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--partitions", type=_partitions, metavar="N", help=f"of new topics, {PARTITIONS_ALLOWED}; default: 8"
     )
-    add("--port", type=whole(0, 65_535), metavar="P", help="Kafka's; default: 9092, or a free one")
+    add("--port", type=port_number, metavar="P", help="Kafka's; default: 9092, or a free one")
     up_arguments(parser)
 
 
@@ -93,26 +66,10 @@ def up_plan(parsed: argparse.Namespace) -> Plan:
 
 
 def _plan(parsed: argparse.Namespace, **more: Any) -> Plan:
+    from app.config import settings
+
     data_dir = (parsed.data_dir or settings().data_dir).absolute()
     return Plan(data_dir=data_dir, workers=dict(parsed.workers), **more)
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """An argparse type: a whole number within these bounds."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from {low} to {high:,}")
-        return int(text)
-
-    return read
-
-
-def directory(text: str) -> Path:
-    """An argparse type: a path that every process of the pipeline can name."""
-    if not is_nameable(text):
-        raise argparse.ArgumentTypeError(f"{text!a}: allowed is {PATH_ALLOWED}")
-    return Path(text)
 
 
 def _partitions(text: str) -> int:

@@ -2,10 +2,10 @@
 
 from typing import Any, Final, NamedTuple
 
-from app.cli.desk import Desk, Unreadable
-from app.cli.holders import read_table_value
 from app.codecs import TableCodec
 from app.engine.topics import TopicSpec
+from app.operators.desk import Desk, Unreadable
+from app.operators.holders import read_table_value
 from app.topics import ACCOUNTS, COUNTERPARTIES, HALTS, INSTRUMENTS, RESTRICTED_LIST
 from models.events import (
     AccountRegistered,

@@ -7,42 +7,44 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from app.operators.texts import is_text
+
 KIND_NAMES = ("instruments", "accounts", "counterparties", "restrictions", "halts")
 WAIT_S = 10.0
 
 
 def run_refdata(options: argparse.Namespace) -> int:
-    from app.cli.refdata import ACTIONS
+    from app.operators.refdata import ACTIONS
 
     return _run(ACTIONS[options.action], options)
 
 
 def run_limits(options: argparse.Namespace) -> int:
-    from app.cli.controls import LIMITS_ACTIONS
+    from app.operators.controls import LIMITS_ACTIONS
 
     return _run(LIMITS_ACTIONS[options.action], options)
 
 
 def run_halt(options: argparse.Namespace) -> int:
-    from app.cli.controls import halt
+    from app.operators.controls import halt
 
     return _run(halt, options)
 
 
 def run_resume(options: argparse.Namespace) -> int:
-    from app.cli.controls import resume
+    from app.operators.controls import resume
 
     return _run(resume, options)
 
 
 def run_restrict(options: argparse.Namespace) -> int:
-    from app.cli.controls import restrict
+    from app.operators.controls import restrict
 
     return _run(restrict, options)
 
 
 def run_sequence(options: argparse.Namespace) -> int:
-    from app.cli.controls import sequence
+    from app.operators.controls import sequence
 
     return _run(sequence, options)
 
@@ -50,9 +52,9 @@ def run_sequence(options: argparse.Namespace) -> int:
 def _run(
     action: Callable[[argparse.Namespace], Coroutine[object, object, int]], options: argparse.Namespace
 ) -> int:
-    from app.cli.desk import silence
-    from app.cli.main import run_until_stopped
     from app.config import settings
+    from app.operators.desk import silence
+    from cli.stopping import run_until_stopped
 
     silence()
     options.bootstrap = options.bootstrap or settings().bootstrap
@@ -151,15 +153,6 @@ def _note(text: str) -> str:
     if not text.strip() or len(text) > 1024 or not is_text(text):
         raise argparse.ArgumentTypeError("allowed is a text of 1 to 1,024 characters")
     return text
-
-
-def is_text(text: str) -> bool:
-    """A shell hands on bytes that are no UTF-8 as halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _seconds(text: str) -> float:

@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Set
 from typing import Any, Final, NamedTuple
 
-from app.cli.desk import Desk
 from app.codecs import TableCodec
 from app.domain.exchange import Intent
 from app.domain.risk import AccountRisk
 from app.engine.errors import NewerRelease
 from app.errors import UserError
+from app.operators.desk import Desk
 
 POSITIONS: Final = "risk-positions-changelog"
 INTENTS: Final = "exchange-intents-changelog"

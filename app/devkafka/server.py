@@ -1,13 +1,13 @@
 """Real Apache Kafka, one KRaft node on 127.0.0.1, as a mode service around a child process.
 
-    async with Broker(Path("data"), port=0) as broker:
+    async with KafkaServer(Path("data"), port=0) as broker:
         await broker.ready()
         ...  # broker.bootstrap is its address
 
 The data directory is locked for as long as Kafka's process lives, and that process ends with its
-owner's, however that ends (`app/processes/guard.py`). Kafka's own log is `<data_dir>/kafka.log`. A `Broker`
-lives as long as its process; a `KeptBroker` starts another one on the same port and data whenever that has
-ended.
+owner's, however that ends (`app/processes/guard.py`). Kafka's own log is `<data_dir>/kafka.log`.
+A `KafkaServer` lives as long as its process; a `KeptKafka` starts another one on the same port and data
+whenever that has ended.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from aiokafka.errors import KafkaError
 from mode import Service
 
 from app.config import EMBEDDED_BOOTSTRAP, settings
+from app.devkafka.artifacts import java_executable
 from app.devkafka.node import (
     HOST,
     MEMBER_JVM_FLAGS,
@@ -34,7 +35,6 @@ from app.devkafka.node import (
     Proxied,
     fence_former_self,
     format_storage,
-    guarded,
     java_environment,
     new_cluster_id,
     quick_start_flags,
@@ -43,7 +43,8 @@ from app.devkafka.node import (
     telling_line,
     write_files,
 )
-from app.errors import BrokerDiedError, BrokerError, PortTakenError, UserError
+from app.errors import KafkaDiedError, KafkaFailedError, PortTakenError, UserError
+from app.processes.guarded import guarded
 from app.processes.last_words import signal_of, told
 from app.processes.lock import DirectoryLock
 from app.processes.ports import Port, reserve, reserve_exactly
@@ -69,19 +70,19 @@ NO_PORT: Final = "Address already in use"
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Mode logs a crash with its traceback; a dead Kafka is the owner's to show, in one line."""
-    return not (record.exc_info and isinstance(record.exc_info[1], BrokerError))
+    return not (record.exc_info and isinstance(record.exc_info[1], KafkaFailedError))
 
 
 log.addFilter(_is_news)
 
 
-class Broker(Service):
+class KafkaServer(Service):
     """One Kafka node whose process lives as long as this service, and no longer than this process.
 
     `port` 0 takes a free one, once; `bootstrap` is the address from the start on. `proxied` adds a listener
     for clients behind a proxy; a `member` is one of several nodes. Starting raises DirectoryLockedError,
-    PortTakenError, ArtifactError or BrokerDiedError; a process that ends by itself later crashes the service
-    with BrokerDiedError.
+    PortTakenError, ArtifactError or KafkaDiedError; a process that ends by itself later crashes the service
+    with KafkaDiedError.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Broker(Service):
         """`host:port` for clients; with port 0 it is known once the service is started."""
         return f"{HOST}:{self._port}"
 
-    async def __aenter__(self) -> "Broker":
+    async def __aenter__(self) -> "KafkaServer":
         await self.start()
         return self
 
@@ -126,7 +127,7 @@ class Broker(Service):
             await self._launch()
         except OSError as error:
             await self.on_stop()
-            raise BrokerError(
+            raise KafkaFailedError(
                 f"{self.data_dir} can't be used: {error}; choose another data directory"
             ) from error
         except BaseException:
@@ -139,14 +140,14 @@ class Broker(Service):
         self._lock.release()
 
     async def ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return as soon as the broker serves requests; raises BrokerDiedError or BrokerError."""
+        """Return as soon as the broker serves requests; raises KafkaDiedError or KafkaFailedError."""
         assert self._process is not None, "the broker is not started"
         deadline = time.monotonic() + timeout_s
         while not await _serves(self._port):
             if self._process.returncode is not None:
                 raise self._died()
             if time.monotonic() > deadline:
-                raise BrokerError(f"Kafka did not come up within {timeout_s:.0f} s; see {self.log_file}")
+                raise KafkaFailedError(f"Kafka did not come up within {timeout_s:.0f} s; see {self.log_file}")
             await asyncio.sleep(READY_POLL_S)
         self._release_ports()
 
@@ -220,7 +221,7 @@ class Broker(Service):
             each.close()
         self._reserved = []
 
-    def _died(self) -> BrokerError:
+    def _died(self) -> KafkaFailedError:
         assert self._process is not None
         assert self._process.returncode is not None
         status, said = self._process.returncode, self._said()
@@ -231,7 +232,7 @@ class Broker(Service):
         why = told(status)
         if signal_of(status) is None:
             why = f"{why}: {telling_line(said)}"
-        return BrokerDiedError(f"Kafka's process on {self.bootstrap} has ended, {why}; see {self.log_file}")
+        return KafkaDiedError(f"Kafka's process on {self.bootstrap} has ended, {why}; see {self.log_file}")
 
     def _said(self) -> str:
         """What Kafka wrote since this start: its log, then what Java printed."""
@@ -241,7 +242,7 @@ class Broker(Service):
         return (log + self._output_file.read_bytes()).decode(errors="replace")
 
 
-class KeptBroker(Service):
+class KeptKafka(Service):
     """Kafka that is there again whenever it has ended: killed, out of memory, its disk full for a while.
 
     `ready` returns when it has come up for the first time, and raises what kept it from that. `port` None
@@ -267,7 +268,7 @@ class KeptBroker(Service):
         self._changing = asyncio.Lock()
         self._came_up = asyncio.Event()
         self._port: Port | None = None
-        self._broker: Broker | None = None
+        self._broker: KafkaServer | None = None
         self._started_at = 0.0
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever `pid` has changed."""
@@ -283,7 +284,7 @@ class KeptBroker(Service):
         """Kafka's own process, while it runs."""
         return None if self._broker is None else self._broker.pid
 
-    async def __aenter__(self) -> "KeptBroker":
+    async def __aenter__(self) -> "KeptKafka":
         await self.start()
         return self
 
@@ -307,7 +308,7 @@ class KeptBroker(Service):
             raise PortTakenError(f"{error}; {OTHER_PORT}") from None
 
     async def ready(self) -> None:
-        """Return when Kafka serves requests for the first time; raises BrokerDiedError or BrokerError."""
+        """Return when Kafka serves requests for the first time; raises KafkaDiedError or KafkaFailedError."""
         for _ in range(PORTS_MAX):
             try:
                 await self._current.ready()
@@ -320,10 +321,10 @@ class KeptBroker(Service):
             else:
                 self._came_up.set()
                 return
-        raise BrokerError(f"Kafka found no port that nobody else takes; {OTHER_PORT}")
+        raise KafkaFailedError(f"Kafka found no port that nobody else takes; {OTHER_PORT}")
 
     @property
-    def _current(self) -> Broker:
+    def _current(self) -> KafkaServer:
         assert self._broker is not None, "the broker is not started"
         return self._broker
 
@@ -338,7 +339,7 @@ class KeptBroker(Service):
                 assert self._port is not None
                 self.starts += 1
                 self._started_at = time.monotonic()
-                self._broker = Broker(self.data_dir, self._port.number)
+                self._broker = KafkaServer(self.data_dir, self._port.number)
                 await self._broker.start()
         self.on_change()
 
@@ -378,7 +379,7 @@ class KeptBroker(Service):
 async def run_alone(data_dir: Path, port: int) -> None:
     """Run a broker until this task is cancelled; raises what keeps it from coming up."""
     await asyncio.to_thread(_require_machine, data_dir)
-    async with KeptBroker(data_dir, port, tell=_say) as broker:
+    async with KeptKafka(data_dir, port, tell=_say) as broker:
         await broker.ready()
         _say(f"Kafka listens on {broker.bootstrap}, data in {broker.data_dir}; Ctrl-C stops it")
         await broker.wait_until_stopped()
@@ -390,8 +391,8 @@ def _require_machine(data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BrokerError(f"{data_dir} can't be used: {error}; choose another data directory") from error
-    prepare(needs(settings().partitions, 0, kafka=True), data_dir.absolute(), [HOST], java=True)
+        raise KafkaFailedError(f"{data_dir} can't be used: {error}; choose another data directory") from error
+    prepare(needs(settings().partitions, 0, kafka=True), data_dir.absolute(), [HOST], java_executable)
 
 
 def _say(line: str) -> None:

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from app.cli.refdata_kinds import KINDS, MOMENTS, Command, Fields, Kind, to_ms
 from app.errors import UserError
+from app.operators.refdata_kinds import KINDS, MOMENTS, Command, Fields, Kind, to_ms
 
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 ERRORS_SHOWN_MAX: Final = 50

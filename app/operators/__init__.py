@@ -1,0 +1,1 @@
+"""Operators' commands: what they send, what they show, and what the services answer."""

@@ -1,0 +1,1 @@
+"""The command line: the outermost layer, which puts all parts together."""
