@@ -1,4 +1,4 @@
-"""Send one order as any client would, and print what becomes of it."""
+"""Send one order as any client would, and print its events."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("kafka", nargs="?", default="127.0.0.1:9092", help="default: %(default)s")
 parser.add_argument(
-    "pages", nargs="?", default="http://127.0.0.1:6102", help="those of risk; default: %(default)s"
+    "pages", nargs="?", default="http://127.0.0.1:6102", help="risk's pages; default: %(default)s"
 )
 given = parser.parse_args()
 KAFKA, PAGES = given.kafka, given.pages
@@ -24,7 +24,7 @@ PATIENCE_S = 10.0
 
 
 def shown(path: str) -> Any:
-    """What a page of risk shows, as JSON; None when there is no such row."""
+    """A page of risk as JSON; None if the row does not exist."""
     try:
         with urllib.request.urlopen(f"{PAGES}{path}", timeout=PATIENCE_S) as answer:
             return json.load(answer)
@@ -37,7 +37,7 @@ def shown(path: str) -> Any:
 
 
 async def main() -> None:
-    """The account's next order: sequences only grow, and the id is account-sequence."""
+    """Send the account's next order: its sequence is above the last one, its id is account-sequence."""
     books = shown(f"/api/tables/positions/{ACCOUNT}")
     sequence = (books["value"]["last_sequence"] or 0) + 1 if books else 1
     order = {
@@ -63,15 +63,19 @@ async def main() -> None:
                     print(record.topic, dict(record.headers)["event-type"].decode(), record.value.decode())
                     if is_over(json.loads(record.value), dict(record.headers)["event-type"].decode()):
                         break
-    print(f"its books: {PAGES}/tables/positions/{ACCOUNT}")
+    print(f"its positions: {PAGES}/tables/positions/{ACCOUNT}")
 
 
 async def last_price() -> int:
     """The symbol's last price, in ticks."""
-    consumer = AIOKafkaConsumer("prices", bootstrap_servers=KAFKA, isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(
+        "prices",
+        bootstrap_servers=KAFKA,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+    )
     async with consumer:
         tps = list(consumer.assignment())
-        await consumer.seek_to_beginning(*tps)
         ends, prices = await consumer.end_offsets(tps), []
         async with asyncio.timeout(PATIENCE_S):
             while any([await consumer.position(tp) < ends[tp] for tp in tps]):
