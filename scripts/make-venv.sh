@@ -32,7 +32,8 @@ if ! recent "$venv/bin/python"; then
     "$python" -m venv "$venv" || fail "$python -m venv $venv failed (above); set PYTHON=/path/to/another/python3.11"
 fi
 
-echo "installing $lock into $venv ..." >&2
+echo "installing $lock into $venv, once ..." >&2
+began=$(date +%s)
 if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --retries 2 \
         --no-deps --require-hashes -r "$lock" >"$log" 2>&1; then
     if grep -q 'No space left' "$log"; then
@@ -50,3 +51,4 @@ fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-index \
         --no-build-isolation --editable . >>"$log" 2>&1 \
     || fail "pip could not put this tree into $venv: $(grep -i '^error' "$log" | tail -1); see $log"
+echo "installing $lock took $(($(date +%s) - began)) s" >&2

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -101,13 +102,19 @@ def make_once(target: Path, label: str, make: Callable[[Path], None]) -> Path:
         with FileLock(target.with_name(f"{target.name}.lock")):
             if not target.is_dir():
                 _refuse_a_full_disk(target.parent)
-                print(f"{label}, once ...", file=sys.stderr, flush=True)
+                _say(f"{label}, once ...")
+                began_s = time.monotonic()
                 _make(target, make)
+                _say(f"{label} took {time.monotonic() - began_s:.0f} s")
     except OSError as error:
         raise ArtifactError(
             f"cache directory {target.parent} can't be used: {error}; set PIPELINE_CACHE_DIR to another one"
         ) from error
     return target
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _make(target: Path, make: Callable[[Path], None]) -> None:

@@ -351,7 +351,7 @@ def quick_start_flags() -> tuple[str, ...]:
     not raised.
     """
     name = f"kafka-{KAFKA_VERSION}-quick-start-{_fingerprint()}"
-    made = make_once(settings().cache_dir / name, "preparing Kafka's quick start (20 s)", _train)
+    made = make_once(settings().cache_dir / name, "preparing Kafka's quick start", _train)
     cache = made / "kafka.aot"
     return (f"-XX:AOTCache={cache}", "-Xlog:aot*=off,cds*=off") if cache.exists() else ()
 
