@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from app.errors import UserError
 
 ROOT: Final = Path(__file__).parents[1]
-PACKAGES: Final = ("agents", "app", "checker", "feed", "models", "storm", "tables", "venue")
+PACKAGES: Final = ("agents", "app", "checker", "cli", "feed", "models", "storm", "tables", "venue")
 RELEASE: Final = "next"
 """What the new fields hold."""
 

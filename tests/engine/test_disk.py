@@ -58,6 +58,7 @@ async def test_a_worker_without_room_acknowledges_nothing_and_goes_on_when_there
         ballast = fill(small_disk, 4 * 1024 * 1024)
         async with load(world):
             await until(lambda: "disk full" in process.said())
+            await asyncio.sleep(1.0)  # what the other task had begun to commit may end
             before = await world.totals_out()
             await asyncio.sleep(1.0)  # time for a worker that goes on all the same
         assert len(await world.totals_out()) == len(before)

@@ -65,6 +65,7 @@ def test_a_second_run_goes_on_where_ctrl_c_stopped_the_first(tmp_path: Path) -> 
     assert found["latency_ms"].keys() == {"p50", "p99"}
 
 
+@pytest.mark.storm
 @pytest.mark.timeout(300)
 def test_whatever_is_killed_is_there_again_and_the_books_are_right(tmp_path: Path) -> None:
     """Kafka, its guard, the venue, the feed, a worker and a worker's guard, one after the other."""

@@ -32,6 +32,7 @@ def test_faults_of_all_kinds_leave_no_violation(kills: int, others: int, seed: i
     assert mentioning(data_dir) == []
 
 
+@pytest.mark.storm
 @pytest.mark.timeout(300)
 def test_a_planted_bug_is_caught(tmp_path: Path) -> None:
     report = tmp_path / "report.json"

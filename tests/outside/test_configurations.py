@@ -154,6 +154,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.storm
 def test_any_process_may_be_killed_kafka_among_them(tmp_path: Path) -> None:
     arguments = ("run", "--data-dir", str(tmp_path), "--port", "0", "--speed", "5")
     with Running(*arguments) as running:
@@ -171,17 +172,3 @@ def test_any_process_may_be_killed_kafka_among_them(tmp_path: Path) -> None:
         time.sleep(5)
         assert running.process.poll() is None, running.said
     assert not mentioning(tmp_path)
-
-
-def test_two_pipelines_do_not_take_each_others_ports(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        pipelines = [
-            stack.enter_context(
-                Running("run", "--data-dir", str(tmp_path / name), "--port", "0", "--speed", "1")
-            )
-            for name in ("one", "two")
-        ]
-        for each in pipelines:
-            each.until_said("tables: ", 2 * START_S)
-        addresses = [set(re.findall(r"http://127\.0\.0\.1:\d+", each.said)) for each in pipelines]
-        assert not addresses[0] & addresses[1]

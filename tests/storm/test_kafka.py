@@ -61,6 +61,7 @@ async def durability(kafka: KafkaNodes, topic: str) -> tuple[set[int], str]:
     return {len(each["replicas"]) for each in found["partitions"]}, config["min.insync.replicas"]
 
 
+@pytest.mark.storm
 @pytest.mark.timeout(600)  # each of three nodes starts twice
 async def test_any_of_three_nodes_may_die_under_load_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     async with KafkaNodes(tmp_path / "kafka", 3) as kafka:
