@@ -12,6 +12,7 @@ from itertools import islice
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.exchange import (
     NEW_SESSION,
+    Intent,
     Session,
     apply_venue_report,
     disputed,
@@ -34,7 +35,7 @@ STRAYS_MAX = 100
 class Booking:
     """Books the reports of one task's sessions. `disputed` has its orders in dispute, by account/order."""
 
-    def __init__(self, task: Task, intents: Table, sessions: Table, tally: Tally) -> None:
+    def __init__(self, task: Task, intents: Table[Intent], sessions: Table[Session], tally: Tally) -> None:
         self._shards = task.shards
         self._intents = intents
         self._sessions = sessions

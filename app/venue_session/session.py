@@ -27,6 +27,7 @@ from app.domain.exchange import (
     NEW_SESSION,
     Controls,
     Intent,
+    Session,
     Surroundings,
     carried_over,
     claimed,
@@ -73,9 +74,9 @@ BLAMES_THE_BODY = (400, 413, 422)
 class VenueTables(NamedTuple):
     """The tables of the exchange that a session works with."""
 
-    intents: Table
-    sessions: Table
-    controls: Table
+    intents: Table[Intent]
+    sessions: Table[Session]
+    controls: Table[Controls]
 
 
 class VenueSession:
@@ -348,7 +349,7 @@ class VenueSession:
         return bool(gone or refused)
 
     def _look(self, order: OrderReceived, now_ms: int) -> OrderWithheld | None:
-        controls: Controls | None = self.task.table(self._controls).get(order.account_id)
+        controls = self.task.table(self._controls).get(order.account_id)
         reason = last_look(order, now_ms=now_ms, controls=controls, around=self._around)
         return None if reason is None else withheld(order, reason, now_ms)
 

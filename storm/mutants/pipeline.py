@@ -402,7 +402,10 @@ def cursor_not_committed(patch: Patch) -> None:
                 cursors[session, number] = cursor
                 if not is_new:
                     continue
-                work[session.intents][key] = intent
+                if intent is None:
+                    del work[session.intents][key]
+                else:
+                    work[session.intents][key] = intent
                 report_id = f"venue/{number}/{report.venue_sequence}"
                 work.emit(EXECUTIONS, report, event_id=report_id, correlation_id=report.order_id)
         return {}
