@@ -20,7 +20,7 @@ given = parser.parse_args()
 KAFKA, PAGES = given.kafka, given.pages
 ACCOUNT, SYMBOL = "newcomer", "BTC-USD"
 ANSWERS = ("risk-decisions", "compliance-decisions", "executions")
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 
 
 def shown(path: str) -> Any:
@@ -53,17 +53,27 @@ async def main() -> None:
     }
     consumer = AIOKafkaConsumer(*ANSWERS, bootstrap_servers=KAFKA, isolation_level="read_committed")
     async with consumer, AIOKafkaProducer(bootstrap_servers=KAFKA, acks="all") as producer:
-        await consumer.seek_to_end()
+        for tp in consumer.assignment():
+            await consumer.position(tp)  # from here on; known before the order is sent
         headers = [("event-type", b"OrderReceived"), ("schema-version", b"1")]
         await producer.send_and_wait("orders", json.dumps(order).encode(), ACCOUNT.encode(), headers=headers)
         print("orders", json.dumps(order))
+        await follow(consumer)
+    print(f"its positions: {PAGES}/tables/positions/{ACCOUNT}")
+
+
+async def follow(consumer: AIOKafkaConsumer) -> None:
+    """Print what is said of the account's order until it has ended."""
+    try:
         async with asyncio.timeout(PATIENCE_S):
             async for record in consumer:
                 if record.key == ACCOUNT.encode():
-                    print(record.topic, dict(record.headers)["event-type"].decode(), record.value.decode())
-                    if is_over(json.loads(record.value), dict(record.headers)["event-type"].decode()):
-                        break
-    print(f"its positions: {PAGES}/tables/positions/{ACCOUNT}")
+                    event_type = dict(record.headers)["event-type"].decode()
+                    print(record.topic, event_type, record.value.decode())
+                    if is_over(json.loads(record.value), event_type):
+                        return
+    except TimeoutError:
+        sys.exit(f"the order has not ended within {PATIENCE_S:.0f} s: {PAGES}/ready says whether risk works")
 
 
 async def last_price() -> int:

@@ -12,7 +12,7 @@ from tests.integration.running import Running, mentioning, result
 @pytest.mark.parametrize(
     ("kills", "others", "seed"),
     [
-        pytest.param(4, 2, 21, marks=pytest.mark.timeout(300), id="six faults"),
+        pytest.param(3, 1, 21, marks=pytest.mark.timeout(300), id="four faults"),
         pytest.param(14, 6, 21, marks=[pytest.mark.storm, pytest.mark.timeout(700)], id="twenty faults"),
     ],
 )
