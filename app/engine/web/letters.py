@@ -40,7 +40,7 @@ HEADERS_MAX, HEADER_BYTES_MAX = 100, 2_048
 
 
 class KafkaAway(Exception):
-    """Kafka did not answer in time."""
+    """Kafka did not answer in time, or with an error."""
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -186,14 +186,16 @@ class LetterReader:
             await asyncio.wait_for(self._turn.acquire(), KAFKA_S_MAX)
         except TimeoutError:
             raise Busy("others are reading the dead letters: try again soon") from None
-        cluster = Cluster(self._app.settings.bootstrap, f"{self._app.conf.id}-dead-letters")
+        where = self._app.settings.bootstrap
+        cluster = Cluster(where, f"{self._app.conf.id}-dead-letters")
         try:
             async with asyncio.timeout(KAFKA_S_MAX):
                 await cluster.start()
                 yield cluster
         except TimeoutError:
-            where = self._app.settings.bootstrap
             raise KafkaAway(f"Kafka on {where} does not answer: try again when it does") from None
+        except errors.KafkaError as error:  # it may have deleted what was asked for, or not allow us to read
+            raise KafkaAway(f"Kafka on {where} refuses: {error!r}") from error
         finally:
             self._turn.release()
             await cluster.stop()
