@@ -45,7 +45,7 @@ lock: $(VENV)/.installed ## write all locks anew; UPGRADE=1 takes newer versions
 	@$(BIN)/python -m app.devkafka.artifacts
 
 clean: ## remove .venv, caches and the data of earlier runs
-	@rm -rf $(VENV) .data build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements.lock scripts/make-venv.sh

@@ -118,7 +118,7 @@ def take(work: UnitOfWork, command: OperatorCommand, subject: str) -> Decision[A
 @app.buried
 def refuse(work: UnitOfWork, spec: TopicSpec, raw: RawRecord, error: BaseException) -> None:
     """Answer a command that could not be read; what protects fails closed under each name it may have."""
-    told = dict(raw.headers or ()).get(EVENT_TYPE) or b""
+    told = dict(raw.headers).get(EVENT_TYPE) or b""
     command = SetRestriction.__name__ if spec is RESTRICTIONS else told.decode("utf-8", "backslashreplace")
     unread = understand(command, raw.key, raw.value, f"{type(error).__name__}: {error}")
     for closing in unread.closes:

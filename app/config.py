@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.allowed import PARTITIONS_ALLOWED, PATH_ALLOWED, absolute, partition_count
+from app.allowed import PARTITIONS_ALLOWED, PATH_ALLOWED, absolute, is_nameable, partition_count
 from app.errors import SettingError
 
 EMBEDDED_BOOTSTRAP: Final = "127.0.0.1:9092"
@@ -47,13 +47,16 @@ def _token(secret: SecretStr) -> SecretStr:
 
 
 def _cache_home() -> Path | None:
-    """Where caches go, by the XDG base directory specification: a relative path counts as none."""
+    """Where caches go, by the XDG base directory specification: a relative path counts as none.
+
+    So does one that is not what PATH_ALLOWED says.
+    """
     for home, below in (
         (os.environ.get("XDG_CACHE_HOME"), "."),
         (os.environ.get("HOME"), ".cache"),
         (_home(), ".cache"),
     ):
-        if home is not None and home.startswith("/"):
+        if home is not None and home.startswith("/") and is_nameable(home):
             return Path(home, below, CACHE_NAME)
     return None
 

@@ -6,9 +6,9 @@
     ├── DirectoryLockedError another live process holds this data directory
     ├── ProcessError         a process of the pipeline keeps dying
     ├── StuckError           the pipeline stands still with work left
-    └── KafkaFailedError          the embedded broker can't be used
+    └── KafkaFailedError     the embedded broker can't be used
         ├── PortTakenError   something else listens on the broker's port
-        └── KafkaDiedError  the broker's process ended by itself, at start or later
+        └── KafkaDiedError   the broker's process ended by itself, at start or later
 
 A message says what was wrong, where, and what to do, in one line without a trailing full stop.
 """

@@ -32,14 +32,14 @@ NextOffsets = dict[int, int]
 async def patiently(attempt: Callable[[], Awaitable[T]], what: str) -> T:
     """Try until Kafka is there."""
 
-    async def told() -> T:
+    async def logged() -> T:
         try:
             return await attempt()
         except KafkaError as error:
             log.warning("%s: %r; trying again", what, error)
             raise
 
-    return await PATIENCE.until_done(KafkaError, told)
+    return await PATIENCE.until_done(KafkaError, logged)
 
 
 class Outlet:

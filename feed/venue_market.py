@@ -92,8 +92,9 @@ class VenueMarket:
                 log.warning("the venue answers %d: trying again", answer.status)
                 raise VenueAway(str(answer.status))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("the venue is away: %r; trying again", error)
-            raise VenueAway(repr(error)) from None
+            why = f"{type(error).__name__}: {error}"  # its repr may have the headers, and so the token
+            log.warning("the venue is away: %s; trying again", why)
+            raise VenueAway(why) from None
 
     async def _refusal(self, answer: aiohttp.ClientResponse) -> str:
         if answer.status in (401, 403):

@@ -65,7 +65,7 @@ ENGINE_STEPS: Final = (
 
 
 async def storm(options: StormOptions) -> int:
-    """Run what was asked for; returns the exit status. UserErrors pass through."""
+    """Run what was asked for; returns the exit status. UserErrors and CheckerErrors pass through."""
     console = Console()
     if options.list_mutants:
         for each in MUTANTS.values():

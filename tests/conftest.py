@@ -35,6 +35,7 @@ class SideBySide(LoadScopeScheduling):  # type: ignore[misc]
         return TOGETHER.get(file) or (file if file.startswith(QUICK) else nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
     return SideBySide(config, log)
 

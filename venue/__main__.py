@@ -1,6 +1,6 @@
 """Runs the venue: `python -m venue --port P --data-dir D --instruments FILE`, until SIGTERM or SIGINT.
 
-VENUE_TOKEN holds its secret.
+Its secret is VENUE_TOKEN, or in the file VENUE_TOKEN_FILE.
 """
 
 import asyncio

@@ -48,6 +48,6 @@ async def close_market(venue: Venue) -> None:
                         return
                     log.debug("the venue answers %s to /close", answer.status)
             except (aiohttp.ClientError, OSError) as error:
-                log.debug("the venue is away: %r", error)
+                log.debug("the venue is away: %s: %s", type(error).__name__, error)  # no headers: a token
             await asyncio.sleep(CLOSE_POLL_S)
     raise ProcessError(f"the venue did not close its market; see {venue.output.path}")

@@ -13,7 +13,7 @@ from bench.processes import BenchError
 SOURCE = Path(__file__).with_name("Job.java")
 COMPILE_SECONDS_MAX = 120.0
 
-# what Kafka's own class path, pinned in app/artifacts.lock, lacks; the client is newer than the broker
+# what Kafka's class path, pinned in app/devkafka/artifacts.lock, lacks; the client is newer than the broker
 JARS = {  # SHA-256 by coordinate
     "org.apache.kafka:kafka-clients:4.3.0": (
         "97a5b492d4ad658fd2dfba969fa0e403c2e38c971fb1e083da4e391471925fc1"

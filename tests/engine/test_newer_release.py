@@ -14,6 +14,7 @@ import pytest
 
 from app.engine import Fenced, NewerRelease, Poison, Record, Table, TopicSpec, UnitOfWork, unit_of_work
 from app.engine.core import newer as newer_module
+from app.engine.kafka.cluster import TP
 from tests.engine.alone import APP, Alone, Raw, a_key
 from tests.engine.conftest import MakeWorld
 from tests.engine.service import JsonCodec, Number, Total, TotalCodec, key_of
@@ -92,6 +93,25 @@ async def test_what_stands_before_it_is_committed_and_the_rest_waits(
     assert alone.task.agent_turn.number is None, "to wait is not to be stuck"
     alone.task.stop()
     await taking
+
+
+async def test_it_says_so_before_it_commits_what_was_deferred(make: Callable[..., Alone]) -> None:
+    """A commit may take as long as Kafka is away, and companions go by what the task says."""
+    alone, said, goes_on = make(), [], asyncio.Event()
+
+    async def commit(_: Any) -> None:
+        said.append(alone.task.waits_for)
+        await goes_on.wait()
+
+    unsafe: Any = alone.task
+    unsafe.commit, alone.task.deferred = commit, {TP(EVENTS.name, 1): 5}
+    taking = alone.taking((EVENTS, Raw(5, HOME.encode(), a_number(), NEWER)))
+    await until(lambda: len(said) == 1)
+    goes_on.set()
+    alone.task.stop()
+    await taking
+
+    assert "waits at events/1/5: Number in version 2" in (said[0] or "")
 
 
 @pytest.mark.usefixtures("soon")

@@ -28,6 +28,12 @@ async def test_a_page_that_refreshes_keeps_its_place_and_says_when_its_worker_is
             await tab.until(f"{count} == '2'")
             assert await tab.evaluate(PLACE) == before
 
+            group.apps[0].not_ready = None
+            await tab.until("!document.querySelector('#stale').hidden")
+            assert await tab.evaluate(count) == "2", "what a worker in trouble answers is no page"
+            group.apps[0].not_ready = list
+            await tab.until("document.querySelector('#stale').hidden")
+
             await group.runners[0].cleanup()
             await tab.until("!document.querySelector('#stale').hidden")
             assert await tab.evaluate(count) == "2"

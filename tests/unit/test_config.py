@@ -62,6 +62,11 @@ def test_the_cache_follows_the_xdg_variable_unless_it_is_relative() -> None:
     assert relative.cache_dir == Path.home() / ".cache" / "trading-pipeline"
 
 
+@pytest.mark.parametrize("home", ["/two\nlines", os.fsdecode(b"/b\xfcro")])
+def test_the_cache_is_never_where_no_java_finds_it(home: str) -> None:
+    assert read({"XDG_CACHE_HOME": home}).cache_dir == Path.home() / ".cache" / "trading-pipeline"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [

@@ -14,7 +14,7 @@ def interpreters(tmp_path: Path) -> Path:
     """A directory of interpreters to pretend with; nothing else is on the path but system tools."""
     directory = tmp_path / "bin"
     directory.mkdir()
-    for tool in ("awk", "df", "grep", "rm", "tail", "cat"):
+    for tool in ("awk", "cat", "date", "df", "grep", "rm", "tail"):
         (directory / tool).symlink_to(Path("/usr/bin", tool))
     return directory
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import OffsetOutOfRangeError
 
 from app.engine.kafka.cluster import EARLIEST, TP, Fetched
 from app.engine.web import letters as web_letters
@@ -371,6 +372,24 @@ async def test_when_kafka_is_away_the_page_says_so_and_shows_the_quarantine(
     assert all("does not answer" in text for _, text in answers)
     assert all("orders/0/4" in text for _, text in answers[:2])
     silent.close()
+
+
+async def test_what_kafka_refuses_is_said_and_the_quarantine_is_shown(
+    group: Group, kafka: Callable[[Log], Log]
+) -> None:
+    class Refusing(Log):
+        async def fetch_from_one(self, *_: Any, **__: Any) -> list[Fetched]:
+            raise OffsetOutOfRangeError
+
+    log = kafka(Refusing([a_letter(0)]))
+    group.put("acc-1", {"behind": "orders/0/4", "held": 3}, table="quarantine")
+
+    answers = [await group.get(path) for path in ("/dead-letters/", "/dead-letters/0/0")]
+
+    assert [status for status, _ in answers] == [503] * 2
+    assert all("refuses: OffsetOutOfRangeError" in text for _, text in answers)
+    assert "orders/0/4" in answers[0][1]
+    assert log.connections == 0
 
 
 async def test_one_reads_at_a_time_and_waits_no_longer_than_allowed(

@@ -26,7 +26,8 @@ async def accompany(task: T, fun: Callable[[T], Awaitable[None]], newer: NewerRe
             if newer_ones is None or others is not None:
                 raise
             found = _first_of(newer_ones)
-        goes_on = await newer.hold(who, found)
+        newer.note(who, found)
+        goes_on = await newer.pause()
 
 
 async def _run(task: T, fun: Callable[[T], Awaitable[None]], newer: NewerReleaseWaits, who: str) -> None:

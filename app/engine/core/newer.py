@@ -24,12 +24,15 @@ class NewerReleaseWaits:
         """Why the task waits for a newer build, in one line; None when it does not."""
         return next(iter(self._lines.values()), None)
 
-    async def hold(self, who: str, error: NewerRelease, at: str = "") -> bool:
-        """Wait a little, and say once what for; returns whether the task goes on."""
+    def note(self, who: str, error: NewerRelease, at: str = "") -> None:
+        """Take note of what `who` waits for from now on, and log it once."""
         line = f"{self._task} waits{at}: {error}"
         if self._lines.get(who) != line:
             log.error("%s", line)
             self._lines[who] = line
+
+    async def pause(self) -> bool:
+        """Wait a little; returns whether the task goes on."""
         await self._task.pause(NEWER_PAUSE_S)
         return not self._task.stopping
 

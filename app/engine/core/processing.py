@@ -132,9 +132,10 @@ class Processing:
         if part.items:
             spec, raw = part.items[0]
             at = f" at {spec.name}/{self.task.partition}/{raw.offset}"
-            if self.task.deferred:
-                await self.commit_deferred()
-        await self._newer.hold(AGENT, error, at)
+        self._newer.note(AGENT, error, at)
+        if part.items and self.task.deferred:
+            await self.commit_deferred()
+        await self._newer.pause()
 
     async def back_off(self, attempt: int, error: BaseException) -> None:
         """Wait exponentially longer with each attempt, with jitter, unless told to stop."""

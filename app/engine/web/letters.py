@@ -16,7 +16,7 @@ import msgspec
 from aiokafka import errors
 
 from app.engine.core.dead_letter import PREFIX
-from app.engine.kafka.cluster import EARLIEST, LATEST, TP, Cluster, Fetched, retry
+from app.engine.kafka.cluster import EARLIEST, LATEST, TP, Cluster, Fetched, RawRecord, retry
 from app.engine.state.table import Table
 from app.engine.web.cluster import Missing, Workers
 from app.engine.web.read import Busy, Query, Row
@@ -40,7 +40,7 @@ HEADERS_MAX, HEADER_BYTES_MAX = 100, 2_048
 
 
 class KafkaAway(Exception):
-    """Kafka did not answer in time."""
+    """Kafka did not answer in time, or with an error."""
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -186,14 +186,16 @@ class LetterReader:
             await asyncio.wait_for(self._turn.acquire(), KAFKA_S_MAX)
         except TimeoutError:
             raise Busy("others are reading the dead letters: try again soon") from None
-        cluster = Cluster(self._app.settings.bootstrap, f"{self._app.conf.id}-dead-letters")
+        where = self._app.settings.bootstrap
+        cluster = Cluster(where, f"{self._app.conf.id}-dead-letters")
         try:
             async with asyncio.timeout(KAFKA_S_MAX):
                 await cluster.start()
                 yield cluster
         except TimeoutError:
-            where = self._app.settings.bootstrap
             raise KafkaAway(f"Kafka on {where} does not answer: try again when it does") from None
+        except errors.KafkaError as error:  # it may have deleted what was asked for, or not allow us to read
+            raise KafkaAway(f"Kafka on {where} refuses: {error!r}") from error
         finally:
             self._turn.release()
             await cluster.stop()
@@ -232,9 +234,9 @@ class _Search:
             low, step = start, min(STEP, step * 2)
         self._more = self._more or low > begin
 
-    async def _between(self, tp: TP, start: int, low: int) -> list[Any] | None:
+    async def _between(self, tp: TP, start: int, low: int) -> list[RawRecord] | None:
         """The records from `start` to `low`; None where one fetch has not brought all and fewer will do."""
-        records: list[Any] = []
+        records: list[RawRecord] = []
         at = start
         while at < low and not self._is_over():
             fetched = await _fetch(self._cluster, tp, at)
@@ -277,17 +279,17 @@ async def _fetch(cluster: Cluster, tp: TP, offset: int) -> Fetched:
     return await retry(attempt)
 
 
-def _is_of(service: bytes, record: Any) -> bool:
-    return _told(record).get("service") == service
+def _is_of(service: bytes, record: RawRecord) -> bool:
+    return _origin(record).get("service") == service
 
 
-def _told(record: Any) -> Mapping[str, bytes]:
-    """What the engine has told of a dead letter; what the record itself came with may look alike.
+def _origin(record: RawRecord) -> Mapping[str, bytes]:
+    """What the engine says of a dead letter; what the record itself came with may look alike.
 
     The engine's headers come last, and begin with the service.
     """
     found: dict[str, bytes] = {}
-    for name, value in reversed(record.headers or ()):
+    for name, value in reversed(record.headers):
         if not name.startswith(PREFIX):
             break
         found.setdefault(name.removeprefix(PREFIX), value or b"")
@@ -296,27 +298,27 @@ def _told(record: Any) -> Mapping[str, bytes]:
     return found
 
 
-def _letter(partition: int, record: Any) -> Letter:
-    told = {name: value.decode("utf-8", "backslashreplace") for name, value in _told(record).items()}
-    place = [told[name] for name in ("topic", "partition", "offset") if name in told]
+def _letter(partition: int, record: RawRecord) -> Letter:
+    origin = {name: value.decode("utf-8", "backslashreplace") for name, value in _origin(record).items()}
+    place = [origin[name] for name in ("topic", "partition", "offset") if name in origin]
     value = record.value
     return Letter(
         partition=partition,
         offset=record.offset,
         time_ms=record.timestamp,
-        service=told.get("service", ""),
-        source=(told.get("source") or "/".join(place))[:TEXT_CHARS_MAX],
+        service=origin.get("service", ""),
+        source=(origin.get("source") or "/".join(place))[:TEXT_CHARS_MAX],
         key=None if record.key is None else _text(record.key, KEY_BYTES_MAX),
-        error=_short(told.get("error")),
-        attempts=_short(told.get("attempts")),
-        behind=_short(told.get("held-behind")),
-        cut=_short(told.get("cut")),
+        error=_short(origin.get("error")),
+        attempts=_short(origin.get("attempts")),
+        behind=_short(origin.get("held-behind")),
+        cut=_short(origin.get("cut")),
         value_bytes=len(value or b""),
         preview=None if value is None else _text(value, PREVIEW_BYTES_MAX),
     )
 
 
-def _whole(partition: int, record: Any) -> WholeLetter:
+def _whole(partition: int, record: RawRecord) -> WholeLetter:
     value = record.value
     return WholeLetter(
         letter=_letter(partition, record),
@@ -324,7 +326,7 @@ def _whole(partition: int, record: Any) -> WholeLetter:
         value=None if value is None else bytes(value[:VALUE_BYTES_MAX]),
         headers=[
             (name[:HEADER_BYTES_MAX], None if each is None else bytes(each[:HEADER_BYTES_MAX]))
-            for name, each in [*(record.headers or ())][-HEADERS_MAX:]
+            for name, each in record.headers[-HEADERS_MAX:]
         ],
     )
 

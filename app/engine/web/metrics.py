@@ -112,13 +112,13 @@ def _filled(family: CounterMetricFamily | GaugeMetricFamily, samples: Samples) -
 
 def _of_service(service: str, metric: Metric) -> Metric:
     """The metric with the label `service`, without the times at which its series began."""
-    told = Metric(metric.name, metric.documentation, metric.type)
-    told.samples = [
+    labelled = Metric(metric.name, metric.documentation, metric.type)
+    labelled.samples = [
         each._replace(labels={"service": service, **each.labels})
         for each in metric.samples
         if each.name != f"{metric.name}_created"
     ]
-    return told
+    return labelled
 
 
 def _of_worker(found: Status) -> Iterator[Metric]:

@@ -238,7 +238,7 @@ class Site:
         try:
             letter = await self._letters.one(partition, offset)
         except KafkaAway as error:
-            raise Refused(503, "Kafka does not answer", str(error)) from None
+            raise Refused(503, "It cannot be read now", str(error)) from None
         if letter is None:
             place = f"{self._letters.topic}/{partition}/{offset}"
             raise Refused(404, "No such dead letter", f"There is no dead letter at {place}.")

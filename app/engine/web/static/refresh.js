@@ -6,11 +6,13 @@
 const PAUSE_MS = 5_000;
 const SILENCE_MS_MAX = 10_000;
 const SCROLLING = ".wide, pre";
+const PARTS = ["title", "header", "main", "footer"];
 
 function put(fresh) {
+  if (!PARTS.every((name) => fresh.querySelector(name))) throw new Error("this is no page of ours");
   const focused = [...document.links].indexOf(document.activeElement);
   const places = [...document.querySelectorAll(SCROLLING)].map((each) => each.scrollLeft);
-  for (const name of ["title", "header", "main", "footer"]) {
+  for (const name of PARTS) {
     document.querySelector(name).replaceWith(fresh.querySelector(name));
   }
   document.querySelectorAll(SCROLLING).forEach((each, number) => {
