@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from typing_extensions import TypeVar
 
@@ -39,6 +39,22 @@ HOME_KEYS_MAX = 65_536
 HOME_KEY_BYTES_MAX = 128
 DEFER_S_MAX = 0.5
 """How long offsets of batches without any effect may wait for a transaction that has one."""
+
+
+class Ownership(TypedDict):
+    """The arguments of OwnedPartition, for who passes them on."""
+
+    app_id: str
+    partition: int
+    cluster: Cluster
+    settings: EngineSettings
+    inputs: Sequence[TopicSpec]
+    tables: Sequence[Table]
+    partition_counts: Mapping[str, int]
+    directory: Path
+    membership: Callable[[], tuple[int, str]]
+    store: NotRequired[TaskStore | None]
+    disk: NotRequired[Disk | None]
 
 
 @dataclass
