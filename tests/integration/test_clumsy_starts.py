@@ -175,6 +175,7 @@ def test_too_few_open_files_are_raised_or_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.storm
 def test_two_pipelines_that_start_in_the_same_moment_have_nothing_in_common(tmp_path: Path) -> None:
     """No port is given: both want the usual ones, and neither gets the other's."""
     with ExitStack() as stack:
