@@ -170,6 +170,25 @@ def test_a_warning_that_finds_no_room_ends_nobody() -> None:
     assert ended.stdout == "went on\n", ended.stderr
 
 
+def test_a_run_goes_on_whose_reader_has_ended() -> None:
+    program = """if True:
+        import sys
+        from app.run.job import RunConsole
+
+        console = RunConsole()
+        for number in range(3):
+            console.print(number)
+        print("went on", file=sys.stderr)
+    """
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as nobody:  # noqa: PTH123 - it has no path
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=nobody, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"went on\n")
+
+
 @pytest.mark.parametrize("slow", ["aiohttp", "aiokafka", "faust", "msgspec", "pydantic", "rich", "rocksdict"])
 def test_help_waits_for_no_library_that_is_slow_to_load(slow: str, imported_for_help: set[str]) -> None:
     assert slow not in imported_for_help
