@@ -1,6 +1,8 @@
 """What partitions and paths may be: for settings, and for options, whose `--help` has to be quick."""
 
+import re
 import unicodedata
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +11,25 @@ PARTITIONS_MAX: Final = 256
 
 PARTITIONS_ALLOWED: Final = f"a power of two from 1 to {PARTITIONS_MAX}"
 PATH_ALLOWED: Final = "a path in UTF-8 without control characters"
+
+PORT_MAX: Final = 65_535
+_ADDRESS: Final = re.compile(r"(?:\[([^]]+)\]|([^\[\]:]+))(?::([0-9]{1,5}))?")
+
+
+def is_address(text: str) -> bool:
+    """Whether a socket takes `host` or `host:port`: others raise what is no OSError when they are used."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        return False
+    bracketed, name, port = found.groups()
+    try:
+        if bracketed is None:
+            name.encode("idna")
+        else:
+            IPv6Address(bracketed)
+    except ValueError:
+        return False
+    return port is None or 0 < int(port) <= PORT_MAX
 
 
 def partition_count(text: str) -> int:
@@ -26,7 +47,7 @@ def is_nameable(path: str) -> bool:
 
 def absolute(path: object) -> Path:
     """The path with `~` filled in; raises ValueError for anything but `PATH_ALLOWED`."""
-    if not is_nameable(text := str(path).strip()):
+    if not (text := str(path).strip()) or not is_nameable(text):
         raise ValueError(PATH_ALLOWED)
     try:
         return Path(text).expanduser().absolute()

@@ -20,7 +20,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 def directory(text: str) -> Path:
     """A path that every process of the pipeline can name."""
-    if not is_nameable(text):
+    if not text.strip() or not is_nameable(text):
         raise argparse.ArgumentTypeError(f"{text!a}: allowed is {PATH_ALLOWED}")
     return Path(text)
 

@@ -23,7 +23,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.allowed import PARTITIONS_ALLOWED, PATH_ALLOWED, absolute, is_nameable, partition_count
+from app.allowed import (
+    PARTITIONS_ALLOWED,
+    PATH_ALLOWED,
+    absolute,
+    is_address,
+    is_nameable,
+    partition_count,
+)
 from app.errors import SettingError
 
 EMBEDDED_BOOTSTRAP: Final = "127.0.0.1:9092"
@@ -37,6 +44,13 @@ _PATH = BeforeValidator(absolute)
 
 def _text(pattern: str) -> StringConstraints:
     return StringConstraints(strip_whitespace=True, pattern=f"^{pattern}$")
+
+
+def _addressed(text: str) -> str:
+    """A host, or addresses with commas between, behind http:// or not. Raises ValueError."""
+    if not all(map(is_address, re.sub(r"^https?://", "", text).split(","))):
+        raise ValueError("no host, or no port, goes by this")
+    return text
 
 
 def _token(secret: SecretStr) -> SecretStr:
@@ -78,6 +92,9 @@ def _secret_in(file: str) -> SecretStr:
         raise SettingError(f"VENUE_TOKEN_FILE is {file!a}: allowed in that file is {TOKEN_ALLOWED}") from None
 
 
+_ADDRESSED = AfterValidator(_addressed)
+
+
 class Settings(BaseSettings):
     """Every setting of every process of the pipeline; units come last in the names.
 
@@ -96,7 +113,7 @@ class Settings(BaseSettings):
         validate_default=False,
     )
 
-    kafka_bootstrap: Annotated[str, _text(f"{_HOST}{_PORT}(,{_HOST}{_PORT})*")] | None = Field(
+    kafka_bootstrap: Annotated[str, _text(f"{_HOST}{_PORT}(,{_HOST}{_PORT})*"), _ADDRESSED] | None = Field(
         None, validation_alias="KAFKA_BOOTSTRAP", description="host:port, or several with commas between"
     )
     """An outside cluster; None means the embedded broker."""
@@ -106,8 +123,10 @@ class Settings(BaseSettings):
     cache: Annotated[Path | None, _PATH] = Field(
         default_factory=_cache_home, validation_alias="PIPELINE_CACHE_DIR", description=PATH_ALLOWED
     )
-    web_host: Annotated[str, _text(_HOST)] = Field("127.0.0.1", description="a host name or an address")
-    venue_url: Annotated[str, _text(f"https?://{_HOST}({_PORT})?")] = Field(
+    web_host: Annotated[str, _text(_HOST), _ADDRESSED] = Field(
+        "127.0.0.1", description="a host name or an address"
+    )
+    venue_url: Annotated[str, _text(f"https?://{_HOST}({_PORT})?"), _ADDRESSED] = Field(
         "http://127.0.0.1:8700",
         validation_alias="VENUE_URL",
         description="http://host:port or https://host:port",

@@ -8,6 +8,7 @@ at once. What a command needs is imported when it runs: `--help` stays quick.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from app.arguments import directory, port_number
@@ -28,7 +29,7 @@ from cli.operators import (
     sequence_arguments,
 )
 from cli.options import run_arguments, run_options, up_arguments, up_plan
-from cli.stopping import EXIT_INTERRUPTED, run_until_stopped
+from cli.stopping import EXIT_INTERRUPTED, run_until_stopped, until_head_has_enough
 from storm.options import storm_arguments, storm_options
 
 EXIT_USER_ERROR = 2
@@ -80,7 +81,7 @@ def topology_arguments(parser: argparse.ArgumentParser) -> None:
 def run_topology(options: argparse.Namespace) -> int:
     from cli.topology import show
 
-    return show(as_json=options.json, as_dot=options.dot)
+    return until_head_has_enough(partial(show, as_json=options.json, as_dot=options.dot))
 
 
 def run_storm(options: argparse.Namespace) -> int:

@@ -1,12 +1,11 @@
 """The options of the operators' commands; light on imports, so that `--help` is quick."""
 
 import argparse
-import os
 import re
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from app.allowed import is_address
 from app.operators.texts import is_text
 
 KIND_NAMES = ("instruments", "accounts", "counterparties", "restrictions", "halts")
@@ -54,17 +53,11 @@ def _run(
 ) -> int:
     from app.config import settings
     from app.operators.desk import silence
-    from cli.stopping import run_until_stopped
+    from cli.stopping import run_until_stopped, until_head_has_enough
 
     silence()
     options.bootstrap = options.bootstrap or settings().bootstrap
-    try:
-        status = run_until_stopped(action(options))
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # whoever read the output, `head` perhaps, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return until_head_has_enough(lambda: run_until_stopped(action(options)))
 
 
 def refdata_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,8 +136,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _addresses(text: str) -> str:
-    ports = [re.fullmatch(r"[^\s,]+:([0-9]{1,5})", each) for each in text.split(",")]
-    if not all(port is not None and 0 < int(port[1]) <= 65_535 for port in ports):
+    if not all(re.fullmatch(r"\S+:[0-9]+", each) and is_address(each) for each in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r}: allowed is host:port, or several with commas between")
     return text
 

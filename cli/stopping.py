@@ -1,8 +1,9 @@
-"""What Ctrl-C and SIGTERM do to a command."""
+"""What Ctrl-C and SIGTERM do to a command, and a reader who wants no more of its output."""
 
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Final
 
@@ -43,3 +44,14 @@ def run_until_stopped(
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(cancellable())
+
+
+def until_head_has_enough(run: Callable[[], int]) -> int:
+    """Run a command that prints; 0 when whoever reads its output, `head` perhaps, has had enough."""
+    try:
+        status = run()
+        print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status

@@ -10,6 +10,7 @@ import aiohttp
 
 from app.engine.retries import Pauses
 from app.errors import UserError
+from app.venue_session.client import READ_FOR_EXCERPT_BYTES, excerpt
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class VenueMarket:
 
     def __init__(self, url: str, token: str | None) -> None:
         self._url = f"{url.rstrip('/')}/market"
+        self._token = token
         self._headers = {"Content-Type": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -101,4 +103,5 @@ class VenueMarket:
             return (
                 f"the venue at {self._url} refuses our token ({answer.status}): set VENUE_TOKEN to its token"
             )
-        return f"the venue at {self._url} refuses our ticks ({answer.status}): {(await answer.text())[:200]}"
+        said = excerpt(await answer.content.read(READ_FOR_EXCERPT_BYTES), self._token)
+        return f"the venue at {self._url} refuses our ticks ({answer.status}): {said}"

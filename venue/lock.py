@@ -18,7 +18,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     try:
         held = lock.acquire()
     except Timeout:
-        holder = path.read_text(encoding="ascii").strip() or "unknown"
+        holder = path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
         raise StartError(
             f"{directory} is in use by another venue (process {holder}): stop it or use another --data-dir"
         ) from None

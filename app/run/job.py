@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import os
+import sys
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -27,9 +29,18 @@ READY_S_MAX: Final = 120.0
 COUNTS_NAME: Final = "counts.json"
 
 
+class RunConsole(Console):
+    """Where a run is told of; whoever reads it, a log's collector perhaps, may end before the run does."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a word. Rich's own way ends the process, with the status of broken invariants."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 async def run(options: RunOptions, judge: Judge) -> int:
     """Run everything; returns the exit status. UserErrors pass through, and what `judge` raises."""
-    console = Console(stderr=False)
+    console = RunConsole()
     log_to(console)
     async with Pipeline(options.plan, tell=teller(console)) as pipeline:
         pipeline.ready_s_max = READY_S_MAX if options.exit else None
@@ -39,7 +50,7 @@ async def run(options: RunOptions, judge: Judge) -> int:
 
 async def up(plan: Plan) -> int:
     """Run the services alone until stopped."""
-    console = Console()
+    console = RunConsole()
     log_to(console)
     async with Pipeline(plan, tell=teller(console)) as pipeline:
         await pipeline.or_crash(pipeline.bring_up())

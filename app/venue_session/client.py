@@ -15,6 +15,10 @@ from app.venue_session.status import Tally
 REPORTS: Final = "/reports"
 CALL_S_MAX: Final = 5.0
 TRY_LATER: Final = (408, 425, 429)
+EXCERPT_CHARS_MAX: Final = 200
+READ_FOR_EXCERPT_BYTES: Final = 16 * 1024
+"""More than is shown: a secret that is cut is not found."""
+
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
@@ -127,9 +131,13 @@ def not_understood(path: str, text: bytes) -> VenueRefuses:
 
 
 def _excerpt(text: bytes) -> str:
+    return excerpt(text, settings().reveal_venue_token())
+
+
+def excerpt(text: bytes, secret: str | None) -> str:
     """The beginning of an answer, in one line, without our secret."""
-    said = " ".join(text[:200].decode(errors="replace").split())
-    return said.replace(settings().reveal_venue_token() or "\0", "...")
+    said = " ".join(text[:READ_FOR_EXCERPT_BYTES].decode(errors="replace").split())
+    return said.replace(secret or "\0", "...")[:EXCERPT_CHARS_MAX]
 
 
 def describe_error(error: BaseException) -> str:

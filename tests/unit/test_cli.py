@@ -123,6 +123,33 @@ def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
     )
 
 
+@pytest.mark.parametrize("arguments", [["topology"], ["topology", "--json"]])
+def test_a_reader_who_has_had_enough_is_no_error(arguments: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as nobody:  # noqa: PTH123 - it has no path
+        done = subprocess.run(
+            [sys.executable, "-m", "app", *arguments], stdout=nobody, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("directory", ["", " ", "two\nlines"])
+def test_a_directory_without_a_name_is_not_the_current_one(
+    directory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["kafka", "--data-dir", directory])
+    assert "allowed is a path in UTF-8" in capsys.readouterr().err
+
+
+def test_an_address_that_no_socket_takes_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for address in ("one..two:9092", "one:65536", "one", "[:::]:9092"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["limits", "show", "acc-1", "--bootstrap", address])
+        assert "allowed is host:port" in capsys.readouterr().err
+
+
 def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["kafka", "--port", "65536"])
@@ -141,6 +168,25 @@ def test_a_warning_that_finds_no_room_ends_nobody() -> None:
     """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.stdout == "went on\n", ended.stderr
+
+
+def test_a_run_goes_on_whose_reader_has_ended() -> None:
+    program = """if True:
+        import sys
+        from app.run.job import RunConsole
+
+        console = RunConsole()
+        for number in range(3):
+            console.print(number)
+        print("went on", file=sys.stderr)
+    """
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as nobody:  # noqa: PTH123 - it has no path
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=nobody, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"went on\n")
 
 
 @pytest.mark.parametrize("slow", ["aiohttp", "aiokafka", "faust", "msgspec", "pydantic", "rich", "rocksdict"])

@@ -82,7 +82,16 @@ def test_the_cache_is_never_where_no_java_finds_it(home: str) -> None:
         ("PIPELINE_SESSION_TIMEOUT_S", "nan", "a number from 0.5 to 300"),
         ("PIPELINE_HEARTBEAT_INTERVAL_S", "5", "at most a third of PIPELINE_SESSION_TIMEOUT_S"),
         ("PIPELINE_BATCH_RECORDS_MAX", "1e3", "a whole number from 1 to 100000"),
+        ("PIPELINE_DATA_DIR", " ", "a path in UTF-8 without control characters"),
+        ("KAFKA_BOOTSTRAP", "one:9092,two:65536", "host:port"),
+        ("KAFKA_BOOTSTRAP", "one:0", "host:port"),
+        ("KAFKA_BOOTSTRAP", "one..two:9092", "host:port"),
+        ("KAFKA_BOOTSTRAP", "[:::]:9092", "host:port"),
+        ("PIPELINE_WEB_HOST", "one..two", "a host name or an address"),
+        ("PIPELINE_WEB_HOST", "a" * 64, "a host name or an address"),
         ("VENUE_URL", "127.0.0.1:8700", "http://host:port"),
+        ("VENUE_URL", "http://127.0.0.1:65536", "http://host:port"),
+        ("VENUE_URL", "http://[:::::]", "http://host:port"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_with_its_name(variable: str, value: str, allowed: str) -> None:
@@ -93,6 +102,16 @@ def test_a_wrong_value_is_refused_in_one_line_with_its_name(variable: str, value
     assert repr(value) in message or value in message
     assert allowed in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "host", ["one", "one.two.", "my_kafka", "127.0.0.1", "[::1]", "xn--bcher-kva.example"]
+)
+def test_every_host_is_taken(host: str) -> None:
+    found = read({"KAFKA_BOOTSTRAP": f"{host}:1,{host}:65535", "VENUE_URL": f"https://{host}:443"})
+    assert found.bootstrap == f"{host}:1,{host}:65535"
+    assert found.venue_url == f"https://{host}:443"
+    assert read({"PIPELINE_WEB_HOST": host, "VENUE_URL": f"http://{host}"}).web_host == host
 
 
 def test_a_partition_has_whole_shards() -> None:

@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from app.errors import UserError
 from feed.venue_market import VenueMarket
 
 
@@ -28,3 +29,23 @@ async def test_the_token_is_in_no_line_whatever_the_venue_answers(caplog: pytest
 
     assert "the venue is away: TooManyRedirects: " in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_a_refusal_is_one_line_without_the_token() -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        text = "no\n" + "x" * 190 + request.headers["Authorization"] + "y" * 100_000
+        headers = {"Content-Type": "text/plain; charset=nonsense"}
+        return web.Response(status=400, body=text.encode(), headers=headers)
+
+    application = web.Application()
+    application.router.add_post("/market", refuse)
+    async with TestServer(application) as server:
+        market = VenueMarket(str(server.make_url("/")), "0123456789")
+        market.offer([b"{}"])
+        with pytest.raises(UserError, match=r"refuses our ticks \(400\): no xxx") as refused:
+            await asyncio.wait_for(market.run(), 10)
+
+    told = str(refused.value)
+    assert "01" not in told.partition("(400)")[2]
+    assert len(told.splitlines()) == 1
+    assert len(told) < 400

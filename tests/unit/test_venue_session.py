@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from aiohttp import WSServerHandshakeError
+from pydantic import SecretStr
 
+from app.config import Settings
 from app.domain.exchange import IntentState, Session
 from app.engine import Fenced, Transient, shard_of
+from app.venue_session import client as venue_client
 from app.venue_session import session as venue_session
-from app.venue_session.client import describe_error
+from app.venue_session.client import describe_error, not_understood
 from app.venue_session.session import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
@@ -820,6 +823,16 @@ def test_a_refusal_is_told_without_the_token(status: int) -> None:
     assert "secret" not in describe_error(error)
     assert f"{status}, message='Invalid response status'" in describe_error(error)
     assert ("check VENUE_TOKEN" in describe_error(error)) is (status == 401)
+
+
+def test_a_token_that_an_answer_repeats_is_not_shown_where_the_answer_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(venue_client, "settings", lambda: Settings(venue_token=SecretStr("0123456789")))
+    for before in range(180, 210):
+        told = str(not_understood("/orders", b"x" * before + b"0123456789" + b"y" * 100_000))
+        assert "01" not in told
+        assert len(told) < 400
 
 
 def test_an_error_without_words_is_told_by_its_name() -> None:

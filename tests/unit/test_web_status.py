@@ -100,6 +100,13 @@ def test_metrics_are_in_the_text_format_of_prometheus(monkeypatch: pytest.Monkey
             "application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1",
             "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
         ),
+        *(
+            (
+                f"application/openmetrics-text; version={version}, */*",
+                "text/plain; version=0.0.4; charset=utf-8",
+            )
+            for version in ("1.x", "x", '"1.0.0"', "1..0", "")
+        ),
     ],
 )
 def test_the_format_is_the_one_that_is_accepted_and_another_program_can_read_it(

@@ -5,6 +5,7 @@ follow Prometheus: a counter ends in `_total`, a unit is a base unit and stands 
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -21,6 +22,9 @@ from app.engine.web.status import Followed, Owned, Status, status
 
 BATCH_RECORDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000)
 BATCH_SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+STRANGE_VERSION: Final = re.compile(r"version=(?![0-9]{1,9}(?:\.[0-9]{1,9}){0,3}\s*(?:[;,]|$))")
+"""In an Accept header: the library compares versions as numbers."""
 
 Samples = Iterable[tuple[Sequence[str], float]]
 """The values of the labels, in the order of their names, and what was measured."""
@@ -84,8 +88,11 @@ def registry() -> CollectorRegistry:
 
 
 def exposed(metrics: Collector, accepted: str) -> tuple[bytes, str]:
-    """The metrics and their content type, in the format that an Accept header asks for."""
-    encode, content_type = choose_encoder(accepted)
+    """The metrics and their content type, in the format that an Accept header asks for.
+
+    Whoever asks for a version that is no number gets plain text.
+    """
+    encode, content_type = choose_encoder("" if STRANGE_VERSION.search(accepted) else accepted)
     return encode(metrics), content_type
 
 
