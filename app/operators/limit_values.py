@@ -36,6 +36,8 @@ def read_values(texts: Sequence[str], currency: str | None) -> dict[str, Any]:
         if name in found:
             raise UserError(f"{name} is there twice; say it once")
         found[name] = _in_units(name, value.strip(), currency)
+        if str(found[name]).startswith("-"):
+            raise UserError(f"{name}={value.strip()} is refused: a limit is 0 or more")
     return found
 
 
@@ -72,7 +74,9 @@ def _in_units(name: str, text: str, currency: str | None) -> Any:
     number, unit = Decimal(found[1]), found[2]
     stem = name.removesuffix("_max")
     if stem.endswith("_micros"):
-        units = {} if currency is None else {currency: MICROS}
+        if currency is None:
+            raise UserError(f"{name}={text}: the account is not registered, so its currency is not known")
+        units = {currency: MICROS}
     else:
         units = dict(next((units for ending, units in UNITS.items() if stem.endswith(ending)), {}))
     if unit not in units:

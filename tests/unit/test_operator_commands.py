@@ -32,7 +32,6 @@ Headers = tuple[tuple[str, bytes | None], ...]
         ("order_notional_micros_max=700USD", 700_000_000),
         ("gross_exposure_micros_max=1_000.5 USD", 1_000_500_000),
         ("open_orders_max=1_000", "1_000"),
-        ("price_age_ms_max=-1", "-1"),
     ],
 )
 def test_a_unit_behind_a_number_is_the_one_meant(text: str, value: object) -> None:
@@ -48,6 +47,8 @@ def test_a_unit_behind_a_number_is_the_one_meant(text: str, value: object) -> No
         ("price_collar_bps=0.001%", "no whole number"),
         ("open_order_max=3", "did you mean open_orders_max"),
         ("who=ann", "'who' is no limit"),
+        ("order_quantity_lots_max=-5", "a limit is 0 or more"),
+        ("open_orders_max=-1", "a limit is 0 or more"),
     ],
 )
 def test_a_unit_or_name_that_is_none_is_refused_with_those_that_are(text: str, said: str) -> None:
@@ -56,7 +57,7 @@ def test_a_unit_or_name_that_is_none_is_refused_with_those_that_are(text: str, s
 
 
 def test_without_a_registered_account_no_currency_is_known() -> None:
-    with pytest.raises(UserError, match="known: none"):
+    with pytest.raises(UserError, match="the account is not registered"):
         read_values(["order_notional_micros_max=700USD"], None)
 
 
