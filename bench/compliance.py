@@ -18,6 +18,7 @@ from bench.kafka import Reader
 from bench.plan import Plan
 from bench.processes import BenchError
 from bench.report import Row, spread
+from bench.risk import Audit
 from bench.run import Bench, Speed, Worker
 from models.events import (
     OrderAcknowledged,
@@ -48,7 +49,7 @@ TABLES = ("recent_orders", "open_orders", "recent_kinds", "quarantine")
 ENGINE_COMPLIANCE = next(
     replace(
         engine,
-        command=python_module("bench.engine_compliance"),
+        command=python_module("bench.engine_service", "compliance"),
         share=SHARE,
         output="compliance-decisions",
         owns=frozenset(
@@ -59,21 +60,6 @@ ENGINE_COMPLIANCE = next(
     for engine in ENGINE
     if engine.guarantee == EXACTLY_ONCE  # the pipeline knows no other
 )
-
-
-class Audit:
-    """Every order is approved, and those of an account in their order."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.wrong = 0
-        self._sequences: dict[str, int] = {}
-
-    def add(self, value: bytes) -> None:
-        order = OrderComplianceApproved.model_validate_json(value).order
-        self.count += 1
-        self.wrong += self._sequences.get(order.account_id, 0) + 1 != order.sequence
-        self._sequences[order.account_id] = order.sequence
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -98,7 +84,7 @@ def speed(bench: Bench, contender: Contender, open_orders: int, waves: int) -> S
     """Bring the accounts to so many open orders, then measure waves that keep them there."""
     for topic in (topics.RISK_DECISIONS, topics.EXECUTIONS):
         bench.cluster.create_topic(topic.name, PARTITIONS, topic.config)
-    audit = Audit()
+    audit = Audit(OrderComplianceApproved)
     with (
         bench.worker(contender, topics.RISK_DECISIONS.name, PARTITIONS) as worker,
         Reader(bench.cluster, worker.output, PARTITIONS, audit.add) as reader,

@@ -50,9 +50,9 @@ class Contender:
         return max(RECORDS_MIN, int(records * self.share))
 
 
-def python_module(name: str) -> Callable[[Path], list[str]]:
+def python_module(name: str, *arguments: str) -> Callable[[Path], list[str]]:
     """The command of a contender written in Python."""
-    return lambda _: [sys.executable, "-m", name]
+    return lambda _: [sys.executable, "-m", name, *arguments]
 
 
 def needs_package(name: str) -> Callable[[], str | None]:

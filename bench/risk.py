@@ -12,7 +12,13 @@ from bench.plan import Plan
 from bench.report import Row
 from bench.run import Bench, Speed, speed
 from models.commands import SetRiskLimits
-from models.events import AccountRegistered, InstrumentListed, OrderRiskApproved, PriceUpdated
+from models.events import (
+    AccountRegistered,
+    InstrumentListed,
+    OrderComplianceApproved,
+    OrderRiskApproved,
+    PriceUpdated,
+)
 from models.values import Instrument, PartyStatus
 
 PARTITIONS = 4
@@ -24,15 +30,18 @@ TITLE = (
 
 
 class Audit:
-    """Every order is approved, and the orders of an account in their order."""
+    """Every order is approved, by an event of this type, and the orders of an account in their order."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, approval: type[OrderRiskApproved | OrderComplianceApproved] = OrderRiskApproved
+    ) -> None:
+        self._approval = approval
         self.count = 0
         self.wrong = 0
         self._sequences: dict[str, int] = {}
 
     def add(self, value: bytes) -> None:
-        approved = OrderRiskApproved.model_validate_json(value)
+        approved = self._approval.model_validate_json(value)
         account, sequence = approved.order.account_id, approved.order.sequence
         self.count += 1
         self.wrong += self._sequences.get(account, 0) + 1 != sequence
@@ -48,7 +57,7 @@ STOCK_RISK = replace(STOCK, command=python_module("bench.stock_risk"), audit=Aud
 (ENGINE_RISK,) = [
     replace(
         engine,
-        command=python_module("bench.engine_risk"),
+        command=python_module("bench.engine_service", "risk"),
         audit=Audit,
         share=SHARE,
         output="risk-decisions",
