@@ -36,7 +36,7 @@ from tests.engine.waiting import until
 from tests.engine.world import read_all
 from tests.integration.test_venue import TOKEN, Client, VenueProcess
 from tests.integration.test_web import free_port
-from tests.integration.topics import remove_topics
+from tests.integration.topics import put, remove_topics
 
 PARTITIONS = 2
 PRICE = 1_000
@@ -87,13 +87,7 @@ class Scene:
         await until(is_ready, WITHIN_S)
 
     async def put(self, spec: TopicSpec, *values: Frozen) -> None:
-        """Write values as the services do."""
-        async with AIOKafkaProducer(bootstrap_servers=self.bootstrap) as producer:
-            for value in values:
-                name, version, data = spec.codec.encode(value)
-                headers = [("event-type", name), ("schema-version", version)]
-                assert spec.key_of is not None
-                await producer.send_and_wait(spec.name, data, spec.key_of(value), headers=headers)
+        await put(self.bootstrap, spec, *values)
 
     async def introduce(self, account: str) -> None:
         now_ms = time.time_ns() // 1_000_000

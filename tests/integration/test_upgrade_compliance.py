@@ -24,7 +24,7 @@ from tests.builders import NOW_MS, acknowledged, an_approval, an_order, cancelle
 from tests.engine.waiting import until
 from tests.engine.world import read_all
 from tests.integration.test_web import free_port
-from tests.integration.topics import remove_topics
+from tests.integration.topics import put, remove_topics
 
 MET, NOT_MET = "acc-1", "acc-2"
 WITHIN_S = 60.0
@@ -63,12 +63,7 @@ class Scene:
                 yield
 
     async def put(self, spec: TopicSpec, *values: Frozen) -> None:
-        async with AIOKafkaProducer(bootstrap_servers=self.bootstrap) as producer:
-            for value in values:
-                name, version, data = spec.codec.encode(value)
-                headers = [("event-type", name), ("schema-version", version)]
-                assert spec.key_of is not None
-                await producer.send_and_wait(spec.name, data, spec.key_of(value), headers=headers)
+        await put(self.bootstrap, spec, *values)
 
     async def approve(self, *orders: OrderReceived) -> None:
         await self.put(RISK_DECISIONS, *map(an_approval, orders))

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -27,7 +27,7 @@ from app.topics import EXECUTIONS, ORDERS, RISK_LIMITS
 from app.topology import SERVICES, WEB_PORTS
 from tests.browser import BROWSER, HEADLESS
 from tests.builders import limits
-from tests.integration.topics import remove_topics
+from tests.integration.topics import put, remove_topics
 
 PARTITIONS = 4
 START_S_MAX = 60.0
@@ -103,27 +103,8 @@ def until(what: str, condition: Any, seconds: float = START_S_MAX) -> None:
         time.sleep(0.1)
 
 
-@asynccontextmanager
-async def producing(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
-    await producer.start()
-    try:
-        yield producer
-    finally:
-        await producer.stop()
-
-
-async def produce_limits(bootstrap: str, accounts: list[str]) -> None:
-    async with producing(bootstrap) as producer:
-        for account in accounts:
-            event_type, version, data = RISK_LIMITS.codec.encode(limits(account_id=account))
-            headers = [("event-type", event_type), ("schema-version", version)]
-            await producer.send(RISK_LIMITS.name, data, key=account.encode(), headers=headers)
-        await producer.flush()
-
-
 async def produce_garbage(bootstrap: str, topic: str, key: bytes, *values: bytes) -> None:
-    async with producing(bootstrap) as producer:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         for value in values:
             await producer.send_and_wait(topic, value, key=key, headers=[("x-evil", HOSTILE)])
 
@@ -136,7 +117,7 @@ def workers(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     workers = [RiskWorker(bootstrap, directory / name) for name in ("one", "two")]
     try:
         until("two workers are ready", lambda: all(shares(worker) == [2, 2] for worker in workers))
-        asyncio.run(produce_limits(bootstrap, KEYS))
+        asyncio.run(put(bootstrap, RISK_LIMITS, *(limits(account_id=each) for each in KEYS)))
         until("all limits are there", lambda: all(worker.keys(limit=500) == KEYS for worker in workers))
         yield workers
     except BaseException:

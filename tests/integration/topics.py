@@ -3,12 +3,15 @@
 import asyncio
 import re
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from app.engine.kafka.cluster import TP, Cluster
 from app.engine.kafka.protocol import Produce
+from app.engine.topics import TopicSpec
 from app.topics import TOPICS
 from app.topology import SERVICES
+from models.values import Frozen
 from tests.engine.recordsets import batch, seal
 
 OURS = re.compile("|".join(f"{topic.name}$" for topic in TOPICS) + f"|({'|'.join(SERVICES)})-.*-changelog$")
@@ -24,6 +27,16 @@ async def remove_topics(bootstrap: str) -> None:
             await asyncio.sleep(0.1)
     finally:
         await admin.close()
+
+
+async def put(bootstrap: str, spec: TopicSpec, *values: Frozen) -> None:
+    """Write values to their topic, as the services and their clients do."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for value in values:
+            name, version, data = spec.codec.encode(value)
+            headers = [("event-type", name), ("schema-version", version)]
+            assert spec.key_of is not None
+            await producer.send_and_wait(spec.name, data, spec.key_of(value), headers=headers)
 
 
 async def write_odd_header(bootstrap: str, topic: str, key: bytes, value: bytes) -> None:
