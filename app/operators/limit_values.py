@@ -36,8 +36,6 @@ def read_values(texts: Sequence[str], currency: str | None) -> dict[str, Any]:
         if name in found:
             raise UserError(f"{name} is there twice; say it once")
         found[name] = _in_units(name, value.strip(), currency)
-        if str(found[name]).startswith("-"):
-            raise UserError(f"{name}={value.strip()} is refused: a limit is 0 or more")
     return found
 
 
@@ -45,7 +43,7 @@ def changed(before: SetRiskLimits | None, account_id: str, values: Mapping[str, 
     """The limits before with these values, or new ones; raises UserError for what is missing or wrong."""
     known = {} if before is None else before.model_dump(include=set(NAMES))
     try:
-        return SetRiskLimits.model_validate({**known, **values, "account_id": account_id, "version": 0})
+        after = SetRiskLimits.model_validate({**known, **values, "account_id": account_id, "version": 0})
     except ValidationError as error:
         missing = [str(each["loc"][-1]) for each in error.errors() if each["type"] == "missing"]
         if missing:
@@ -55,6 +53,10 @@ def changed(before: SetRiskLimits | None, account_id: str, values: Mapping[str, 
         each = error.errors()[0]
         name = str(each["loc"][-1]) if each["loc"] else "account"
         raise UserError(f"{name}: {each['input']!r} is refused: {each['msg']}") from None
+    for name in values:
+        if getattr(after, name) < 0:
+            raise UserError(f"{name}: {values[name]!r} is refused: a limit is 0 or more")
+    return after
 
 
 def shown(name: str, limits: SetRiskLimits, currency: str) -> str:

@@ -47,8 +47,6 @@ def test_a_unit_behind_a_number_is_the_one_meant(text: str, value: object) -> No
         ("price_collar_bps=0.001%", "no whole number"),
         ("open_order_max=3", "did you mean open_orders_max"),
         ("who=ann", "'who' is no limit"),
-        ("order_quantity_lots_max=-5", "a limit is 0 or more"),
-        ("open_orders_max=-1", "a limit is 0 or more"),
     ],
 )
 def test_a_unit_or_name_that_is_none_is_refused_with_those_that_are(text: str, said: str) -> None:
@@ -59,6 +57,12 @@ def test_a_unit_or_name_that_is_none_is_refused_with_those_that_are(text: str, s
 def test_without_a_registered_account_no_currency_is_known() -> None:
     with pytest.raises(UserError, match="the account is not registered"):
         read_values(["order_notional_micros_max=700USD"], None)
+
+
+@pytest.mark.parametrize("text", ["order_quantity_lots_max=-5", "open_orders_max=-1", "price_age_ms_max=-1"])
+def test_a_negative_limit_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a limit is 0 or more"):
+        changed(limits(version=7), "acc-1", read_values([text], "USD"))
 
 
 def test_what_is_not_named_stays() -> None:
