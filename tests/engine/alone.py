@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from app.engine import Batch, EngineSettings, Record, Table, Task, TopicSpec, UnitOfWork, unit_of_work
 from app.engine.core.chunk import Chunk, Item
 from app.engine.core.effects import Effects
+from app.engine.core.owned import Assignment
 from app.engine.kafka.cluster import TP, Cluster, partition_of
 from app.engine.state.store import TaskStore
 from app.engine.state.table import TaskTable
@@ -70,18 +71,20 @@ class Alone:
         counts: Mapping[str, int] = dict.fromkeys(names, PARTITIONS)
         self.store = TaskStore(directory / str(partition))
         self.task = Task(
-            app_id="alone",
-            partition=partition,
-            cluster=Cluster("127.0.0.1:1", "alone"),
-            settings=chosen,
-            inputs=inputs,
-            tables=self.tables,
-            partition_counts=counts,
-            directory=directory,
-            deliver=self._deliver,
-            membership=lambda: (-1, ""),
-            answers=buried,
-            store=self.store,
+            Assignment(
+                app_id="alone",
+                partition=partition,
+                cluster=Cluster("127.0.0.1:1", "alone"),
+                settings=chosen,
+                inputs=inputs,
+                tables=self.tables,
+                partition_counts=counts,
+                directory=directory,
+                membership=lambda: (-1, ""),
+                store=self.store,
+            ),
+            self._deliver,
+            buried,
         )
         self.task.tables = {each.name: TaskTable(each, self.store, partition) for each in self.tables}
         unsafe: Any = self.task

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from app.engine import Task
 from app.engine.core.chunk import Chunk
+from app.engine.core.owned import Assignment
 from app.engine.core.processing import BACKOFF
 from app.engine.kafka.cluster import TP, Cluster, Fetched
 from tests.engine.service import Options, make_app, topics
@@ -39,10 +40,10 @@ def a_task(**more: Any) -> Task:
         "tables": list(tables.values()),
         "partition_counts": {},
         "directory": Path("nowhere"),
-        "deliver": None,
         "membership": lambda: (-1, ""),
     }
-    return Task(**{**given, **more})
+    nobody: Any = None
+    return Task(Assignment(**{**given, **more}), nobody)
 
 
 @st.composite

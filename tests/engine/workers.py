@@ -20,6 +20,7 @@ from typing import Any, Self
 import msgspec
 
 from app.engine import App, Batch, Task
+from app.engine.core.owned import Assignment
 from app.engine.kafka.cluster import Cluster
 from app.engine.state.standby import Standby
 from storm import steps
@@ -65,17 +66,19 @@ class BareWorker:
         for partition in partitions or range(self.options.partitions):
             batches: asyncio.Queue[Batch] = asyncio.Queue(maxsize=1)
             task = self.tasks[partition] = Task(
-                app_id=self.options.id,
-                partition=partition,
-                cluster=self._cluster,
-                settings=self.app.settings,
-                inputs=self.app.input_specs,
-                tables=manager.declared,
-                partition_counts=counts,
-                directory=Path(self.options.directory) / "tables",
-                deliver=batches.put,
-                membership=lambda: (-1, ""),
-                answers=self.app.buried_handlers,
+                Assignment(
+                    app_id=self.options.id,
+                    partition=partition,
+                    cluster=self._cluster,
+                    settings=self.app.settings,
+                    inputs=self.app.input_specs,
+                    tables=manager.declared,
+                    partition_counts=counts,
+                    directory=Path(self.options.directory) / "tables",
+                    membership=lambda: (-1, ""),
+                ),
+                batches.put,
+                self.app.buried_handlers,
             )
             self._actors[partition] = self._spawn(self._act(batches))
             self.runs[partition] = self._spawn(task.run())

@@ -12,6 +12,7 @@ from faust.types import TP
 
 from app.engine.core.dead_letter import QUARANTINE
 from app.engine.core.health import Health, reasons
+from app.engine.core.owned import Assignment
 from app.engine.core.task import FINISH_S_MAX, Task
 from app.engine.core.watchdog import Turn, Watchdog
 from app.engine.errors import Fenced, Misconfigured, StoreFailed, TopicMismatch
@@ -267,19 +268,21 @@ class TaskManager(TableManager):
         agent = self.app.service_agent
         actor = await agent.start_actor()
         task = Task(
-            app_id=self.app.conf.id,
-            partition=partition,
-            cluster=self._cluster,
-            settings=self.app.settings,
-            inputs=self.app.input_specs,
-            tables=self.declared,
-            partition_counts=self._partition_counts,
-            directory=self._directory,
-            deliver=lambda batch: agent.deliver(actor, self.app.batch_metrics.watch(batch)),
-            membership=self.app.consumer.membership,
-            answers=self.app.buried_handlers,
-            store=store,
-            disk=self.disk,
+            Assignment(
+                app_id=self.app.conf.id,
+                partition=partition,
+                cluster=self._cluster,
+                settings=self.app.settings,
+                inputs=self.app.input_specs,
+                tables=self.declared,
+                partition_counts=self._partition_counts,
+                directory=self._directory,
+                membership=self.app.consumer.membership,
+                store=store,
+                disk=self.disk,
+            ),
+            lambda batch: agent.deliver(actor, self.app.batch_metrics.watch(batch)),
+            self.app.buried_handlers,
         )
         self.tasks[partition] = task
         companions = [asyncio.create_task(self._accompany(task, fun)) for fun in self.app.task_companions]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from typing_extensions import TypeVar
 
@@ -41,8 +41,13 @@ DEFER_S_MAX = 0.5
 """How long offsets of batches without any effect may wait for a transaction that has one."""
 
 
-class Ownership(TypedDict):
-    """The arguments of OwnedPartition, for who passes them on."""
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A partition number that the group has given to this worker, and what it takes to work on it.
+
+    `membership` gives the worker's generation and member id in the group. `store` are the tables if they are
+    open already.
+    """
 
     app_id: str
     partition: int
@@ -53,8 +58,8 @@ class Ownership(TypedDict):
     partition_counts: Mapping[str, int]
     directory: Path
     membership: Callable[[], tuple[int, str]]
-    store: NotRequired[TaskStore | None]
-    disk: NotRequired[Disk | None]
+    store: TaskStore | None = None
+    disk: Disk | None = None
 
 
 @dataclass
@@ -73,32 +78,19 @@ class OwnedPartition:
     `fenced` tells of another owner, `broken` why going on would make the books wrong.
     """
 
-    def __init__(
-        self,
-        *,
-        app_id: str,
-        partition: int,
-        cluster: Cluster,
-        settings: EngineSettings,
-        inputs: Sequence[TopicSpec],
-        tables: Sequence[Table[Any]],
-        partition_counts: Mapping[str, int],
-        directory: Path,
-        membership: Callable[[], tuple[int, str]],
-        store: TaskStore | None = None,
-        disk: Disk | None = None,
-    ) -> None:
-        self.app_id = app_id
+    def __init__(self, given: Assignment) -> None:
+        settings, partition = given.settings, given.partition
+        self.app_id = given.app_id
         self.partition = partition
-        self.cluster = cluster
+        self.cluster = given.cluster
         self.settings = settings
-        self.inputs = {TP(spec.name, partition): spec for spec in inputs}
-        self.declared = tables
-        self.partition_counts = partition_counts
-        self.path = directory / str(partition)
-        self.membership = membership
-        self.store = store
-        self.lane = f"{app_id}-{partition}"
+        self.inputs = {TP(spec.name, partition): spec for spec in given.inputs}
+        self.declared = given.tables
+        self.partition_counts = given.partition_counts
+        self.path = given.directory / str(partition)
+        self.membership = given.membership
+        self.store = given.store
+        self.lane = f"{self.app_id}-{partition}"
         self.transactional = settings.exactly_once
         self.lock = asyncio.Lock()
         self.closed = False
@@ -109,25 +101,25 @@ class OwnedPartition:
         self.deferred: dict[TP, int] = {}
         self.tables: dict[str, TaskTable[Any]] = {}
         self.at_home: dict[bytes | None, None] = {}
-        self.endings = Endings(app_id)
+        self.endings = Endings(self.app_id)
         self.counts = Counts()
         self.agent_turn, self.companion_turn = Turn(), Turn()
-        self.watermarks = Watermarks(cluster, str(self), self.lane)
+        self.watermarks = Watermarks(self.cluster, str(self), self.lane)
         self.producer = Producer(
-            cluster,
+            self.cluster,
             self.lane if self.transactional else None,
-            app_id,
+            self.app_id,
             settings.transaction_timeout_ms,
             self.lane,
         )
-        quarantine = next(table for table in tables if table.name == QUARANTINE)
+        quarantine = next(table for table in given.tables if table.name == QUARANTINE)
         self.dead_letters = DeadLetters(
-            app_id, settings.dead_letters, quarantine, partition, partition_counts
+            self.app_id, settings.dead_letters, quarantine, partition, self.partition_counts
         )
         self.progress_at = time.monotonic()
         self.committed_at = 0.0
         self._deferred_until = 0.0
-        self._disk = disk or Disk(directory, settings.disk_free_bytes_min)
+        self._disk = given.disk or Disk(given.directory, settings.disk_free_bytes_min)
 
     def __repr__(self) -> str:
         return f"task {self.lane}"

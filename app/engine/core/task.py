@@ -5,13 +5,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Unpack
+from typing import Any
 
 from app.engine.core import take_over
 from app.engine.core.companion import accompany
 from app.engine.core.inbox import Inbox
 from app.engine.core.newer import NewerReleaseWaits
-from app.engine.core.owned import DEFER_S_MAX, OwnedPartition, Ownership
+from app.engine.core.owned import DEFER_S_MAX, Assignment, OwnedPartition
 from app.engine.core.processing import Processing
 from app.engine.core.work import Batch, Buried
 from app.engine.errors import Fenced
@@ -31,12 +31,11 @@ class Task(OwnedPartition):
 
     def __init__(
         self,
-        *,
+        given: Assignment,
         deliver: Callable[[Batch[Any]], Awaitable[None]],
         answers: Sequence[Buried] = (),
-        **owned: Unpack[Ownership],
     ) -> None:
-        super().__init__(**owned)
+        super().__init__(given)
         self.ready = asyncio.Event()
         self.restored: take_over.Restored | None = None
         self.newer = NewerReleaseWaits(self)
