@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,15 +36,23 @@ def test_a_released_directory_can_be_taken_again(tmp_path: Path) -> None:
         pass
 
 
+@contextmanager
+def holding(code: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A process of its own that runs `code` and has said `held`."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield holder
+
+
 def test_a_holder_that_was_killed_does_not_keep_the_directory(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from app.processes.lock import DirectoryLock\n"
         f"DirectoryLock(Path({str(tmp_path)!r})).acquire(); print('held', flush=True); input()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    with holding(code) as holder:
         with pytest.raises(DirectoryLockedError, match=f"pid {holder.pid} "):
             DirectoryLock(tmp_path).acquire()
         holder.kill()
@@ -137,10 +147,7 @@ def test_a_venue_that_was_killed_does_not_keep_its_directory(tmp_path: Path) -> 
         "from pathlib import Path; from venue.lock import lock_directory\n"
         f"with lock_directory(Path({str(tmp_path)!r})): print('held', flush=True); input()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    with holding(code) as holder:
         with pytest.raises(StartError, match=rf"\(process {holder.pid}\)"):
             lock_directory(tmp_path).__enter__()
         holder.kill()
