@@ -1,4 +1,4 @@
-"""The storm itself, in small: twenty faults of all kinds cost nothing, and planted bugs are seen."""
+"""The storm itself, in small: faults of all kinds cost nothing, and planted bugs are seen."""
 
 import json
 from pathlib import Path
