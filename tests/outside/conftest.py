@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(START_AND_TEST_S))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not longer: idle as it is, it costs half a core
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutsidePipeline]:
     with outside_pipeline(tmp_path_factory.mktemp("outside")) as running:
         yield running
