@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from app.allowed import PARTITIONS_ALLOWED, partition_count
 from bench import compliance, failover, growth, latency, memory, overhead, pipeline, restore, risk, throughput
-from bench.broker import broker
+from bench.broker import THIS_TREE, broker
 from bench.contenders import JOB
 from bench.kafka import Cluster, KafkaException
-from bench.plan import Plan
+from bench.pipeline import SECONDS_USUAL
+from bench.plan import Load, Plan
 from bench.processes import BenchError, end_on_sigterm, scratch_directory
 from bench.report import Row, show, write_json
 from bench.run import Bench
@@ -36,18 +38,19 @@ BENCHMARKS = {
 
 
 def main() -> int:
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args()
     unknown = [name for name in options.only if name not in BENCHMARKS and not any(starting(name))]
     if unknown:
         parser.error(f"--only: neither a benchmark nor the start of a contender's name: {', '.join(unknown)}")
     end_on_sigterm()
     asked = [name for name in options.only if name in BENCHMARKS] or list(BENCHMARKS)
-    plan = Plan(options.runs, options.records, [name for name in options.only if name not in BENCHMARKS])
+    names = [name for name in options.only if name not in BENCHMARKS]
+    plan = Plan(options.runs, options.records, names, load(options))
     rows: list[Row] = []
     try:
-        with scratch_directory() as directory, broker(directory) as bootstrap:
-            bench = Bench(Cluster(bootstrap), directory)
+        with scratch_directory() as directory, broker(directory) as kafka:
+            bench = Bench(Cluster(kafka.bootstrap), directory)
             for name in asked:
                 found = BENCHMARKS[name].run(bench, plan)
                 if found:
@@ -72,7 +75,7 @@ def starting(name: str) -> Iterator[str]:
     return (contender.name for contender in JOB if contender.name.startswith(name))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a JSON list")
     parser.add_argument("--runs", type=int, default=5, help="rounds of each benchmark; default 5")
@@ -86,7 +89,85 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help=f"benchmarks ({', '.join(BENCHMARKS)}) and contenders, by the start of a name, with commas",
     )
+    _pipeline_arguments(parser)
     return parser
+
+
+def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("the benchmark pipeline").add_argument
+    add(
+        "--partitions",
+        type=_counts(PARTITIONS_ALLOWED, partition_count),
+        default=[8],
+        metavar="N,N",
+        help=f"each is a row: {PARTITIONS_ALLOWED}; default 8",
+    )
+    add(
+        "--rate",
+        type=_counts("a whole number above 0", _positive),
+        default=[200],
+        metavar="N,N",
+        help="orders a second, each is a row; default 200",
+    )
+    add("--seconds", type=float, metavar="S", help=f"how long orders are sent; default {SECONDS_USUAL}")
+    add(
+        "--tree",
+        type=_tree,
+        metavar="PATH",
+        help="another checkout, such as that of the commit before: measured in turn with this one",
+    )
+    add(
+        "--curve",
+        type=_step,
+        nargs="?",
+        const=(200.0, False),
+        metavar="STEP",
+        help="raise the rate, from --rate on, until p99 is above 1 s: by so many orders a second (default "
+        "200), or x1.5 by a factor; with several rates, those are taken",
+    )
+
+
+def load(options: argparse.Namespace) -> Load:
+    step, factor = options.curve or (None, False)
+    return Load(options.partitions, options.rate, options.seconds, options.tree, step, factor)
+
+
+def _counts(allowed: str, read: Callable[[str], int]) -> Callable[[str], list[int]]:
+    def counts(text: str) -> list[int]:
+        try:
+            return [read(each) for each in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: allowed is {allowed}, several with commas between"
+            ) from None
+
+    return counts
+
+
+def _positive(text: str) -> int:
+    if (count := int(text)) <= 0:
+        raise ValueError(text)
+    return count
+
+
+def _tree(text: str) -> Path:
+    path = Path(text).resolve()
+    if not (path / "app" / "__main__.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no checkout of this project")
+    if path == THIS_TREE:
+        raise argparse.ArgumentTypeError(f"{text!r} is this checkout; allowed is another one")
+    return path
+
+
+def _step(text: str) -> tuple[float, bool]:
+    factor = text.startswith("x")
+    try:
+        step = float(text.removeprefix("x"))
+    except ValueError:
+        step = 0.0
+    if step <= factor:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number above 0, or x and one above 1")
+    return step, factor
 
 
 if __name__ == "__main__":

@@ -126,16 +126,22 @@ class Cluster:
         return [found[number] for number in range(partitions)]
 
     def messages(self, topic: str) -> Iterator[Any]:
-        """Every committed message of a topic so far, partition by partition."""
+        """Every committed message of a topic so far, each partition's in order."""
         count = len(self._admin.list_topics(topic, timeout=REQUEST_SECONDS_MAX).topics[topic].partitions)
         consumer = _consumer(self.bootstrap, topic)
+        unread = set(range(count))
         try:
-            for number in range(count):
-                consumer.assign([TopicPartition(topic, number, 0)])
-                while (message := consumer.poll(REQUEST_SECONDS_MAX)) is not None and message.error() is None:
+            consumer.assign([TopicPartition(topic, number, 0) for number in unread])
+            while unread:
+                message = consumer.poll(REQUEST_SECONDS_MAX)
+                if message is None:
+                    raise TimeoutError(f"{topic} could not be read to the end of {sorted(unread)}")
+                if message.error() is None:
                     yield message
-                if message is None or message.error().code() != KafkaError._PARTITION_EOF:
-                    raise TimeoutError(f"{topic}-{number} could not be read to its end: {message}")
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    unread.discard(message.partition())
+                else:
+                    raise KafkaException(message.error())
         finally:
             consumer.close()
 

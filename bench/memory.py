@@ -11,7 +11,7 @@ from bench.report import Row, spread
 from bench.run import RUN_SECONDS_MAX, START_SECONDS_MAX, Bench
 
 ACCOUNTS = 100_000
-FEW, MANY = 8, 32
+FEW, MANY = 8, 64
 POLL_SECONDS = 0.25
 SETTLE_SECONDS = 2.0
 RUNS_MAX = 3
@@ -67,12 +67,14 @@ def _row(contender: Contender, runs: list[Held]) -> Row:
     figures = {
         "memory_mib_peak": spread([run.peak for run in runs]),
         "memory_mib": spread([run.rest for run in runs]),
+        "memory_mib_of_many_partitions": spread([run.rest_many for run in runs]),
         "memory_mib_per_extra_partition": spread([run.per_partition for run in runs]),
     }
     medians = {name: figure["median"] for name, figure in figures.items()}
     shown = {
         f"{FEW} partitions, peak": f"{medians['memory_mib_peak']:.0f}",
         f"{FEW} partitions, at rest": f"{medians['memory_mib']:.0f}",
+        f"{MANY} partitions, at rest": f"{medians['memory_mib_of_many_partitions']:.0f}",
         "per extra partition": f"{medians['memory_mib_per_extra_partition']:.1f}",
     }
     return Row("memory", contender.name, contender.guarantee, {**medians, "spread": figures}, shown)

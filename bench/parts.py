@@ -7,7 +7,7 @@ from types import FrameType
 INTERVAL_S = 0.003
 REST = "rest"
 PARTS = {
-    "drain": {"Inbox._fetch", "Inbox.keep_filling", "Inbox.take"},
+    "drain": {"Fetcher._poll", "Inbox.take"},
     "decode": {"UnitOfWork.records"},
     "table": {
         "TableView.get",

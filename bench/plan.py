@@ -4,7 +4,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from bench.contenders import Contender
 from bench.kafka import KafkaException
@@ -13,6 +14,21 @@ from bench.processes import BenchError
 FAILURES_MAX = 2
 
 Measured = TypeVar("Measured")
+
+
+class Load(NamedTuple):
+    """What the whole pipeline is measured with: orders a second on so many partitions, for so many seconds.
+
+    `tree` is another checkout that takes turns with this one. `step` makes the rates rise until one is too
+    much: by adding so many orders a second, or, with `factor`, by multiplying.
+    """
+
+    partitions: Sequence[int] = (8,)
+    rates: Sequence[int] = (200,)
+    seconds: float | None = None
+    tree: Path | None = None
+    step: float | None = None
+    factor: bool = False
 
 
 @dataclass
@@ -26,6 +42,7 @@ class Plan:
     runs: int
     records: int
     names: Sequence[str] = ()
+    load: Load = field(default_factory=Load)
     failures: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 

@@ -46,6 +46,12 @@ class Child:
         if status is not None:
             raise self.error(f"ended with status {status}")
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the end, for so long at most; whether it has come."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.returncode is not None
+
     def finish(self, seconds_max: float) -> None:
         """Wait for the end; raise `BenchError` when it does not come in time, or is a failure."""
         try:
@@ -82,11 +88,11 @@ class Child:
 
     def memory_mib(self) -> float:
         """Proportional set size of the process and its children (Linux)."""
-        return sum(_pss_kib(pid) for pid in (self.pid, *_descendants(self.pid))) / 1024
+        return sum(_pss_kib(pid) for pid in (self.pid, *descendants(self.pid))) / 1024
 
     def cpu_seconds(self) -> float:
         """Processor time of the process and its children so far (Linux)."""
-        return sum(_cpu_ticks(pid) for pid in (self.pid, *_descendants(self.pid))) / os.sysconf("SC_CLK_TCK")
+        return sum(map(cpu_seconds, (self.pid, *descendants(self.pid))))
 
     def kill(self) -> float:
         """SIGKILL; returns when it is gone, with the moment just before the signal."""
@@ -138,10 +144,26 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()] if children.exists() else []
-    return found + [grandchild for child in found for grandchild in _descendants(child)]
+def descendants(pid: int) -> list[int]:
+    """All that the process has started and that has not ended (Linux)."""
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended meanwhile
+            found += map(int, children.read_text().split())
+    return found + [grandchild for child in found for grandchild in descendants(child)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of one process so far; 0 when it has ended (Linux)."""
+    return _cpu_ticks(pid) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory of one process; 0 when it has ended (Linux)."""
+    with suppress(OSError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return 0.0
 
 
 def _pss_kib(pid: int) -> int:
