@@ -20,7 +20,7 @@ class Service(NamedTuple):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     reads: tuple[str, ...] = ()
-    gathers_s: float = 0.0
+    gathers_s: float = 0.01
     steady: bool = True
 
 

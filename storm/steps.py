@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from app.engine.core import take_over as take_over_module
 from app.engine.core.manager import TaskManager
+from app.engine.core.ownership import ByPartition, ByWorker
 from app.engine.kafka.consumer import Consumer
 from app.engine.kafka.transaction import Producer
 from app.engine.state import restore as restore_module
@@ -160,9 +161,10 @@ def _around(owner: Any, name: str, before: Step | None, after: Step | None) -> N
 
 def instrument() -> None:
     """Wrap the methods, once a process. Without a plan they do what they did."""
-    if hasattr(Producer.begin, "__wrapped__"):
+    if hasattr(Producer.commit, "__wrapped__"):
         return
-    _around(Producer, "begin", Step.BEFORE_FENCING, Step.FENCED_OTHERS)
+    for way in (ByWorker, ByPartition):
+        _around(way, "take", Step.BEFORE_FENCING, Step.FENCED_OTHERS)
     _around(take_over_module, "find_start", None, Step.READ_OFFSETS)
     _around(take_over_module, "restore", Step.BEFORE_RESTORE, Step.RESTORED)
     _around(Producer, "add", Step.BEFORE_ADD, None)

@@ -80,6 +80,8 @@ SERVER_PROPERTIES: Final[dict[str, object]] = {
     "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 500,
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
+    # while the last transaction's markers are being written the broker asks again, every 20 ms by default
+    "add.partitions.to.txn.retry.backoff.ms": 1,
     # 9 s by default
     "broker.session.timeout.ms": SESSION_MS,
     "broker.heartbeat.interval.ms": 250,

@@ -150,12 +150,12 @@ def to_venue_order(intent: Intent) -> VenueOrder:
     )
 
 
-def claimed(sessions: Mapping[int, Session], task_epoch: int) -> dict[int, Session]:
+def claimed(sessions: Mapping[int, Session]) -> dict[int, Session]:
     """The sessions under one epoch above all that any of them has had: what is still on its way is older.
 
-    The task's own epoch is not enough: Kafka may give a partition that was idle for days a smaller one.
+    Only the owner of the sessions can raise it, in a transaction; so it needs no other source.
     """
-    epoch = max(task_epoch, *(session.epoch + 1 for session in sessions.values()))
+    epoch = max(session.epoch for session in sessions.values()) + 1
     return {number: session.model_copy(update={"epoch": epoch}) for number, session in sessions.items()}
 
 

@@ -8,6 +8,8 @@ EngineError
 ├── KeyTooLong        a record's key is too long to be hashed: a dead letter that holds no key
 ├── AnswerFailed      the service's answer to a dead letter failed: it goes there without one
 ├── Fenced            another worker owns the task now: drop everything, write nothing, stop
+│   ├── StaleGeneration   the group has moved on; nobody has fenced the producer
+│   └── InDoubt           nobody here can know whether the last transaction is committed
 ├── Misconfigured     nothing is touched until a person has set it right: exit status EXIT_CONFIGURATION
 │   ├── TopicMismatch     topics exist that are not what they have to be
 │   └── DirectoryInUse    another process works in the data directory
@@ -87,6 +89,18 @@ class AnswerFailed(EngineError):
 
 class Fenced(EngineError):
     """Another producer with this task's transactional id has been initialised: the task lives elsewhere."""
+
+
+class StaleGeneration(Fenced):
+    """The group has moved on: offsets of this generation are refused. Nobody has fenced the producer."""
+
+
+class InDoubt(Fenced):
+    """A commit that was tried more than once, or was refused: it may have taken effect, or not.
+
+    Kafka can tell: once the producer's id is fenced, its transactions are over, and the group's offsets say
+    what is committed.
+    """
 
 
 class CannotGoOn(EngineError):

@@ -239,7 +239,7 @@ class VenueSession:
         """Raise the epoch of all the task's sessions, in one transaction."""
         async with unit_of_work(self.task) as work:
             known = {shard: work[self.sessions].get(str(shard), NEW_SESSION) for shard in self.task.shards}
-            ours = claimed(known, self.task.epoch)
+            ours = claimed(known)
             for shard, session in ours.items():
                 work[self.sessions][str(shard)] = session
         self.epoch = next(iter(ours.values())).epoch

@@ -5,7 +5,7 @@ function of a module, so that a change inside one breaks no mutant. It names the
 `tests/engine/scenarios.py` that catches it, and what that scenario then says.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -15,18 +15,22 @@ from app.engine.core import dead_letter as dead_letter_module
 from app.engine.core import processing as processing_module
 from app.engine.core import take_over as take_over_module
 from app.engine.core import work as work_module
+from app.engine.core.committer import Share
 from app.engine.core.dead_letter import QUARANTINE, DeadLetters
 from app.engine.core.effects import Effects
 from app.engine.core.inbox import Inbox
 from app.engine.core.owned import OwnedPartition
+from app.engine.core.ownership import ByWorker
 from app.engine.core.processing import Processing
 from app.engine.core.take_over import Start
 from app.engine.core.task import Task
 from app.engine.core.work import UnitOfWork
-from app.engine.errors import Fenced, Transient
+from app.engine.errors import Fenced
 from app.engine.kafka import cluster as cluster_module
+from app.engine.kafka import transaction as transaction_module
 from app.engine.kafka import watermarks as watermarks_module
 from app.engine.kafka.cluster import LATEST, READ_UNCOMMITTED, Cluster
+from app.engine.kafka.fetcher import Fetcher
 from app.engine.kafka.transaction import Outbox, Producer
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.state import restore as restore_module
@@ -60,45 +64,66 @@ def mutant(rule: int, scenario: str, shows: str) -> Callable[[Callable[[Patch], 
 # -- rule 1: fence, then offsets, then tables, then the first fetch
 
 
+def _take_later(patch: Patch) -> Callable[[OwnedPartition], Awaitable[None]]:
+    """Leave the take-over to the function returned; until then nobody waits for what is under way."""
+    take, confirm, group_offsets = ByWorker.take, ByWorker.confirm, Cluster.group_offsets
+
+    async def nothing(way: ByWorker, task: OwnedPartition) -> None:
+        pass
+
+    async def any_offsets(cluster: Cluster, group: str, tps: Any, *, stable: bool = False) -> Any:
+        return await group_offsets(cluster, group, tps)
+
+    async def take_now(task: OwnedPartition) -> None:
+        assert isinstance(task.ownership, ByWorker)
+        await take(task.ownership, task)
+        await confirm(task.ownership, task)
+
+    patch.setattr(ByWorker, "take", nothing)
+    patch.setattr(ByWorker, "confirm", nothing)
+    patch.setattr(Cluster, "group_offsets", any_offsets)
+    return take_now
+
+
 @mutant(1, "take_over", shows="2 totals for")
 def offsets_before_fencing(patch: Patch) -> None:
-    begin, find_start = Producer.begin, take_over_module.find_start
-
-    async def begin_later(producer: Producer) -> None:
-        pass
+    take_now, find_start = _take_later(patch), take_over_module.find_start
 
     async def find_first(task: OwnedPartition) -> Start:
         found = await find_start(task)
-        await begin(task.producer)
+        await take_now(task)
         return found
 
-    patch.setattr(Producer, "begin", begin_later)
     patch.setattr(take_over_module, "find_start", find_first)
 
 
 @mutant(1, "take_over", shows="follows count")
 def restore_before_fencing(patch: Patch) -> None:
-    begin, find_start = Producer.begin, take_over_module.find_start
+    take_now, find_start = _take_later(patch), take_over_module.find_start
     restore_tables = take_over_module.restore_tables
-
-    async def begin_later(producer: Producer) -> None:
-        pass
 
     async def find_later(task: OwnedPartition) -> Start:
         return Start({}, is_first=False, note="", is_noted=True)
 
     async def restore_first(task: OwnedPartition) -> int:
         count = await restore_tables(task)
-        await begin(task.producer)
+        await take_now(task)
         start = await find_start(task)
-        task.positions, task.producer.note = start.positions, start.note
+        task.positions, task.note = start.positions, start.note
         if not start.is_noted:
             await take_over_module.commit_start(task)
         return count
 
-    patch.setattr(Producer, "begin", begin_later)
     patch.setattr(take_over_module, "find_start", find_later)
     patch.setattr(take_over_module, "restore_tables", restore_first)
+
+
+@mutant(1, "take_over", shows="2 totals for")
+def transaction_of_the_last_owner_not_ended(patch: Patch) -> None:
+    async def fence_nobody(producer: Producer, transactional_id: str) -> None:
+        pass
+
+    patch.setattr(Producer, "fence", fence_nobody)
 
 
 @mutant(1, "take_over", shows="follows count")
@@ -139,30 +164,37 @@ def lag_counts_to_what_is_stable(patch: Patch) -> None:
     patch.setattr(Watermarks, "hear", hear_what_is_stable)
 
 
-def _read_uncommitted(patch: Patch, wanted: Callable[[object], bool]) -> None:
+def _fetcher_reads_uncommitted(patch: Patch, name: str) -> None:
+    read = Fetcher.read
+
+    def read_all(fetcher: Fetcher, reader: Any, positions: Any) -> Any:
+        if fetcher.name == name:
+            fetcher.isolation = READ_UNCOMMITTED
+        return read(fetcher, reader, positions)
+
+    patch.setattr(Fetcher, "read", read_all)
+
+
+@mutant(2, "read_committed", shows="which nobody sent")
+def inputs_read_uncommitted(patch: Patch) -> None:
+    _fetcher_reads_uncommitted(patch, "inputs")
+
+
+@mutant(2, "restore_after_abort", shows="follows count")
+def restore_reads_uncommitted(patch: Patch) -> None:
     fetch = Cluster.fetch
 
     async def fetch_all(cluster: Cluster, node: int, positions: Any, *, lane: object, **more: Any) -> Any:
-        if wanted(lane):
+        if isinstance(lane, str):
             more["isolation"] = READ_UNCOMMITTED
         return await fetch(cluster, node, positions, lane=lane, **more)
 
     patch.setattr(Cluster, "fetch", fetch_all)
 
 
-@mutant(2, "read_committed", shows="which nobody sent")
-def inputs_read_uncommitted(patch: Patch) -> None:
-    _read_uncommitted(patch, lambda lane: isinstance(lane, tuple) and lane[1] == "fetch")
-
-
-@mutant(2, "restore_after_abort", shows="follows count")
-def restore_reads_uncommitted(patch: Patch) -> None:
-    _read_uncommitted(patch, lambda lane: isinstance(lane, str))
-
-
 @mutant(2, "standby", shows="tables/0 sums")
 def standby_reads_uncommitted(patch: Patch) -> None:
-    _read_uncommitted(patch, lambda lane: isinstance(lane, tuple) and lane[1] == "standby")
+    _fetcher_reads_uncommitted(patch, "standbys")
 
 
 # -- rule 3: the store never holds what Kafka has not committed; data and offset are one write
@@ -171,22 +203,24 @@ def standby_reads_uncommitted(patch: Patch) -> None:
 @mutant(3, "killed_before_commit", shows="tables/0 sums")
 def store_before_commit(patch: Patch) -> None:
     encode, send, commit = OwnedPartition.encode_changes, Producer.send, Producer.commit
-    early: dict[Producer, tuple[OwnedPartition, Effects, Any]] = {}
-    ends: dict[Producer, Any] = {}
+    early: list[tuple[OwnedPartition, Effects, Any]] = []
+    ends: dict[int, Any] = {}
 
     def encode_and_remember(task: OwnedPartition, effects: Effects) -> Any:
         changes = encode(task, effects)
-        early[task.producer] = task, effects, changes
+        early.append((task, effects, changes))
         return changes
 
-    async def send_and_remember(producer: Producer, outbox: Outbox) -> Any:
-        ends[producer] = await send(producer, outbox)
-        return ends[producer]
+    async def send_and_remember(producer: Producer, outboxes: Any, *more: Any) -> Any:
+        found = await send(producer, outboxes, *more)
+        ends.update(zip(map(id, outboxes), found, strict=True))
+        return found
 
     async def commit_after_apply(producer: Producer) -> None:
-        if producer in early:
-            task, effects, changes = early.pop(producer)
-            task.apply(effects, changes, ends[producer])
+        for task, effects, changes in early:
+            if id(effects.outbox) in ends:
+                task.apply(effects, changes, ends[id(effects.outbox)])
+        early.clear()
         await commit(producer)
 
     patch.setattr(OwnedPartition, "encode_changes", encode_and_remember)
@@ -249,43 +283,58 @@ def restore_waits_for_the_high_watermark(patch: Patch) -> None:
 
 @mutant(5, "zombie", shows="2 totals for")
 def fenced_goes_on(patch: Patch) -> None:
-    async def commit_anyway(work: UnitOfWork) -> Exception | None:
-        try:
-            await work.task.commit(work)
-        except Fenced as error:
-            await work.task.producer.begin()
-            return Transient(str(error))
-        return None
+    async def check_nothing(way: ByWorker) -> None:
+        pass
 
-    patch.setattr(UnitOfWork, "finish", commit_anyway)
+    patch.setattr(ByWorker, "check_all", check_nothing)
 
 
 @mutant(5, "zombie", shows="tables/0 sums")
 def fenced_writes_its_store(patch: Patch) -> None:
-    commit, send = OwnedPartition.commit_transaction, Producer.send
-    ends: dict[Producer, dict[Any, int]] = {}
+    commit, send = ByWorker.commit, Producer.send
+    ends: dict[int, dict[Any, int]] = {}
 
-    async def send_and_remember(producer: Producer, outbox: Outbox) -> Any:
-        ends[producer] = await send(producer, outbox)
-        return ends[producer]
+    async def send_and_remember(producer: Producer, outboxes: Any, *more: Any) -> Any:
+        found = await send(producer, outboxes, *more)
+        ends.update(zip(map(id, outboxes), found, strict=True))
+        return found
 
-    async def never_mind(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
+    async def never_mind(way: ByWorker, share: Share) -> Any:
         try:
-            return await commit(task, outbox, offsets)
+            return await commit(way, share)
         except Fenced:
-            known = {table.changelog: table.offset for table in task.tables.values()}
-            return known | ends.get(task.producer, {})
+            assert isinstance(share.task, OwnedPartition)
+            known = {table.changelog: table.offset for table in share.task.tables.values()}
+            return known | ends.get(id(share.outbox), {})
 
     patch.setattr(Producer, "send", send_and_remember)
-    patch.setattr(OwnedPartition, "commit_transaction", never_mind)
+    patch.setattr(ByWorker, "commit", never_mind)
 
 
 @mutant(5, "refused_transaction", shows="2 totals for")
 def failure_without_abort(patch: Patch) -> None:
-    async def abort(task: OwnedPartition) -> None:
+    async def abort(producer: Producer) -> None:
         pass
 
-    patch.setattr(OwnedPartition, "abort", abort)
+    patch.setattr(Producer, "abort", abort)
+
+
+@mutant(5, "neighbours", shows="2 totals for")
+def failure_of_one_commits_what_the_others_have(patch: Patch) -> None:
+    async def commit_instead(producer: Producer) -> None:
+        await producer.commit()
+
+    patch.setattr(Producer, "abort", commit_instead)
+
+
+@mutant(5, "stale_generation", shows="in a generation that is over")
+def generation_not_sent(patch: Patch) -> None:
+    send_offsets = Producer.send_offsets
+
+    async def send_as_nobody(producer: Producer, offsets: Any, *_: Any) -> None:
+        await send_offsets(producer, offsets)
+
+    patch.setattr(Producer, "send_offsets", send_as_nobody)
 
 
 @mutant(5, "refused_transaction", shows="follows count")
@@ -313,7 +362,9 @@ def failure_goes_on_behind_it(patch: Patch) -> None:
 
 @mutant(5, "late_request", shows="2 totals for")
 def late_requests_count_for_the_next_transaction(patch: Patch) -> None:
+    """Only in transaction version 1: in version 2 each transaction has an epoch of its own."""
     add = Producer.add
+    patch.setattr(transaction_module, "TRANSACTION_VERSION_MAX", 1)
 
     async def add_at_once(producer: Producer, *args: Any) -> None:
         producer.has_unanswered = False
@@ -327,25 +378,25 @@ def late_requests_count_for_the_next_transaction(patch: Patch) -> None:
 
 @mutant(6, "killed_before_commit", shows="no total for")
 def offsets_in_front_of_the_transaction(patch: Patch) -> None:
-    commit = OwnedPartition.commit_transaction
+    commit = ByWorker.commit
 
-    async def commit_offsets_first(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
-        await task.producer.commit_offsets(offsets, *task.membership())
-        return await commit(task, outbox, {})
+    async def commit_offsets_first(way: ByWorker, share: Share) -> Any:
+        await way.committer.producer.commit_offsets(share.offsets, way.membership)
+        return await commit(way, Share(share.task, share.outbox, {}))
 
-    patch.setattr(OwnedPartition, "commit_transaction", commit_offsets_first)
+    patch.setattr(ByWorker, "commit", commit_offsets_first)
 
 
 @mutant(6, "killed_after_commit", shows="2 totals for")
 def offsets_behind_the_transaction(patch: Patch) -> None:
-    commit = OwnedPartition.commit_transaction
+    commit = ByWorker.commit
 
-    async def commit_offsets_later(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
-        ends = await commit(task, outbox, {})
-        await task.producer.commit_offsets(offsets, *task.membership())
+    async def commit_offsets_later(way: ByWorker, share: Share) -> Any:
+        ends = await commit(way, Share(share.task, share.outbox, {}))
+        await way.committer.producer.commit_offsets(share.offsets, way.membership)
         return ends
 
-    patch.setattr(OwnedPartition, "commit_transaction", commit_offsets_later)
+    patch.setattr(ByWorker, "commit", commit_offsets_later)
 
 
 @mutant(6, "dead_letters", shows="no dead letter of")
@@ -356,8 +407,9 @@ def exception_acknowledges(patch: Patch) -> None:
         error = await attempt(processing, part, trial)
         if error is None or len(part.items) > 1:
             return error
-        await processing.task.commit_transaction(Outbox(True), part.end)
-        processing.task.positions.update(part.end)
+        task = processing.task
+        await task.ownership.commit(Share(task, Outbox(True), task.noted(part.end)))
+        task.positions.update(part.end)
         return None
 
     patch.setattr(Processing, "attempt", attempt_once)
@@ -365,22 +417,23 @@ def exception_acknowledges(patch: Patch) -> None:
 
 @mutant(6, "dead_letters", shows="2 dead letters of")
 def dead_letter_outside_the_transaction(patch: Patch) -> None:
-    append, commit = DeadLetters.append, OwnedPartition.commit_transaction
-    asides: dict[OwnedPartition, Outbox] = {}
+    append, commit = DeadLetters.append, ByWorker.commit
+    asides: dict[Any, Outbox] = {}
 
     def append_aside(self: DeadLetters, work: UnitOfWork, *args: Any) -> None:
         outbox, work.outbox = work.outbox, asides.setdefault(work.task, Outbox(False))
         append(self, work, *args)
         work.outbox = outbox
 
-    async def send_aside(task: OwnedPartition, outbox: Outbox, offsets: Any) -> Any:
-        if aside := asides.pop(task, None):
-            plain = Producer(task.cluster, None, task.app_id, 10_000, task.lane)
-            await plain.send(aside)
-        return await commit(task, outbox, offsets)
+    async def send_aside(way: ByWorker, share: Share) -> Any:
+        if aside := asides.pop(share.task, None):
+            task = share.task
+            assert isinstance(task, OwnedPartition)
+            await Producer(task.cluster, None, task.app_id, 10_000, task.lane).send([aside])
+        return await commit(way, share)
 
     patch.setattr(DeadLetters, "append", append_aside)
-    patch.setattr(OwnedPartition, "commit_transaction", send_aside)
+    patch.setattr(ByWorker, "commit", send_aside)
 
 
 @mutant(6, "dead_letters", shows="is not what came")

@@ -21,9 +21,10 @@ from app.engine import Task, unit_of_work
 from app.engine.core import take_over as take_over_module
 from app.engine.core.dead_letter import DeadLetters
 from app.engine.core.effects import Effects, TableView
-from app.engine.kafka.transaction import Producer
-from app.engine.state import restore as restore_module
+from app.engine.core.ownership import ByWorker
+from app.engine.kafka.cluster import Cluster
 from app.engine.state import standby as standby_module
+from app.engine.state.restore import Incoming
 from app.topics import EXECUTIONS
 from app.venue_session import booking as venue_booking
 from app.venue_session import session as venue_session
@@ -476,25 +477,29 @@ def unknown_field_is_an_error_inside(patch: Patch) -> None:
 
 @mutant("I1", *SERVICES, faults=("freeze-at:before the commit", "kill"))
 def no_fencing(patch: Patch) -> None:
-    """Each worker has transactional ids of its own, so that nobody is ever fenced."""
-    begin = Producer.begin
+    """Nobody is ever fenced, and offsets are committed as nobody's, in whatever generation."""
+    group_offsets = Cluster.group_offsets
 
-    async def begin_alone(producer: Producer) -> None:
-        producer.transactional_id = f"{producer.transactional_id}-{uuid4()}"
-        await begin(producer)
+    async def nothing(way: ByWorker, task: Any) -> None:
+        pass
 
-    patch.setattr(Producer, "begin", begin_alone)
+    async def any_offsets(cluster: Cluster, group: str, tps: Any, *, stable: bool = False) -> Any:
+        return await group_offsets(cluster, group, tps)
+
+    patch.setattr(ByWorker, "take", nothing)
+    patch.setattr(ByWorker, "confirm", nothing)
+    patch.setattr(ByWorker, "assigned", lambda way, membership: None)
+    patch.setattr(Cluster, "group_offsets", any_offsets)
 
 
 @mutant("I1", *SERVICES, faults=("kill",))
 def standby_promoted_without_its_tail(patch: Patch) -> None:
     """Who has followed a partition's changelogs takes it over as it stands, though it was a second behind."""
-    fetch, restore = restore_module.fetch, vars(take_over_module)["restore"]
+    come, restore = Incoming.next, vars(take_over_module)["restore"]
 
-    async def fetch_late(cluster: Any, positions: Any, lane: object, wait_ms: int, *more: Any) -> Any:
-        if wait_ms == restore_module.FOLLOW_WAIT_MS:
-            await asyncio.sleep(STANDBY_LAG_S)
-        return await fetch(cluster, positions, lane, wait_ms, *more)
+    async def come_late(incoming: Incoming, within_s: float) -> Any:
+        await asyncio.sleep(STANDBY_LAG_S)
+        return await come(incoming, within_s)
 
     async def restore_if_empty(store: Any, cluster: Any, changelogs: Any, *more: Any) -> int:
         if any(store.applied(table) is not None for table in changelogs):
@@ -502,6 +507,6 @@ def standby_promoted_without_its_tail(patch: Patch) -> None:
         count: int = await restore(store, cluster, changelogs, *more)
         return count
 
-    patch.setattr(restore_module, "fetch", fetch_late)
+    patch.setattr(Incoming, "next", come_late)
     patch.setattr(take_over_module, "restore", restore_if_empty)
     patch.setattr(standby_module, "restore", restore_if_empty)

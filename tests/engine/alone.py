@@ -13,7 +13,9 @@ from app.engine import Batch, EngineSettings, Record, Table, Task, TopicSpec, Un
 from app.engine.core.chunk import Chunk, Item
 from app.engine.core.effects import Effects
 from app.engine.core.owned import Assignment
-from app.engine.kafka.cluster import TP, Cluster, partition_of
+from app.engine.core.ownership import AtLeastOnce
+from app.engine.kafka.cluster import NO_MEMBER, TP, Cluster, partition_of
+from app.engine.kafka.fetcher import Fetcher
 from app.engine.state.store import TaskStore
 from app.engine.state.table import TaskTable
 from tests.engine.service import Options, make_app
@@ -22,6 +24,7 @@ from tests.engine.test_outbox import a_producer, sent
 Handle = Callable[[UnitOfWork, Record], None]
 APP = make_app(Options(bootstrap="127.0.0.1:1", id="alone", directory="nowhere"))
 PARTITIONS = 4
+NOWHERE = Cluster("127.0.0.1:1", "alone")
 
 
 class Raw(NamedTuple):
@@ -74,13 +77,15 @@ class Alone:
             Assignment(
                 app_id="alone",
                 partition=partition,
-                cluster=Cluster("127.0.0.1:1", "alone"),
+                cluster=NOWHERE,
+                fetcher=Fetcher(NOWHERE, "inputs", chosen.fetch_bytes_max),
                 settings=chosen,
                 inputs=inputs,
                 tables=self.tables,
                 partition_counts=counts,
                 directory=directory,
-                membership=lambda: (-1, ""),
+                membership=NO_MEMBER,
+                ownership=AtLeastOnce(NOWHERE, "alone", 1_000, lambda: NO_MEMBER),
                 store=self.store,
             ),
             self._deliver,
@@ -88,7 +93,7 @@ class Alone:
         )
         self.task.tables = {each.name: TaskTable(each, self.store, partition) for each in self.tables}
         unsafe: Any = self.task
-        unsafe.commit, unsafe.abort = self._commit, self._abort
+        unsafe.commit = self._commit
 
     async def _deliver(self, batch: Batch) -> None:
         async with unit_of_work(batch) as work:
@@ -105,9 +110,6 @@ class Alone:
         self.task.apply(work, changes, {table.changelog: 1 for table in self.task.tables.values()})
         if work.chunk is not None:
             self.taken += [f"{spec.name}/{raw.offset}" for spec, raw in work.chunk.items]
-
-    async def _abort(self) -> None:
-        """There is nothing to abort."""
 
     async def take(self, *items: Item) -> None:
         """Process records, in one batch; they come in the order of the inputs."""

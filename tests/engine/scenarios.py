@@ -6,20 +6,21 @@ engine never does.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
-from aiokafka.protocol.transaction import TxnOffsetCommitRequest
 
+from app.engine.core.inbox import Inbox
 from app.engine.errors import OffsetsLost, PositionGap
-from app.engine.kafka.cluster import Cluster, partition_of
-from app.engine.kafka.transaction import TransactionFailed
+from app.engine.kafka.cluster import Cluster, Fetched, Membership, partition_of, route
+from app.engine.kafka.protocol import TxnOffsetCommit
+from app.engine.kafka.transaction import Producer, RecordRefused, TransactionFailed
 from app.engine.kafka.watermarks import STALL_S
 from storm.steps import Gate, Killed, Plan, Step, at_time, raise_
 from tests.engine.network import BadNetwork
@@ -31,7 +32,7 @@ from tests.engine.world import Dead, World
 LATE_REQUESTS = 25
 Scenario = Callable[[World, float], Awaitable[list[str]]]
 SCENARIOS: dict[str, Scenario] = {}
-PARTITIONS = {"strays": 2}
+PARTITIONS = {"strays": 2, "neighbours": 2}
 """How many partitions a scenario's world has, where it is not one."""
 
 
@@ -102,8 +103,8 @@ async def lost_offsets(world: World, vain_s: float) -> list[str]:
     """Rule 1: a task does not begin anew with an input whose offsets are gone."""
     group_offsets = Cluster.group_offsets
 
-    async def without_corrections(cluster: Cluster, group: str, tps: Any) -> Any:
-        found = await group_offsets(cluster, group, tps)
+    async def without_corrections(cluster: Cluster, group: str, tps: Any, **more: Any) -> Any:
+        found = await group_offsets(cluster, group, tps, **more)
         return {tp: None if tp.topic == world.corrections.name else each for tp, each in found.items()}
 
     await world.send(*world.more(10), topic=world.corrections.name)
@@ -374,6 +375,82 @@ async def refused_transaction(world: World, vain_s: float) -> list[str]:
 
 
 @scenario
+async def neighbours(world: World, vain_s: float) -> list[str]:
+    """Rule 5: Kafka refuses a record of one task; the others of its transaction are committed in the next."""
+    send, refusals = Producer.send, 0
+    (refused,) = {route(world.totals.name, b"key-0", world.options.partitions + 1)}
+
+    async def refusing(producer: Producer, outboxes: Any, *more: Any) -> Any:
+        nonlocal refusals
+        found = await send(producer, outboxes, *more)
+        if refusals < 3 and any(refused in outbox.partitions for outbox in outboxes):
+            refusals += 1
+            raise RecordRefused(refused, {10})
+        return found
+
+    together = Gate()
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await worker.ready()
+        worker.plan[Step.BEFORE_PRODUCE] = together
+        await world.send(*world.more(5))
+        await reached(together)
+        await world.send(*world.more(100))
+        await asyncio.sleep(0.2)  # both tasks have a share for the next transaction
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Producer, "send", refusing)
+            together.open()
+            await world.all_processed()
+        await worker.stop()
+    findings = [] if refusals else ["nothing was refused"]
+    return findings + await world.faults(directories=tables_of(world, "only"))
+
+
+@scenario
+async def stale_generation(world: World, vain_s: float) -> list[str]:
+    """Rule 5: the group has moved on, nobody has fenced the worker: it commits nothing before it knows."""
+    async with member(world) as first, BareWorker(world.options, "only") as worker:
+        worker.joins(first())
+        await worker.own()
+        await world.send(*world.more(20))
+        await worker.committed(20)
+        before = first()
+        async with member(world):
+            await until(lambda: first() != before)
+            await world.send(*world.more(20))
+            with suppress(TimeoutError):
+                await worker.committed(40, 1.0)
+            findings = [
+                f"{at} are committed in a generation that is over"
+                for at, _ in (await world.progress()).values()
+                if at > 20
+            ]
+            worker.joins(first())
+            await world.all_processed()
+            await worker.stop()
+    return findings + await world.faults(directories=tables_of(world, "only"))
+
+
+@asynccontextmanager
+async def member(world: World) -> AsyncIterator[Callable[[], Membership]]:
+    """Join the service's group as somebody; gives the membership."""
+    consumer: Any = AIOKafkaConsumer(
+        world.numbers.name,
+        bootstrap_servers=world.options.bootstrap,
+        group_id=world.options.id,
+        enable_auto_commit=False,
+        heartbeat_interval_ms=100,
+    )
+    await consumer.start()
+    try:
+        coordinator = consumer._coordinator
+        await until(lambda: coordinator.generation > 0)
+        yield lambda: Membership(coordinator.generation, coordinator.member_id)
+    finally:
+        await consumer.stop()
+
+
+@scenario
 async def dead_letters(world: World, vain_s: float) -> list[str]:
     """Rule 6: what fails, what is garbage, what is held behind it; a worker dies with all this in hand."""
     commit = Gate(after=2)
@@ -467,7 +544,7 @@ async def newer_release(world: World, vain_s: float) -> list[str]:
         await new.own()
         await world.all_processed()
         await new.stop()
-        await old.tasks[0].renew()  # as the manager asks for it when a partition has moved
+        await old.tasks[0].check()  # as the manager asks for it when a partition has moved
         await old.ended(vain_s)
     async with BareWorker(world.options, "old") as old:
         await old.own()
@@ -543,19 +620,17 @@ async def flood(world: World, vain_s: float) -> list[str]:
     options = msgspec.structs.replace(world.options, fetch_bytes_max=4096)
     commit = Gate()
     fetched = 0
-    fetch = Cluster.fetch
+    take_in = Inbox.take_in
 
-    async def counting(cluster: Cluster, *args: Any, lane: object, **more: Any) -> Any:
+    def counting(inbox: Inbox, found: Fetched) -> None:
         nonlocal fetched
-        found = await fetch(cluster, *args, lane=lane, **more)
-        if isinstance(lane, tuple):
-            fetched += sum(len(each.records) for each in found)
-        return found
+        fetched += len(found.records)
+        take_in(inbox, found)
 
     await world.send(*world.more(1500))
     async with BareWorker(options, "only") as worker:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Cluster, "fetch", counting)
+            patch.setattr(Inbox, "take_in", counting)
             await worker.own()
             await worker.ready()
             worker.plan[Step.BEFORE_COMMIT] = commit
@@ -603,21 +678,19 @@ async def back_and_forth(world: World, vain_s: float) -> list[str]:
 @scenario
 async def skipped_records(world: World, vain_s: float) -> list[str]:
     """Rule 10: a fetch skips records. The task stops, and nothing is lost when it starts again."""
-    fetch = Cluster.fetch
+    take_in = Inbox.take_in
     shall_skip = False
 
-    async def skipping(cluster: Cluster, *args: Any, lane: object, **more: Any) -> Any:
+    def skipping(inbox: Inbox, found: Fetched) -> None:
         nonlocal shall_skip
-        found = await fetch(cluster, *args, lane=lane, **more)
-        for number, each in enumerate(found):
-            if shall_skip and isinstance(lane, tuple) and each.records:
-                shall_skip = False
-                begin = each.records[0].offset + 1
-                found[number] = each._replace(position=begin, records=each.records[1:])
-        return found
+        if shall_skip and found.records:
+            shall_skip = False
+            begin = found.records[0].offset + 1
+            found = found._replace(position=begin, records=found.records[1:])
+        take_in(inbox, found)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Cluster, "fetch", skipping)
+        patch.setattr(Inbox, "take_in", skipping)
         async with BareWorker(world.options, "only") as worker:
             await worker.own()
             await world.send(*world.more(20))
@@ -642,7 +715,7 @@ async def late_request(world: World, vain_s: float) -> list[str]:
     late: list[tuple[Cluster, int, Any]] = []
 
     async def lose_one(cluster: Cluster, node: int, request: Any, lane: object = "default") -> Any:
-        if isinstance(request, TxnOffsetCommitRequest) and not late:
+        if isinstance(request, TxnOffsetCommit) and not late:
             late.append((cluster, node, request))
             raise KafkaConnectionError("lost by the test")
         return await send(cluster, node, request, lane)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,8 @@ from app.engine import Task
 from app.engine.core.chunk import Chunk
 from app.engine.core.owned import Assignment
 from app.engine.core.processing import BACKOFF
-from app.engine.kafka.cluster import TP, Cluster, Fetched
+from app.engine.kafka.cluster import NO_MEMBER, TP, Cluster, Fetched
+from app.engine.kafka.fetcher import Fetcher
 from tests.engine.service import Options, make_app, topics
 
 OPTIONS = Options(bootstrap="127.0.0.1:1", id="unit", directory="nowhere", batch_records_max=10)
@@ -28,19 +28,32 @@ def record(offset: int) -> Any:
     return SimpleNamespace(offset=offset)
 
 
+class Opens:
+    """Of an ownership, only when the next transaction may begin."""
+
+    def __init__(self, in_s: float = 0.0) -> None:
+        self.opens_at = time.monotonic() + in_s
+
+    def expect_no_more(self, task: Task) -> None:
+        pass
+
+
 def a_task(**more: Any) -> Task:
     """A task that nobody runs."""
     tables: Any = APP.tables
+    cluster = more.pop("cluster", None) or Cluster("127.0.0.1:1", "unit")
     given: dict[str, Any] = {
         "app_id": "unit",
         "partition": 0,
-        "cluster": Cluster("127.0.0.1:1", "unit"),
+        "cluster": cluster,
+        "fetcher": Fetcher(cluster, "inputs", APP.settings.fetch_bytes_max),
         "settings": APP.settings,
         "inputs": SPECS,
         "tables": list(tables.values()),
         "partition_counts": {},
         "directory": Path("nowhere"),
-        "membership": lambda: (-1, ""),
+        "membership": NO_MEMBER,
+        "ownership": Opens(),
     }
     nobody: Any = None
     return Task(Assignment(**{**given, **more}), nobody)
@@ -153,22 +166,17 @@ async def test_a_pause_ends_when_the_task_is_told_to_stop() -> None:
     await asyncio.wait_for(pausing, 2)
 
 
-GATHERS = replace(APP.settings, commit_interval_s=60.0)
-
-
 async def gathering(task: Task) -> "asyncio.Task[None]":
     waiting = asyncio.create_task(task.let_gather())
     await asyncio.sleep(0.02)
     return waiting
 
 
-async def test_records_gather_after_a_commit_until_the_interval_is_over_or_the_task_is_stopped() -> None:
-    task = a_task(settings=GATHERS)
-    task.committed_at = time.monotonic() - 59.9
-    waiting = await gathering(task)
+async def test_records_gather_until_the_next_transaction_may_begin_or_the_task_is_stopped() -> None:
+    waiting = await gathering(a_task(ownership=Opens(0.1)))
     assert not waiting.done()
     await asyncio.wait_for(waiting, 5)
-    task.committed_at = time.monotonic()
+    task = a_task(ownership=Opens(60.0))
     waiting = await gathering(task)
     assert not waiting.done()
     task.stop()
@@ -176,8 +184,7 @@ async def test_records_gather_after_a_commit_until_the_interval_is_over_or_the_t
 
 
 async def test_a_full_batch_need_not_gather() -> None:
-    task = a_task(settings=GATHERS)
-    task.committed_at = time.monotonic()
+    task = a_task(ownership=Opens(60.0))
     tp = TP(NUMBERS.name, 0)
     task.inbox.queues[tp].append(Fetched(tp, 0, 10, 10, [record(offset) for offset in range(10)]))
     assert (await gathering(task)).done()

@@ -10,7 +10,7 @@ from app.engine.core import take_over as take_over_module
 from app.engine.core.task import Task
 from app.engine.errors import OffsetsLost
 from app.engine.kafka.cluster import EARLIEST, TP, Cluster, Committed
-from app.engine.kafka.transaction import NOTE_BYTES_MAX, read_note, write_note
+from app.engine.kafka.transaction import NOTE_BYTES_MAX, is_by_worker, read_note, write_note
 from tests.engine.conftest import MakeWorld
 from tests.engine.workers import BareWorker
 from tests.engine.world import World
@@ -67,8 +67,8 @@ def lose(monkeypatch: pytest.MonkeyPatch, *inputs: str) -> None:
     """The group's offsets of these are gone from here on."""
     group_offsets = Cluster.group_offsets
 
-    async def without(cluster: Cluster, group: str, tps: Any) -> Any:
-        found = await group_offsets(cluster, group, tps)
+    async def without(cluster: Cluster, group: str, tps: Any, **more: Any) -> Any:
+        found = await group_offsets(cluster, group, tps, **more)
         return {tp: None if tp.topic.startswith(inputs) else each for tp, each in found.items()}
 
     monkeypatch.setattr(Cluster, "group_offsets", without)
@@ -76,7 +76,7 @@ def lose(monkeypatch: pytest.MonkeyPatch, *inputs: str) -> None:
 
 def of_the_last_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits name no inputs."""
-    monkeypatch.setattr(take_over_module, "write_note", lambda _: "")
+    monkeypatch.setattr(take_over_module, "write_note", lambda *_, **more: "")
 
 
 @pytest.mark.parametrize("exactly_once", [True, False])
@@ -136,8 +136,9 @@ async def test_what_the_last_release_committed_is_named_at_the_next_start(
         await worker.own()
         await worker.ready()
         named = {world.corrections.name, world.numbers.name}
-        notes = [read_note(each.note) for each in (await committed(world)).values() if each is not None]
-        assert notes == [named, named]
+        notes = [each.note for each in (await committed(world)).values() if each is not None]
+        assert [read_note(each) for each in notes] == [named, named]
+        assert all(map(is_by_worker, notes))
         await worker.stop()
     assert await world.faults() == []
 
@@ -160,7 +161,9 @@ async def test_an_input_that_lacks_offsets_after_the_last_release_counts_as_new(
 
 @pytest.mark.parametrize("names", [["orders"], ["orders", "executions", "risk-limits"]])
 def test_a_note_names_inputs(names: Iterable[str]) -> None:
-    assert read_note(write_note(names)) == set(names)
+    for by_worker in (True, False):
+        note = write_note(names, by_worker=by_worker)
+        assert (read_note(note), is_by_worker(note)) == (set(names), by_worker)
 
 
 @pytest.mark.parametrize("foreign", ["", "orders", "{}", "set by hand"])
@@ -170,5 +173,6 @@ def test_a_note_of_another_origin_names_none(foreign: str) -> None:
 
 def test_the_note_of_many_inputs_fits_into_a_commit() -> None:
     assert (
-        len(write_note(f"a-topic-with-a-rather-long-name-{number}" for number in range(100))) < NOTE_BYTES_MAX
+        len(write_note((f"a-topic-with-a-rather-long-name-{each}" for each in range(100)), by_worker=True))
+        < NOTE_BYTES_MAX
     )

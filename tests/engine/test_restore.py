@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from app.engine.errors import ChangelogMismatch
-from app.engine.kafka.cluster import EARLIEST, READ_COMMITTED, READ_UNCOMMITTED, TP, Cluster
+from app.engine.kafka.cluster import EARLIEST, READ_COMMITTED, READ_UNCOMMITTED, TP, Cluster, Fetched
 from app.engine.state.restore import follow, restore
 from app.engine.state.store import TaskStore
+from tests.engine.waiting import until
 
 CHANGELOG = TP("app-table-changelog", 0)
 
@@ -23,6 +25,23 @@ class Bounds:
 
     async def offsets(self, tps: Iterable[TP], which: int, isolation: int = READ_COMMITTED) -> dict[TP, int]:
         return dict.fromkeys(tps, 0 if which == EARLIEST else self._ends[isolation])
+
+
+class Readings:
+    """A fetcher that fetches nothing, and remembers who reads from where."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[TP, int]] = []
+        self.readers: list[Any] = []
+
+    def read(self, reader: Any, positions: dict[TP, int]) -> Any:
+        self.readers.append(reader)
+        self.asked.append(dict(positions))
+        return SimpleNamespace(go_on=lambda: None, close=lambda: None)
+
+
+def a_fetcher() -> Any:
+    return Readings()
 
 
 async def restored(directory: Path, applied: int, bounds: Bounds) -> int:
@@ -46,11 +65,6 @@ async def test_a_table_that_is_ahead_of_the_whole_log_is_refused(tmp_path: Path)
 async def test_a_standby_that_nobody_writes_to_stays_fresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def nothing(*_: Any, **__: Any) -> list[Any]:
-        await asyncio.sleep(0.01)
-        return []
-
-    monkeypatch.setattr("app.engine.state.restore.fetch", nothing)
     monkeypatch.setattr("app.engine.state.restore.STAMP_S", 0.05)
     store = TaskStore(tmp_path / "0")
     changelogs = {"at its end": TP("a", 0), "behind": TP("b", 0)}
@@ -58,7 +72,7 @@ async def test_a_standby_that_nobody_writes_to_stays_fresh(
     before = {table: store.applied(table) for table in changelogs}
     lag: dict[str, int] = {}
     bounds: Any = Bounds(stable=52, log=52)
-    following = asyncio.create_task(follow(store, bounds, changelogs, "lane", lag))
+    following = asyncio.create_task(follow(store, bounds, a_fetcher(), changelogs, lag))
     await asyncio.sleep(0.3)
     assert lag == {"at its end": 0, "behind": 1}
     assert store.applied("behind") == before["behind"]
@@ -75,28 +89,38 @@ async def test_a_standby_that_heard_nothing_for_too_long_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compaction may have removed the deletions that it has missed."""
-    asked: list[dict[TP, int]] = []
-    heard = asyncio.Event()
-
-    async def fetch(_: Any, positions: dict[TP, int], *__: Any) -> list[Any] | None:
-        asked.append(dict(positions))
-        await asyncio.sleep(0.01)
-        return [] if heard.is_set() else None
-
-    monkeypatch.setattr("app.engine.state.restore.fetch", fetch)
+    fetcher = a_fetcher()
     monkeypatch.setattr("app.engine.state.restore.FORGET_AFTER_MS", 50)
     store = TaskStore(tmp_path / "0")
     store.apply({"table": {b"deleted since": b"1"}}, {"table": 52})
     bounds: Any = Bounds(stable=60, log=60)
-    following = asyncio.create_task(follow(store, bounds, {"table": CHANGELOG}, "lane", {}))
+    following = asyncio.create_task(follow(store, bounds, fetcher, {"table": CHANGELOG}, {}))
+    await until(lambda: len(fetcher.asked) == 1)
     await asyncio.sleep(0.2)
-    assert asked[-1] == {CHANGELOG: 52}
-    heard.set()
-    await asyncio.sleep(0.1)
-    assert asked[-1] == {CHANGELOG: 0}
+    assert fetcher.asked == [{CHANGELOG: 52}]
+    fetcher.readers[0].take_in(Fetched(CHANGELOG, 52, 53, 53, []))
+    await until(lambda: len(fetcher.asked) == 2)
+    assert fetcher.asked[1] == {CHANGELOG: 0}
     assert store.get("table", b"deleted since") is None
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+    store.close()
+
+
+async def test_a_standby_ends_when_told_to_though_something_comes_at_that_moment(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path / "0")
+    fetcher = a_fetcher()
+    bounds: Any = Bounds(stable=60, log=60)
+    following = asyncio.create_task(follow(store, bounds, fetcher, {"table": CHANGELOG}, {}))
+    await until(lambda: len(fetcher.asked) == 1)
+    fetcher.readers[0].take_in(Fetched(CHANGELOG, 0, 1, 60, []))
+    await asyncio.sleep(0.02)
+    fetcher.readers[0].take_in(Fetched(CHANGELOG, 1, 2, 60, []))
+    for _ in range(2):  # until what waits for it is done, and nobody has gone on yet
+        await asyncio.sleep(0)
+    following.cancel()
+    await asyncio.wait_for(asyncio.gather(following, return_exceptions=True), 5)
+    assert following.cancelled()
     store.close()
 
 

@@ -110,8 +110,8 @@ async def test_tables_without_offsets_do_not_start_from_the_beginning(
         await world.all_processed()
         await worker.stop()
 
-    async def expired(cluster: Cluster, group: str, tps: Any) -> Any:
-        found = await group_offsets(cluster, group, tps)
+    async def expired(cluster: Cluster, group: str, tps: Any, **more: Any) -> Any:
+        found = await group_offsets(cluster, group, tps, **more)
         return {tp: None if tp.topic.startswith(lost) else offset for tp, offset in found.items()}
 
     monkeypatch.setattr(Cluster, "group_offsets", expired)

@@ -288,13 +288,14 @@ async def test_at_least_once_nothing_is_lost_when_workers_are_killed(make_world:
 
 
 async def test_an_agent_that_fails_outside_its_unit_of_work_starts_again(make_world: MakeWorld) -> None:
-    world = await make_world(partitions=2, stumbles=4)
+    """If one task meets all failures, they are still fewer than make a record a dead letter."""
+    world = await make_world(partitions=2, stumbles=2)
     with workers() as start:
         process = start(world, "a")
         async with load(world, count=2):
             await committed_more(world, 100)
         await world.all_processed()
-        assert process.said().count("stumbles outside its unit of work") >= 8
+        assert process.said().count("stumbles outside its unit of work") >= 4
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0
     assert await world.faults(directories=directories(world, "a")) == []

@@ -21,7 +21,11 @@ import msgspec
 
 from app.engine import App, Batch, Task
 from app.engine.core.owned import Assignment
-from app.engine.kafka.cluster import Cluster
+from app.engine.core.ownership import AtLeastOnce, ByWorker
+from app.engine.kafka.assignor import BY_PARTITION, Assignor
+from app.engine.kafka.cluster import NO_MEMBER, Cluster, Membership
+from app.engine.kafka.fetcher import Fetcher
+from app.engine.state.restore import FETCH_BYTES
 from app.engine.state.standby import Standby
 from storm import steps
 from storm.mutants.engine import BROKEN_RULES
@@ -31,6 +35,15 @@ from tests.engine.service import Options, make_app
 from tests.engine.waiting import PATIENCE_S, until
 
 log = logging.getLogger(__name__)
+
+
+RELEASE_BEFORE = "release_before"
+"""Not a mutant: a worker that joins its group as the release before did, and commits as it did."""
+
+
+def _know_no_worker_s_transactions() -> None:
+    offers = property(lambda assignor: [BY_PARTITION], lambda assignor, names: None)
+    Assignor.offers = offers  # type: ignore[assignment]
 
 
 class BareWorker:
@@ -46,11 +59,31 @@ class BareWorker:
         self.batch_sizes: list[int] = []
         self._actors: dict[int, asyncio.Task[None]] = {}
         self._cluster = Cluster(options.bootstrap, name)
+        self._inputs = Fetcher(self._cluster, "inputs", options.fetch_bytes_max)
+        self._changelogs = Fetcher(self._cluster, "standbys", FETCH_BYTES)
         self._context = copy_context()
         self._context.run(steps.follow, self.plan)
+        self.ownership = self._way_to_commit()
+        self.membership = NO_MEMBER
+        self._committing: asyncio.Task[None] | None = None
+
+    def joins(self, membership: Membership) -> None:
+        """Commit as this member of the group from here on."""
+        assert isinstance(self.ownership, ByWorker)
+        self.membership = membership
+        self.ownership.assigned(membership)
+
+    def _way_to_commit(self) -> ByWorker | AtLeastOnce:
+        settings, group = self.app.settings, self.options.id
+        if not settings.exactly_once:
+            return AtLeastOnce(self._cluster, group, settings.transaction_timeout_ms, lambda: NO_MEMBER)
+        register = f"{group}-quarantine-changelog"
+        return ByWorker(self._cluster, group, register, settings.transaction_timeout_ms)
 
     async def __aenter__(self) -> Self:
         await self._cluster.start()
+        if isinstance(self.ownership, ByWorker):
+            self._committing = self._spawn(self.ownership.run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,12 +103,14 @@ class BareWorker:
                     app_id=self.options.id,
                     partition=partition,
                     cluster=self._cluster,
+                    fetcher=self._inputs,
                     settings=self.app.settings,
                     inputs=self.app.input_specs,
                     tables=manager.declared,
                     partition_counts=counts,
                     directory=Path(self.options.directory) / "tables",
-                    membership=lambda: (-1, ""),
+                    membership=self.membership,
+                    ownership=self.ownership,
                 ),
                 batches.put,
                 self.app.buried_handlers,
@@ -164,7 +199,9 @@ class BareWorker:
         """Follow a partition that somebody else owns."""
         tables: Any = self.app.tables
         directory = Path(self.options.directory) / "tables"
-        standby = Standby(self.options.id, partition, self._cluster, tables.declared, directory)
+        standby = Standby(
+            self.options.id, partition, self._cluster, self._changelogs, tables.declared, directory
+        )
         following = self._spawn(standby.run(None))
         try:
             yield standby
@@ -181,11 +218,13 @@ class BareWorker:
 
     async def vanish(self) -> None:
         """End as by `kill -9`: nothing more is sent, nothing is cleaned up in Kafka."""
-        doomed = [*self._actors.values(), *self.runs.values()]
+        doomed = [*self._actors.values(), *self.runs.values(), *filter(None, [self._committing])]
         for each in doomed:
             each.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
         self._actors.clear()
+        self._inputs.close()
+        self._changelogs.close()
         await self._cluster.stop()
 
 
@@ -261,7 +300,9 @@ def run_worker(
 
     use_uvloop()
     steps.instrument()
-    if mutant is not None:
+    if mutant == RELEASE_BEFORE:
+        _know_no_worker_s_transactions()
+    elif mutant is not None:
         BROKEN_RULES[mutant].patch(Permanent())
     actions = {"kill": steps.kill, "freeze": steps.freeze}
     steps.follow({steps.Step(step): steps.at_time(time, actions[action]) for step, time, action in plan})

@@ -12,7 +12,10 @@ from app.engine.kafka.cluster import TP, Cluster
 from app.engine.kafka.transaction import Outbox, Producer
 from bench.parts import PARTS, REST, Parts, part_of
 
-MODULES = ("core.agent", "core.effects", "core.inbox", "core.owned", "core.work", "kafka.transaction")
+MODULES = (
+    *("core.agent", "core.effects", "core.inbox", "core.owned", "core.work"),
+    *("kafka.fetcher", "kafka.transaction"),
+)
 BUSY_S = 0.3
 
 
@@ -83,7 +86,7 @@ async def test_a_request_is_part_of_the_step_that_sends_it() -> None:
     producer = Producer(cast(Cluster, Watching()), "sum-3", "sum", 10_000, "lane")
     outbox = Outbox(transactional=True)
     outbox.append(TP("out", 0), b"k", b"v", [], 0)
-    for step in (producer.send(outbox), producer.add([TP("out", 0)], {TP("in", 0): 1}), producer.commit()):
+    for step in (producer.send([outbox]), producer.add([TP("out", 0)], [TP("in", 0)]), producer.commit()):
         with pytest.raises(Asked):
             await step
     assert found == ["produce", "commit", "commit", "commit"]

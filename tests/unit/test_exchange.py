@@ -188,7 +188,7 @@ def test_nothing_is_carried_over_where_this_release_began(own: Session | None) -
 
 def test_a_session_of_its_own_begins_with_the_first_report() -> None:
     session = Session(venue_sequence_last=7, epoch=70_000, by_partition=True)
-    claims = claimed({3: session}, task_epoch=1)[3]
+    claims = claimed({3: session})[3]
     read, _, _ = apply_venue_report(
         claims, new_intent(an_order()), acknowledged(venue_sequence=12), follows=2
     )
@@ -202,15 +202,15 @@ def test_a_report_of_an_order_without_an_intent_is_a_bug() -> None:
         apply_venue_report(NEW_SESSION, None, acknowledged())
 
 
-def test_a_claim_is_above_all_earlier_ones_whatever_epoch_kafka_gives() -> None:
-    first = claimed({3: Session(venue_sequence_last=5), 11: Session(epoch=80_000)}, task_epoch=70_000)
-    after_days = claimed(first, task_epoch=65_536)
+def test_a_claim_is_above_all_earlier_ones() -> None:
+    first = claimed({3: Session(venue_sequence_last=5), 11: Session(epoch=80_000)})
+    after_days = claimed(first)
     read, _, _ = apply_venue_report(after_days[3], new_intent(an_order()), acknowledged(venue_sequence=6))
 
     assert {session.epoch for session in first.values()} == {80_001}
     assert {session.epoch for session in (*after_days.values(), read)} == {80_002}
     assert [session.venue_sequence_last for session in after_days.values()] == [5, 0]
-    assert claimed({3: Session()}, task_epoch=70_000)[3].epoch == 70_000
+    assert claimed({3: Session()})[3].epoch == 1
 
 
 # The last look

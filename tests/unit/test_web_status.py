@@ -23,10 +23,10 @@ STATUS = Status(
     ready=False,
     partitions=[
         Owned(
-            *(0, "ready", 7, 12, 0.0, Restored(3, 0.25), 4, 1, {"orders": 9}),
+            *(0, "ready", 12, 0.0, Restored(3, 0.25), 4, 1, {"orders": 9}),
             dead_letters={"orders": {"WrongPartition": 2, "held": 5}},
         ),
-        Owned(1, "restoring", 0, 0, 1.5, None, waits=["waits for an open transaction"]),
+        Owned(1, "restoring", 0, 1.5, None, waits=["waits for an open transaction"]),
     ],
     standbys=[Followed(2, {"positions": 4, "quarantine": 0})],
     not_ready=["disk full", "being restored: partitions 1"],
@@ -39,7 +39,9 @@ ESCAPED = r'service="a \"b\""'
 
 
 def an_app(**changed: Any) -> Any:
-    manager = SimpleNamespace(wanted=(), tasks={}, standbys={}, health=SimpleNamespace(times={}))
+    manager = SimpleNamespace(
+        wanted=(), tasks={}, standbys={}, health=SimpleNamespace(times={}), transactions=0
+    )
     given: dict[str, Any] = {
         "conf": SimpleNamespace(id='a "b"', broker_client_id="risk-1"),
         "tables": manager,
@@ -68,7 +70,7 @@ def test_metrics_are_in_the_text_format_of_prometheus(monkeypatch: pytest.Monkey
     assert f'engine_task_stalled_seconds{{partition="1",{ESCAPED}}} 1.5' in lines
     assert f'engine_standby_lag_offsets{{partition="2",{ESCAPED},table="positions"}} 4.0' in lines
     assert f'engine_task_records_total{{partition="0",{ESCAPED}}} 12.0' in lines
-    assert f'engine_task_transactions_total{{partition="0",{ESCAPED}}} 4.0' in lines
+    assert f'engine_task_commits_total{{partition="0",{ESCAPED}}} 4.0' in lines
     assert f'engine_quarantined_keys{{partition="0",{ESCAPED}}} 1.0' in lines
     assert f'engine_input_lag_offsets{{partition="0",{ESCAPED},topic="orders"}} 9.0' in lines
     assert f'engine_restore_seconds{{partition="0",{ESCAPED}}} 0.25' in lines
@@ -81,12 +83,13 @@ def test_metrics_are_in_the_text_format_of_prometheus(monkeypatch: pytest.Monkey
     assert f'engine_global_table_unreadable_keys{{{ESCAPED},topic="halts"}} 1.0' in lines
     assert f'engine_global_table_refused_total{{error="ValueError",{ESCAPED},topic="halts"}} 3.0' in lines
     families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-    assert len(families) == len(set(families)) == 16
+    assert len(families) == len(set(families)) == 17
     assert [name for name, kind in kinds(lines).items() if kind == "counter"] == [
         "engine_not_ready_total",
         "engine_global_table_refused_total",
+        "engine_transactions_total",
         "engine_task_records_total",
-        "engine_task_transactions_total",
+        "engine_task_commits_total",
         "engine_dead_letters_total",
     ]
 

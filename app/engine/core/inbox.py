@@ -1,34 +1,22 @@
 """What a task has fetched and not yet taken in hand."""
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from aiokafka import errors
 
 from app.engine.core.chunk import Chunk, Item
 from app.engine.core.settings import EngineSettings
 from app.engine.errors import PositionGap
-from app.engine.kafka.cluster import RETRIABLE, RETRY_PAUSE_S, TP, Cluster, Fetched
+from app.engine.kafka.cluster import TP, Fetched
+from app.engine.kafka.fetcher import Fetcher, Reading
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.topics import TopicSpec
 
-log = logging.getLogger(__name__)
-
-FETCH_WAIT_MS = 500
-
-
-class _Fetching(NamedTuple):
-    """A fetch under way at one node, and from where."""
-
-    result: asyncio.Task[list[Fetched]]
-    positions: dict[TP, int]
-
 
 class Inbox:
-    """The fetched records of one task, by input: bounded (rule 9), and filled by nobody else (rule 10).
+    """The fetched records of one task, by input: bounded (rule 9), and filled by its own reading (rule 10).
 
     `arrived` is set while there is something to take.
     """
@@ -36,7 +24,7 @@ class Inbox:
     def __init__(
         self,
         inputs: Mapping[TP, TopicSpec],
-        cluster: Cluster,
+        fetcher: Fetcher,
         settings: EngineSettings,
         watermarks: Watermarks,
         lane: str,
@@ -44,11 +32,12 @@ class Inbox:
         self.queues: dict[TP, deque[Fetched]] = {tp: deque() for tp in inputs}
         self.arrived = asyncio.Event()
         self._inputs = inputs
-        self._cluster = cluster
+        self._fetcher = fetcher
         self._settings = settings
         self._watermarks = watermarks
         self._lane = lane
-        self._room = asyncio.Event()
+        self._reading: Reading | None = None
+        self._failed: asyncio.Future[None] | None = None
 
     @property
     def records_held(self) -> int:
@@ -78,68 +67,38 @@ class Inbox:
                     queue.appendleft(fetched._replace(position=end[tp], records=records[room:]))
                     records = records[:room]
                 items += [(spec, record) for record in records]
-        self._room.set()
+        if self._reading is not None and not self.is_full():
+            self._reading.go_on()
         if not any(self.queues.values()):
             self.arrived.clear()
         return Chunk(items, begin, end)
 
     async def keep_filling(self, positions: Mapping[TP, int]) -> None:
-        """Fetch from `positions` on, for ever, as long as there is room. Raises PositionGap."""
-        at = dict(positions)
-        pending: dict[int, _Fetching] = {}
+        """Have all that follows `positions` fetched, as long as there is room. Raises PositionGap."""
+        self._failed = asyncio.get_running_loop().create_future()
+        self._reading = self._fetcher.read(self, positions)
         try:
-            while True:
-                while self.is_full():
-                    self._room.clear()
-                    await self._room.wait()
-                await self._start_fetches(at, pending)
-                under_way = [fetching.result for fetching in pending.values()]
-                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for node in [node for node, fetching in pending.items() if fetching.result.done()]:
-                    for fetched in pending.pop(node).result.result():
-                        del at[fetched.tp]  # to the end: who had much lets the others go first
-                        at[fetched.tp] = fetched.next_position
-                        self.queues[fetched.tp].append(fetched)
-                        self.arrived.set()
+            await self._failed
         finally:
-            for fetching in pending.values():
-                fetching.result.cancel()
+            self._reading.close()
+            self._reading = None
 
-    async def _start_fetches(self, positions: dict[TP, int], pending: dict[int, _Fetching]) -> None:
-        """See to it that a fetch is under way at each leader that has something to give."""
-        while True:
-            asked = {tp for fetching in pending.values() for tp in fetching.positions}
-            by_node: dict[int | None, dict[TP, int]] = {}
-            for tp, position in positions.items():
-                if tp not in asked:
-                    by_node.setdefault(self._cluster.leader(tp), {})[tp] = position
-            for node, theirs in by_node.items():
-                if node is not None and node not in pending:
-                    pending[node] = _Fetching(asyncio.create_task(self._fetch(node, theirs)), theirs)
-            if None in by_node:
-                await self._cluster.refresh()
-            if pending:
-                return
-            await asyncio.sleep(RETRY_PAUSE_S)
+    def take_in(self, fetched: Fetched) -> None:
+        """Take what comes next in a partition."""
+        self.queues[fetched.tp].append(fetched)
+        self.arrived.set()
 
-    async def _fetch(self, node: int, positions: dict[TP, int]) -> list[Fetched]:
-        try:
-            return await self._cluster.fetch(
-                node,
-                positions,
-                wait_ms=FETCH_WAIT_MS,
-                partition_bytes_max=self._settings.fetch_bytes_max,
-                lane=(self._lane, "fetch"),
-                hear=self._watermarks.hear,
-            )
-        except errors.OffsetOutOfRangeError:
-            raise PositionGap(
-                f"task {self._lane}: one of {positions} is not in its log any more: records were deleted "
+    def hear(self, tp: TP, position: int, high: int, stable: int) -> None:
+        """Note what an answer said of a partition."""
+        self._watermarks.hear(tp, position, high, stable)
+
+    def fail(self, tp: TP, error: Exception) -> None:
+        """End `keep_filling`: `tp` cannot be read."""
+        if isinstance(error, errors.OffsetOutOfRangeError):
+            error = PositionGap(
+                f"task {self._lane}: the position in {tp} is not in its log any more: records were deleted "
                 "before they were processed, or the topic was recreated. If that was meant, reset the "
                 "group's offsets."
-            ) from None
-        except RETRIABLE as error:
-            log.debug("task %s waits for node %s: %r", self._lane, node, error)
-            await self._cluster.refresh()
-            await asyncio.sleep(RETRY_PAUSE_S)
-            return []
+            )
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)

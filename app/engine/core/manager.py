@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,18 @@ from faust.types import TP
 from app.engine.core.dead_letter import QUARANTINE
 from app.engine.core.health import Health, reasons
 from app.engine.core.owned import Assignment
+from app.engine.core.ownership import AtLeastOnce, ByPartition, ByWorker, Ownership
 from app.engine.core.task import FINISH_S_MAX, Task
 from app.engine.core.watchdog import Turn, Watchdog
-from app.engine.errors import Fenced, Misconfigured, StoreFailed, TopicMismatch
+from app.engine.errors import Fenced, InDoubt, Misconfigured, StaleGeneration, StoreFailed, TopicMismatch
 from app.engine.kafka.admin import ensure_topics
+from app.engine.kafka.assignor import BY_PARTITION, BY_WORKER
+from app.engine.kafka.cluster import NO_MEMBER, Cluster, Membership
 from app.engine.kafka.cluster import TP as Partition
-from app.engine.kafka.cluster import Cluster
-from app.engine.kafka.transaction import NOTE_BYTES_MAX, write_note
+from app.engine.kafka.fetcher import Fetcher
+from app.engine.kafka.transaction import NOTE_BYTES_MAX, is_by_worker, write_note
 from app.engine.state.disk import Disk
+from app.engine.state.restore import FETCH_BYTES
 from app.engine.state.standby import Standby, catch_up
 from app.engine.state.store import TaskStore, mend, open_store
 from app.engine.state.table import CHANGELOG_CONFIG, Table
@@ -30,8 +34,8 @@ log = logging.getLogger(__name__)
 
 STANDBY_PAUSE_S = 10.0
 
-RENEW_PAUSE_S = 0.1
-"""How often a task that is to leave asks whether it has been fenced: an idle one would not find out."""
+CHECK_PAUSE_S = 0.1
+"""How often a task that is to leave asks whether it has another owner: an idle one would not find out."""
 
 
 class TaskManager(TableManager):
@@ -48,11 +52,15 @@ class TaskManager(TableManager):
         self._left: dict[int, TaskStore] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self.wanted: set[int] = set()
-        self._member = ""
+        self._membership = NO_MEMBER
         self._questions: list[asyncio.Task[None]] = []
         self._assigned = asyncio.Condition()
         self.assignments = 0
         self._cluster = Cluster(app.settings.bootstrap, app.conf.broker_client_id)
+        self._by_worker: ByWorker | None = None
+        self._is_by_worker = False
+        self._input_fetcher = Fetcher(self._cluster, "inputs", app.settings.fetch_bytes_max)
+        self._standby_fetcher = Fetcher(self._cluster, "standbys", FETCH_BYTES)
         self.watchdog = Watchdog(app.settings.stuck_s_max, self._turns)
         self._partition_counts: dict[str, int] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -72,6 +80,11 @@ class TaskManager(TableManager):
     def declared(self) -> list[Table[Any]]:
         return list(self.values())
 
+    @property
+    def transactions(self) -> int:
+        """How many transactions this worker has committed, as far as it commits for all tasks together."""
+        return 0 if self._by_worker is None else self._by_worker.committer.count
+
     def watch_health(self) -> None:
         """Say from here on why this worker cannot work, and when it can."""
         self._background.append(asyncio.create_task(self.health.watch()))
@@ -83,7 +96,7 @@ class TaskManager(TableManager):
         app.flow_control.resume()
         read = {*app.input_specs, *(each.topic for each in app.global_tables)}
         topics = {*app.topic_specs, *read, app.settings.dead_letters, *self._changelog_specs()}
-        note = write_note(spec.name for spec in app.input_specs)
+        note = write_note((spec.name for spec in app.input_specs), by_worker=True)
         if len(note.encode()) > NOTE_BYTES_MAX:
             raise Misconfigured(f"the names of all inputs together are too long for Kafka: {note}")
         await ensure_topics(
@@ -101,6 +114,8 @@ class TaskManager(TableManager):
             self._partition_counts[topic.name] = await self._cluster.partition_count(topic.name)
         self._require_copartitioning()
         self.has_topics = True
+        if app.settings.exactly_once:
+            await self._prepare_to_commit()
         for table in self.declared:
             app.topics.add(table.changelog_topic)
         for global_table in app.global_tables:
@@ -128,9 +143,36 @@ class TaskManager(TableManager):
                 f"service {self.app.conf.id}: inputs and changelogs must have one partition count: {counts}"
             )
 
+    async def _prepare_to_commit(self) -> None:
+        """Find out whether the release before may be in the group, which knows no transactions of a worker.
+
+        It has committed offsets that lack the mark of this one.
+        """
+        await self._cluster.require_versions()
+        settings, group = self.app.settings, self.app.conf.id
+        self._by_worker = ByWorker(
+            self._cluster,
+            group,
+            next(table.changelog for table in self.declared if table.name == QUARANTINE),
+            settings.transaction_timeout_ms,
+            settings.commit_interval_s,
+        )
+        partitions = range(self._partition_counts[self.app.input_specs[0].name])
+        inputs = [Partition(spec.name, p) for spec in self.app.input_specs for p in partitions]
+        committed = await self._cluster.group_offsets(group, inputs)
+        offers = [BY_WORKER]
+        if any(each is not None and not is_by_worker(each.note) for each in committed.values()):
+            offers.append(BY_PARTITION)
+        self.app.assignor.offers = offers
+        self._background.append(asyncio.create_task(self._or_crash(self._by_worker.run())))
+
     async def _follow(self, global_table: Any) -> None:
+        await self._or_crash(global_table.run(self._cluster))
+
+    async def _or_crash(self, work: Awaitable[None]) -> None:
+        """What has to go on for as long as the worker does."""
         try:
-            await global_table.run(self._cluster)
+            await work
         except Exception as error:
             await self.app.crash(error)
 
@@ -145,7 +187,14 @@ class TaskManager(TableManager):
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Let tasks go that left, start tasks that came; those that stay are not touched."""
+        """Let tasks go that left, start tasks that came; those that stay are not touched.
+
+        If the group has put this worker out again meanwhile, the assignment is nobody's, and another one
+        follows: a task would claim its partition as no member, which an empty group takes.
+        """
+        if self.app.consumer.membership().generation < 0:
+            log.info("%s: the assignment is over already", self.app.conf.id)
+            return
         inputs = {spec.name for spec in self.app.input_specs}
         self.wanted = {tp.partition for tp in assigned if tp.topic in inputs}
         standbys = {tp.partition for tp in self.app.assignor.assigned_standbys()} - self.wanted
@@ -153,6 +202,7 @@ class TaskManager(TableManager):
             "%s: assigned partitions %s, standbys of %s",
             *(self.app.conf.id, sorted(self.wanted), sorted(standbys)),
         )
+        self._join_generation()
         for partition, task in self.tasks.items():
             if partition not in self.wanted:
                 self._let_go(task)
@@ -162,17 +212,36 @@ class TaskManager(TableManager):
             if previous is None or previous.done() or ends:
                 self._running[partition] = asyncio.create_task(self.own(partition, previous))
         self._follow_standbys(standbys)
-        self._question_tasks_after_absence()
         self.assignments += 1
         async with self._assigned:
             self._assigned.notify_all()
 
-    def _question_tasks_after_absence(self) -> None:
-        """Who was put out of the group may have tasks that others took over meanwhile: let each find out."""
-        _, member = self.app.consumer.membership()
-        if self.app.settings.exactly_once and self._member not in ("", member):
-            self._questions = [asyncio.create_task(task.renew()) for task in self.tasks.values()]
-        self._member = member
+    def _join_generation(self) -> None:
+        """Commit under the new generation from here on, in the way that all members of the group know."""
+        membership = Membership(*self.app.consumer.membership())
+        was_put_out = self._membership.member not in ("", membership.member)
+        self._membership = membership
+        if self._by_worker is not None:
+            self._by_worker.assigned(membership)
+        if self._is_by_worker != self.app.assignor.is_by_worker:
+            self._is_by_worker = self.app.assignor.is_by_worker
+            for task in self.tasks.values():  # it begins again, in the new way
+                task.stop()
+        if self.app.assignor.has_outgrown_release_before():
+            self.app.consumer.rejoin()
+        if was_put_out:  # others may have taken our tasks over: let each find out
+            self._questions = [asyncio.create_task(task.check()) for task in self.tasks.values()]
+
+    def _way_to_commit(self, partition: int) -> Ownership:
+        """How the group's members own partitions now."""
+        settings, group = self.app.settings, self.app.conf.id
+        timeout_ms = settings.transaction_timeout_ms
+        if self._by_worker is None:
+            return AtLeastOnce(self._cluster, group, timeout_ms, self.app.consumer.membership)
+        if self._is_by_worker:
+            return self._by_worker
+        register = self._by_worker.register
+        return ByPartition(self._cluster, group, partition, register, timeout_ms, settings.commit_interval_s)
 
     def _let_go(self, task: Task) -> None:
         """A task whose partition has moved works on until its new owner, tables ready, fences it."""
@@ -183,8 +252,8 @@ class TaskManager(TableManager):
 
     async def _until_taken_over(self, task: Task) -> None:
         while not task.closed and task.partition not in self.wanted:
-            await asyncio.sleep(RENEW_PAUSE_S)
-            await task.renew()
+            await asyncio.sleep(CHECK_PAUSE_S)
+            await task.check()
 
     def _follow_standbys(self, partitions: set[int]) -> None:
         """Follow the partitions that this worker shall be the standby of, and no others."""
@@ -196,6 +265,7 @@ class TaskManager(TableManager):
                 self.app.conf.id,
                 partition,
                 self._cluster,
+                self._standby_fetcher,
                 self.declared,
                 self._directory,
                 self._leave,
@@ -233,7 +303,8 @@ class TaskManager(TableManager):
                     continue
                 if task.fenced is None or partition not in self.wanted:
                     return
-                await self._wait_for_new_assignment()
+                if not isinstance(task.fenced, InDoubt):
+                    await self._wait_for_new_assignment(task)
         except Exception as error:
             log.exception("partition %s of %s cannot go on", partition, self.app.conf.id)
             await self.app.crash(error)
@@ -241,12 +312,14 @@ class TaskManager(TableManager):
             if partition in self._left:
                 self._left.pop(partition).close()
 
-    async def _wait_for_new_assignment(self) -> None:
+    async def _wait_for_new_assignment(self, task: Task) -> None:
         """A fenced task starts again only under a newer assignment: else it would fence its true owner."""
-        seen = self.assignments
-        self.app.consumer.rejoin()
+        if self._membership == task.membership and not isinstance(task.fenced, StaleGeneration):
+            self.app.consumer.rejoin()
         async with self._assigned:
-            await self._assigned.wait_for(lambda: self.assignments > seen)
+            await self._assigned.wait_for(
+                lambda: self._membership != task.membership or task.partition not in self.wanted
+            )
 
     def _leave(self, store: TaskStore) -> None:
         """What becomes of a standby's tables: the task that takes its place gets them as they are, open."""
@@ -272,12 +345,14 @@ class TaskManager(TableManager):
                 app_id=self.app.conf.id,
                 partition=partition,
                 cluster=self._cluster,
+                fetcher=self._input_fetcher,
                 settings=self.app.settings,
                 inputs=self.app.input_specs,
                 tables=self.declared,
                 partition_counts=self._partition_counts,
                 directory=self._directory,
-                membership=self.app.consumer.membership,
+                membership=self._membership,
+                ownership=self._way_to_commit(partition),
                 store=store,
                 disk=self.disk,
             ),
@@ -308,8 +383,7 @@ class TaskManager(TableManager):
 
     async def _judge(self, task: Task, error: Exception) -> None:
         """End the worker, unless the task has another owner: then its tables are old, no wonder."""
-        if task.transactional:
-            await task.renew()
+        await task.check()
         if not task.closed:
             await self.app.crash(error)
         elif not isinstance(error, Fenced):
@@ -339,6 +413,8 @@ class TaskManager(TableManager):
 
     async def on_stop(self) -> None:
         await self.stop_tasks()
+        self._input_fetcher.close()
+        self._standby_fetcher.close()
         await self._cluster.stop()
 
     async def wait_until_tables_registered(self) -> None:

@@ -6,7 +6,7 @@ Units of work go through here one at a time, under `lock`: to Kafka first, then 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -16,14 +16,16 @@ from typing import Any
 from typing_extensions import TypeVar
 
 from app.engine.core.chunk import Chunk
+from app.engine.core.committer import Share
 from app.engine.core.dead_letter import QUARANTINE, DeadLetters
 from app.engine.core.effects import Effects
 from app.engine.core.event_ids import Endings
+from app.engine.core.ownership import Ownership
 from app.engine.core.settings import EngineSettings
 from app.engine.core.watchdog import Turn
 from app.engine.errors import EngineError, Fenced, PositionGap, Transient
-from app.engine.kafka.cluster import TP, Cluster
-from app.engine.kafka.transaction import Outbox, Producer, all_done
+from app.engine.kafka.cluster import TP, Cluster, Committed, Membership
+from app.engine.kafka.fetcher import Fetcher
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.shards import misplaced, shard_named, shards_of
 from app.engine.state.disk import Disk
@@ -45,26 +47,29 @@ DEFER_S_MAX = 0.5
 class Assignment:
     """A partition number that the group has given to this worker, and what it takes to work on it.
 
-    `membership` gives the worker's generation and member id in the group. `store` are the tables if they are
+    `membership` is the one under which the group has given it. `ownership` is how the worker makes it its own
+    and commits. `fetcher` reads the inputs of all tasks of the worker. `store` are the tables, where they are
     open already.
     """
 
     app_id: str
     partition: int
     cluster: Cluster
+    fetcher: Fetcher
     settings: EngineSettings
     inputs: Sequence[TopicSpec]
     tables: Sequence[Table]
     partition_counts: Mapping[str, int]
     directory: Path
-    membership: Callable[[], tuple[int, str]]
+    membership: Membership
+    ownership: Ownership
     store: TaskStore | None = None
     disk: Disk | None = None
 
 
 @dataclass
 class Counts:
-    """What a task has done: the records it took in, and how many commits that took."""
+    """What a task has done: the records it took in, and in how many commits."""
 
     records: int = 0
     batches: int = 0
@@ -73,9 +78,8 @@ class Counts:
 class OwnedPartition:
     """The committed state of one partition number of a service, and the one way to change it.
 
-    Everything is written under the `transactional.id` `<service>-<partition>`: taking that id over is what
-    makes a worker the owner, whatever the group believes. `positions` are the committed input offsets.
-    `fenced` tells of another owner, `broken` why going on would make the books wrong.
+    `positions` are the committed input offsets. `fenced` tells of another owner, `broken` why going on would
+    make the books wrong.
     """
 
     def __init__(self, given: Assignment) -> None:
@@ -89,6 +93,7 @@ class OwnedPartition:
         self.partition_counts = given.partition_counts
         self.path = given.directory / str(partition)
         self.membership = given.membership
+        self.ownership = given.ownership
         self.store = given.store
         self.lane = f"{self.app_id}-{partition}"
         self.transactional = settings.exactly_once
@@ -105,19 +110,13 @@ class OwnedPartition:
         self.counts = Counts()
         self.agent_turn, self.companion_turn = Turn(), Turn()
         self.watermarks = Watermarks(self.cluster, str(self), self.lane)
-        self.producer = Producer(
-            self.cluster,
-            self.lane if self.transactional else None,
-            self.app_id,
-            settings.transaction_timeout_ms,
-            self.lane,
-        )
+        self.note = ""
+        """What is committed with each offset, see `write_note`."""
         quarantine = next(table for table in given.tables if table.name == QUARANTINE)
         self.dead_letters = DeadLetters(
             self.app_id, settings.dead_letters, quarantine, partition, self.partition_counts
         )
         self.progress_at = time.monotonic()
-        self.committed_at = 0.0
         self._deferred_until = 0.0
         self._disk = given.disk or Disk(given.directory, settings.disk_free_bytes_min)
 
@@ -129,6 +128,11 @@ class OwnedPartition:
         return self.tables[table.name]
 
     @property
+    def has_more(self) -> bool:
+        """Whether there are records to go on with, as far as is known here."""
+        return False
+
+    @property
     def partitions(self) -> int:
         """How many partitions the service's inputs and tables have."""
         return self.partition_counts[next(iter(self.inputs)).topic]
@@ -137,11 +141,6 @@ class OwnedPartition:
     def shards(self) -> range:
         """The key shards whose keys lie on this partition."""
         return shards_of(self.partition, self.partitions)
-
-    @property
-    def epoch(self) -> int:
-        """Grows with every take-over of this task, anywhere: what an outside party needs to fence by."""
-        return self.producer.generation
 
     @property
     def lag(self) -> dict[str, int]:
@@ -208,22 +207,17 @@ class OwnedPartition:
             return
         if not await self._disk.room(self.stop_asked):
             raise Transient(f"{self} was told to stop while it waited for room on the disk")
-        if self.transactional:
-            ends = await self.commit_transaction(effects.outbox, offsets)
-        else:
-            ends = await self.producer.send(effects.outbox)
+        share = Share(self, effects.outbox, self.noted(offsets))
+        ends = await self.ownership.commit(share)
         try:
             self.apply(effects, changes, ends)
         except Exception as error:
             raise store_failure(self.path, error) from error
-        if not self.transactional and offsets:
-            await self.producer.commit_offsets(offsets, *self.membership())
+        await self.ownership.applied(share)
         self.deferred = {}
         self._deferred_until = time.monotonic() + DEFER_S_MAX
         self.positions.update(chunk.end)
         self.progress_at = time.monotonic()
-        if effects.chunk is not None:
-            self.committed_at = self.progress_at
         self.counts.records += len(chunk.items)
         self.counts.batches += 1
 
@@ -273,15 +267,9 @@ class OwnedPartition:
                     f"table {table}: {key!r} is no key shard of {self}; its shards are {self.shards}"
                 )
 
-    async def commit_transaction(self, outbox: Outbox, offsets: dict[TP, int]) -> dict[TP, int]:
-        """Records and input offsets in one transaction; returns each partition's next offset."""
-        producer = self.producer
-        await producer.add(outbox.partitions, offsets)
-        ends: dict[TP, int]
-        ends, _ = await all_done(producer.send(outbox), producer.send_offsets(offsets))
-        if outbox.partitions or offsets:
-            await producer.commit()
-        return ends
+    def noted(self, offsets: Mapping[TP, int]) -> dict[TP, Committed]:
+        """Offsets with the note that goes with them."""
+        return {tp: Committed(offset, self.note) for tp, offset in offsets.items()}
 
     def apply(
         self, effects: Effects, changes: dict[str, dict[bytes, bytes | None]], ends: dict[TP, int]
@@ -296,8 +284,3 @@ class OwnedPartition:
         self.store.apply(changes, {name: ends[self.tables[name].changelog] for name in changes})
         for name in changes:
             self.tables[name].committed(effects.views[name].changes)
-
-    async def abort(self) -> None:
-        """End what a failed commit has left open. Waits for the coordinator as long as it takes."""
-        if self.transactional:
-            await self.producer.abort()

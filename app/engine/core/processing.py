@@ -94,6 +94,8 @@ class Processing:
             answers=() if trial.unanswered else self._answers,
         )
         task.agent_turn.begin()
+        if not task.lock.locked():  # else it waits for a companion, which may be in the next transaction
+            task.ownership.expect(task)
         try:
             if trial.poison is None:
                 await self._deliver(batch)
@@ -132,6 +134,7 @@ class Processing:
         if part.items:
             spec, raw = part.items[0]
             at = f" at {spec.name}/{self.task.partition}/{raw.offset}"
+        self.task.ownership.expect_no_more(self.task)
         self._newer.note(AGENT, error, at)
         if part.items and self.task.deferred:
             await self.commit_deferred()
@@ -139,6 +142,7 @@ class Processing:
 
     async def back_off(self, attempt: int, error: BaseException) -> None:
         """Wait exponentially longer with each attempt, with jitter, unless told to stop."""
+        self.task.ownership.expect_no_more(self.task)
         pause_s = BACKOFF.after(attempt)
         log.warning("%s tries again in %.2f s (%s): %r", self.task, pause_s, attempt, error)
         await self.task.pause(pause_s)

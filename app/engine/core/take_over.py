@@ -1,4 +1,8 @@
-"""Becoming the owner of a partition: fence, then the committed offsets, then the tables (rule 1)."""
+"""Becoming the owner of a partition: fence, then the committed offsets, then the tables (rule 1).
+
+The order is what makes it safe. Once the last owner is fenced and what it had under way has ended, nobody
+else can move the offsets; what is committed up to them is in the changelogs, and can be read.
+"""
 
 import asyncio
 import logging
@@ -8,6 +12,7 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
+from app.engine.core.committer import Share
 from app.engine.core.dead_letter import QUARANTINE
 from app.engine.core.owned import OwnedPartition
 from app.engine.errors import OffsetsLost
@@ -45,11 +50,11 @@ class Start(NamedTuple):
 async def take_over(task: OwnedPartition) -> Restored:
     """Make the task the owner, with its tables as they were committed, ready for the first fetch."""
     marks = [time.monotonic()]
-    if task.transactional:
-        await task.producer.begin()
+    await task.ownership.take(task)
     marks.append(time.monotonic())
     start = await find_start(task)
-    task.positions, task.producer.note = start.positions, start.note
+    task.positions, task.note = start.positions, start.note
+    await task.ownership.confirm(task)
     marks.append(time.monotonic())
     restored = await restore_tables(task)
     marks.append(time.monotonic())
@@ -77,7 +82,7 @@ async def restore_tables(task: OwnedPartition) -> int:
 
 async def find_start(task: OwnedPartition) -> Start:
     """Where each input goes on. One that no commit has named is new, and begins where its topic does."""
-    committed = await task.cluster.group_offsets(task.app_id, list(task.inputs))
+    committed = await task.cluster.group_offsets(task.app_id, list(task.inputs), stable=task.transactional)
     known = {name for each in committed.values() if each is not None for name in read_note(each.note)}
     fresh = [tp for tp, each in committed.items() if each is None]
     is_first = len(fresh) == len(committed)
@@ -92,9 +97,10 @@ async def find_start(task: OwnedPartition) -> Start:
     if begins and not is_first:
         where = ", ".join(f"{tp.topic} (offset {offset})" for tp, offset in begins.items())
         log.warning("%s has inputs that are new to it and reads them from where they begin: %s", task, where)
-    named = known | {tp.topic for tp in task.inputs}
+    note = write_note(known | {tp.topic for tp in task.inputs}, by_worker=task.ownership.by_worker)
+    is_noted = all(each is not None and each.note == note for each in committed.values())
     positions = {tp: begins[tp] if each is None else each.offset for tp, each in committed.items()}
-    return Start(positions, is_first, write_note(named), is_noted=named == known)
+    return Start(positions, is_first, note, is_noted)
 
 
 async def _require_empty_tables(task: OwnedPartition) -> None:
@@ -111,21 +117,20 @@ async def _require_empty_tables(task: OwnedPartition) -> None:
 
 async def _refuse(task: OwnedPartition, why: str) -> NoReturn:
     """Raise OffsetsLost. Who slept since it asked for offsets, and has a successor, is only fenced."""
-    if task.transactional:
-        await task.producer.renew()
+    await task.ownership.check(task)
+    if task.fenced is not None:
+        raise task.fenced
     raise OffsetsLost(f"{task} has {why}")
 
 
 async def commit_start(task: OwnedPartition) -> None:
     """Commit where we begin, before any table holds anything: from now on offsets can only be lost."""
-    if not task.transactional:
-        await task.producer.commit_offsets(task.positions, *task.membership())
-        return
     while True:
+        share = Share(task, Outbox(task.transactional), task.noted(task.positions))
         try:
-            await task.commit_transaction(Outbox(transactional=True), task.positions)
+            await task.ownership.commit(share)
+            await task.ownership.applied(share)
             return
         except TransactionFailed as error:
             log.warning("%s cannot commit where it begins, and tries again: %s", task, error)
-            await task.producer.abort()
             await asyncio.sleep(START_PAUSE_S)

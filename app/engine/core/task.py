@@ -15,7 +15,6 @@ from app.engine.core.owned import DEFER_S_MAX, Assignment, OwnedPartition
 from app.engine.core.processing import Processing
 from app.engine.core.work import Batch, Buried
 from app.engine.errors import Fenced
-from app.engine.kafka.transaction import TransactionFailed
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class Task(OwnedPartition):
         self.ready = asyncio.Event()
         self.restored: take_over.Restored | None = None
         self.newer = NewerReleaseWaits(self)
-        self.inbox = Inbox(self.inputs, self.cluster, self.settings, self.watermarks, self.lane)
+        self.inbox = Inbox(self.inputs, given.fetcher, self.settings, self.watermarks, self.lane)
         self.processing = Processing(self, deliver, answers, self.newer)
         self._in_hand = True
 
@@ -47,6 +46,11 @@ class Task(OwnedPartition):
     def waits_for(self) -> str | None:
         """Why the task waits for a newer build, in one line; None when it does not."""
         return self.newer.first
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are records to go on with."""
+        return self.inbox.arrived.is_set()
 
     @property
     def stalled_s(self) -> float:
@@ -80,6 +84,7 @@ class Task(OwnedPartition):
                 await asyncio.gather(filling, return_exceptions=True)
             async with in_work:
                 self._close_store()
+            await self.ownership.release(self)
         if self.broken is not None:
             raise self.broken
 
@@ -100,6 +105,8 @@ class Task(OwnedPartition):
                     self._in_hand, self.progress_at = True, time.monotonic()
                     await self.processing.process(chunk)
                 self._in_hand = False
+                if not self.has_more:
+                    self.ownership.expect_no_more(self)
             if self.deferred and not self.closed:
                 await self.processing.commit_deferred()
         finally:
@@ -117,8 +124,8 @@ class Task(OwnedPartition):
         return bool(done)
 
     async def let_gather(self) -> None:
-        """Wait until the commit interval is over, unless there is a full batch already."""
-        wait_s = self.committed_at + self.settings.commit_interval_s - time.monotonic()
+        """Wait until the next transaction may begin, unless there is a full batch already."""
+        wait_s = self.ownership.opens_at - time.monotonic()
         if wait_s > 0 and self.inbox.records_held < self.settings.batch_records_max:
             await self.pause(wait_s)
 
@@ -126,17 +133,10 @@ class Task(OwnedPartition):
         """Run a companion; one that meets what a newer release has written waits, and begins again."""
         await accompany(self, fun, self.newer)
 
-    async def renew(self) -> None:
-        """Find out whether the task has another owner, by asking for a new epoch between transactions."""
-        async with self.lock:
-            if self.closed or not self.ready.is_set():
-                return
-            try:
-                await self.producer.renew()
-            except Fenced as error:
-                self.give_up(error)
-            except TransactionFailed as error:
-                log.info("%s cannot be renewed now: %s", self, error)
+    async def check(self) -> None:
+        """Find out whether the task has another owner; give it up if so."""
+        if not self.closed and self.ready.is_set():
+            await self.ownership.check(self)
 
     def _close_store(self) -> None:
         if self.store is not None:

@@ -14,7 +14,7 @@ from app.engine.core.dead_letter import QUARANTINE
 from app.engine.core.effects import Effects
 from app.engine.core.event_ids import shortened
 from app.engine.core.owned import OwnedPartition
-from app.engine.errors import AnswerFailed, CannotGoOn, Fenced, NewerRelease, Poison, Transient
+from app.engine.errors import AnswerFailed, CannotGoOn, Fenced, InDoubt, NewerRelease, Poison, Transient
 from app.engine.kafka.cluster import RawRecord, route
 from app.engine.kafka.transaction import Header, Outbox, TransactionFailed
 from app.engine.topics import CORRELATION_ID, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, TRACEPARENT, TopicSpec
@@ -316,7 +316,7 @@ class UnitOfWork(Effects, Generic[V]):
         return self.batch is not None and isinstance(error, Exception)
 
     async def finish(self) -> Exception | None:
-        """Commit, or abort what failed; returns what came in between."""
+        """Commit; returns what came in between."""
         try:
             self._require_all_read()
             self._turn.end()
@@ -325,14 +325,9 @@ class UnitOfWork(Effects, Generic[V]):
             self.task.give_up(error)
             return error
         except asyncio.CancelledError:
-            self.task.give_up(Fenced("a commit was cancelled: what became of it a new take-over finds out"))
+            self.task.give_up(InDoubt("a commit was cancelled: what became of it a new take-over finds out"))
             raise
         except Exception as error:
-            try:
-                await self.task.abort()
-            except Exception as worse:
-                self.task.give_up(worse)
-                return worse
             return Transient(str(error)) if isinstance(error, TransactionFailed) else error
         return None
 

@@ -11,9 +11,42 @@ from typing import Any
 from faust.assignor.client_assignment import ClientAssignment, CopartitionedAssignment
 from faust.assignor.partition_assignor import PartitionAssignor
 
+BY_WORKER, BY_PARTITION = "one-transaction-a-worker", "faust"
+"""Names under which members join: Kafka chooses one that all of a group offer, the release before Faust's.
+
+It tells each member how the others commit: a worker for all its partitions, or by partition.
+"""
+
 
 class Assignor(PartitionAssignor):
-    """Faust's protocol and metadata; `distribute` decides."""
+    """Faust's protocol and metadata; `distribute` decides.
+
+    `offers` are the names under which this worker joins, `chosen` is the one that the group has now.
+    """
+
+    def __init__(self, app: Any, replicas: int = 0) -> None:
+        super().__init__(app, replicas)
+        self.offers = [BY_PARTITION]
+        self.chosen = BY_PARTITION
+
+    @property
+    def name(self) -> str:
+        return ",".join(self.offers)
+
+    @property
+    def is_by_worker(self) -> bool:
+        """Whether every member of the group commits for all its partitions together."""
+        return self.chosen == BY_WORKER
+
+    def has_outgrown_release_before(self) -> bool:
+        """Whether only now everybody knows the new way. From here on the release before is not let in.
+
+        It takes partitions over by the old way alone, and would not see what a worker has under way.
+        """
+        if not self.is_by_worker or self.offers == [BY_WORKER]:
+            return False
+        self.offers = [BY_WORKER]
+        return True
 
     def _perform_assignment(self, cluster: Any, member_metadata: Mapping[str, Any]) -> Any:
         clients = {member: self._get_client_metadata(told) for member, told in member_metadata.items()}

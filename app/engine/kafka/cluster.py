@@ -7,19 +7,27 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.partitioner import murmur2
-from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import _DefaultRecordBatchPy as LenientBatch
 from aiokafka.record.memory_records import MemoryRecords
 
+from app.engine.errors import Misconfigured
+from app.engine.kafka.protocol import (
+    ApiVersions,
+    InitProducerId,
+    OffsetFetch,
+    Produce,
+    TxnOffsetCommit,
+    abilities,
+)
 from app.engine.kafka.repeats import Repeats
 from app.engine.retries import Pauses
 
@@ -58,6 +66,18 @@ NOBODY_ASKS_S = 2.0
 RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.05, 0.2
 """Kafka away means waiting; whoever waits finds out soon that it is back."""
 
+UNSTABLE_OFFSET_COMMIT = 88
+UNSTABLE_PAUSE_S = 0.002
+"""An open transaction may change an offset: it is about to end, or is being ended."""
+
+NEEDED: Final[Mapping[str, tuple[int, int]]] = {
+    "Produce": (Produce.API_KEY, 7),
+    "OffsetFetch": (OffsetFetch.API_KEY, 7),
+    "InitProducerId": (InitProducerId.API_KEY, 4),
+    "TxnOffsetCommit": (TxnOffsetCommit.API_KEY, 3),
+}
+"""The requests in versions that not every broker has, with their keys. Kafka has them all from 2.7 on."""
+
 RETRIABLE = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
@@ -90,6 +110,21 @@ class Committed(NamedTuple):
 
     offset: int
     note: str
+
+
+class Membership(NamedTuple):
+    """As whom a worker commits offsets: its generation and member id in the group."""
+
+    generation: int
+    member: str
+
+
+NO_MEMBER: Final = Membership(-1, "")
+"""Nobody of the group: offsets in a transaction are then taken whatever the group's generation is."""
+
+
+class _Unstable(Exception):
+    """An open transaction may change an offset that was asked for."""
 
 
 class OpenBatch(NamedTuple):
@@ -322,6 +357,36 @@ class Cluster:
             raise errors.StaleMetadata(f"node {node} coordinates {key}, and is not among those that live")
         return node
 
+    async def require_versions(self) -> None:
+        """Raise Misconfigured if a broker is too old. Those that are away are passed over, unless all are."""
+        lacking = await retry(self._lacking)
+        if lacking:
+            raise Misconfigured(
+                f"Kafka at {self._bootstrap} is too old for exactly-once: {'; '.join(lacking)}. "
+                "Upgrade its brokers to 2.7 or newer"
+            )
+
+    async def _lacking(self) -> list[str]:
+        """What the brokers lack of NEEDED, in words."""
+        nodes = sorted(each.nodeId for each in self._client.cluster.brokers())
+        answers = await asyncio.gather(
+            *(self.send(node, ApiVersions()) for node in nodes), return_exceptions=True
+        )
+        failures = [each for each in answers if isinstance(each, BaseException)]
+        for failure in failures:
+            if len(failures) == len(answers) or not isinstance(failure, RETRIABLE):
+                raise failure
+        lacking = []
+        for node, answer in zip(nodes, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                newest = abilities(answer).newest
+                lacking += [
+                    f"broker {node} knows {name} up to version {newest.get(key, 'none')}, {needed} is needed"
+                    for name, (key, needed) in NEEDED.items()
+                    if newest.get(key, -1) < needed
+                ]
+        return lacking
+
     async def offsets(self, tps: Iterable[TP], which: int, isolation: int = READ_COMMITTED) -> dict[TP, int]:
         """The first (EARLIEST) or last (LATEST) offset of each partition.
 
@@ -362,27 +427,35 @@ class Cluster:
         found = await self.group_offsets(group, tps)
         return {tp: None if each is None else each.offset for tp, each in found.items()}
 
-    async def group_offsets(self, group: str, tps: Sequence[TP]) -> dict[TP, Committed | None]:
-        """The group's committed offset of each partition with its note, None where it has none."""
+    async def group_offsets(
+        self, group: str, tps: Sequence[TP], *, stable: bool = False
+    ) -> dict[TP, Committed | None]:
+        """The group's committed offset of each partition with its note, None where it has none.
 
-        async def attempt() -> dict[TP, Committed | None]:
-            node = await self.coordinator(0, group)
-            topics = [(topic, [each[0] for each in p]) for topic, p in by_topic(dict.fromkeys(tps, 0))]
-            found: dict[TP, Committed | None] = {}
-            try:
-                response = await self.send(node, OffsetFetchRequest(group, topics))
-                await self._raise(response.error_code)  # then there are no topics in it
-                for topic, partitions in response.topics:
-                    for partition, offset, note, code in partitions:
-                        await self._raise(code)
-                        known = Committed(offset, note or "") if offset >= 0 else None
-                        found[TP(topic, partition)] = known
-            except RETRIABLE:
-                self.forget_coordinator(0, group)
-                raise
-            return found
+        With `stable` it waits while an open transaction may still change one of them.
+        """
+        topics = [(topic, [each[0] for each in p]) for topic, p in by_topic(dict.fromkeys(tps, 0))]
+        request = OffsetFetch(group, topics, stable)
+        attempt = partial(self._fetch_offsets, group, request)
+        return await pauses(UNSTABLE_PAUSE_S).until_done(_Unstable, lambda: retry(attempt))
 
-        return await retry(attempt)
+    async def _fetch_offsets(self, group: str, request: OffsetFetch) -> dict[TP, Committed | None]:
+        node = await self.coordinator(0, group)
+        found: dict[TP, Committed | None] = {}
+        try:
+            response = await self.send(node, request)
+            await self._raise(response.error_code)  # then there are no topics in it
+            for topic, partitions, _ in response.topics:
+                for partition, offset, _, note, code, _ in partitions:
+                    if code == UNSTABLE_OFFSET_COMMIT:
+                        raise _Unstable
+                    await self._raise(code)
+                    known = Committed(offset, note or "") if offset >= 0 else None
+                    found[TP(topic, partition)] = known
+        except RETRIABLE:
+            self.forget_coordinator(0, group)
+            raise
+        return found
 
     async def fetch(
         self,

@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import aiokafka
 from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.consumer import group_coordinator
+from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.structs import TopicPartition
 from faust.transport.base import Transport as BaseTransport
 from faust.transport.consumer import Consumer as BaseConsumer
@@ -13,12 +15,36 @@ from faust.transport.drivers.aiokafka import Producer as AiokafkaProducer
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
-from app.engine.kafka.cluster import retry
+from app.engine.errors import Misconfigured
+from app.engine.kafka.cluster import Membership, retry
 
 log = logging.getLogger(__name__)
 
+
+class _JoinGroup(JoinGroupRequest):  # type: ignore[misc]
+    """Joins under several names of one assignor, with the same metadata: its name has commas between them.
+
+    aiokafka would take them for several assignors, and joins once for each.
+    """
+
+    def __init__(self, *fields: Any) -> None:
+        *others, protocols = fields
+        named = [(name, metadata) for names, metadata in protocols for name in names.split(",")]
+        super().__init__(*others, named)
+
+
+group_coordinator.JoinGroupRequest = _JoinGroup
+
 NEVER_MS = 2**31 - 1
 ERRORS_POLL_S = 0.2
+
+
+def _stranger(group: str) -> Misconfigured:
+    """Its members commit in a way that this release does not know, or that it must not mix with its own."""
+    return Misconfigured(
+        f"group {group} has members of another release, or of another program, that work in another way: "
+        "stop them, or see the way back in docs/evolution.md"
+    )
 
 
 class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -71,6 +97,12 @@ class Consumer(BaseConsumer):
             retry_backoff_ms=50,
         )
         await retry(self._member.start)
+        cast(Any, self._member)._coordinator._lookup_assignor = self._chosen
+
+    def _chosen(self, name: str) -> Any:
+        """The group works under one of the names of our assignor."""
+        self.app.assignor.chosen = name
+        return self.app.assignor
 
     async def on_stop(self) -> None:
         if self._member is not None:
@@ -94,16 +126,19 @@ class Consumer(BaseConsumer):
             coordinator = cast(Any, self._member)._coordinator
             try:
                 coordinator.check_errors()
+            except aiokafka.errors.InconsistentGroupProtocolError:
+                await self.app.crash(_stranger(self.app.conf.id))
+                return
             except aiokafka.errors.KafkaError as error:
                 if coordinator._coordination_task.done():
                     await self.app.crash(error)
                     return
                 log.warning("the group goes on after %r", error)
 
-    def membership(self) -> tuple[int, str]:
-        """The generation and member id that an offset commit outside transactions must name."""
+    def membership(self) -> Membership:
+        """The generation and member id that an offset commit must name; -1 while we are no member."""
         coordinator = cast(Any, self.group_member)._coordinator
-        return coordinator.generation, coordinator.member_id
+        return Membership(coordinator.generation, coordinator.member_id)
 
     def rejoin(self) -> None:
         """Ask the group for a new assignment, because ours is in doubt."""

@@ -1,13 +1,17 @@
 """Kafka requests that aiokafka lacks, or has too slow, in the versions the engine needs."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sized
+from io import BytesIO
+from typing import Any, NamedTuple
 
-from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.admin import ApiVersionRequest_v0
+from aiokafka.protocol.api import Request, RequestStruct, Response, ResponseHeader_v0
 from aiokafka.protocol.produce import ProduceRequest_v7
 from aiokafka.protocol.types import (
     Array,
     Boolean,
+    CompactArray,
+    CompactBytes,
     CompactString,
     Int8,
     Int16,
@@ -16,7 +20,76 @@ from aiokafka.protocol.types import (
     Schema,
     String,
     TaggedFields,
+    UnsignedVarInt32,
 )
+
+
+class ApiVersionsResponseV3(Response):  # type: ignore[misc]
+    API_KEY = 18
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("error_code", Int16),
+        (
+            "api_versions",
+            CompactArray(
+                ("api_key", Int16), ("min_version", Int16), ("max_version", Int16), ("tags", TaggedFields)
+            ),
+        ),
+        ("throttle_time_ms", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class ApiVersionsRequestV3(RequestStruct):  # type: ignore[misc]
+    FLEXIBLE_VERSION = True
+    API_KEY = 18
+    API_VERSION = 3
+    RESPONSE_TYPE = ApiVersionsResponseV3
+    SCHEMA = Schema(
+        ("client_software_name", CompactString("utf-8")),
+        ("client_software_version", CompactString("utf-8")),
+        ("tags", TaggedFields),
+    )
+
+    def parse_response_header(self, read_buffer: BytesIO | bytes) -> ResponseHeader_v0:
+        """Its header is that of the inflexible versions, so that every client can read a refusal."""
+        return ResponseHeader_v0.decode(read_buffer)
+
+
+class ApiVersions(Request[ApiVersionRequest_v0 | ApiVersionsRequestV3]):  # type: ignore[misc]
+    """Asks a broker for what it can do; only version 3 tells of features."""
+
+    API_KEY = 18
+
+    def build(
+        self, request_struct_class: type[ApiVersionRequest_v0 | ApiVersionsRequestV3]
+    ) -> ApiVersionRequest_v0 | ApiVersionsRequestV3:
+        if request_struct_class is ApiVersionRequest_v0:
+            return request_struct_class()
+        return request_struct_class("trading-pipeline", "1", {})
+
+
+class Abilities(NamedTuple):
+    """What a broker can do: the newest version of each request by its key, and the cluster's features."""
+
+    newest: dict[int, int]
+    features: dict[str, int]
+
+
+FINALIZED_FEATURES = 2
+_FEATURES = CompactArray(
+    ("name", CompactString("utf-8")), ("max_level", Int16), ("min_level", Int16), ("tags", TaggedFields)
+)
+
+
+def abilities(response: Any) -> Abilities:
+    """Read an answer to ApiVersions. The features are those that are finalised: all brokers have them."""
+    tags: dict[int, bytes] = getattr(response, "tags", {})
+    rows: Any = _FEATURES.decode(BytesIO(tags[FINALIZED_FEATURES])) if FINALIZED_FEATURES in tags else []
+    return Abilities(
+        {key: newest for key, _, newest, *_ in response.api_versions},
+        {name: level for name, level, _, _ in rows},
+    )
 
 
 class InitProducerIdResponseV4(Response):  # type: ignore[misc]
@@ -60,6 +133,212 @@ class InitProducerId(Request[InitProducerIdRequestV4]):  # type: ignore[misc]
         return request_struct_class(*self._fields)
 
 
+class TxnOffsetCommitResponseV3(Response):  # type: ignore[misc]
+    API_KEY = 28
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(("partition", Int32), ("error_code", Int16), ("tags", TaggedFields)),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class TxnOffsetCommitRequestV3(RequestStruct):  # type: ignore[misc]
+    FLEXIBLE_VERSION = True
+    API_KEY = 28
+    API_VERSION = 3
+    RESPONSE_TYPE = TxnOffsetCommitResponseV3
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("group", CompactString("utf-8")),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("generation", Int32),
+        ("member", CompactString("utf-8")),
+        ("group_instance", CompactString("utf-8")),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", CompactString("utf-8")),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class TxnOffsetCommitResponseV5(TxnOffsetCommitResponseV3):
+    API_VERSION = 5
+
+
+class TxnOffsetCommitRequestV5(TxnOffsetCommitRequestV3):
+    """Also adds the group to the transaction (KIP-890)."""
+
+    API_VERSION = 5
+    RESPONSE_TYPE = TxnOffsetCommitResponseV5
+
+
+class TxnOffsetCommit(Request[TxnOffsetCommitRequestV3]):  # type: ignore[misc]
+    """KIP-447: puts a group's offsets into a transaction; a member of an older generation is refused.
+
+    `topics` is [(topic, [(partition, offset, metadata)])]. Generation -1 and no member stand for nobody of
+    the group, whom it lets pass. `adds`: it adds the group to the transaction too (transaction version 2).
+    """
+
+    API_KEY = 28
+
+    def __init__(
+        self,
+        transactional_id: str,
+        group: str,
+        producer_id: int,
+        producer_epoch: int,
+        generation: int,
+        member: str,
+        topics: list[Any],
+        *,
+        adds: bool = False,
+    ) -> None:
+        self.adds = adds
+        rows: list[Any] = [
+            (topic, [(partition, offset, -1, note, {}) for partition, offset, note in partitions], {})
+            for topic, partitions in topics
+        ]
+        self._fields: tuple[Any, ...] = (
+            *(transactional_id, group, producer_id, producer_epoch),
+            *(generation, member, None, rows, {}),
+        )
+
+    def build(self, request_struct_class: type[TxnOffsetCommitRequestV3]) -> TxnOffsetCommitRequestV3:
+        return (TxnOffsetCommitRequestV5 if self.adds else request_struct_class)(*self._fields)
+
+
+class EndTxnResponseV5(Response):  # type: ignore[misc]
+    API_KEY = 26
+    API_VERSION = 5
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class EndTxnRequestV5(RequestStruct):  # type: ignore[misc]
+    FLEXIBLE_VERSION = True
+    API_KEY = 26
+    API_VERSION = 5
+    RESPONSE_TYPE = EndTxnResponseV5
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("transaction_result", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class EndTxn(Request[EndTxnRequestV5]):  # type: ignore[misc]
+    """KIP-890: ends a transaction; the answer names the producer id and epoch of the next one."""
+
+    API_KEY = 26
+
+    def __init__(self, transactional_id: str, producer_id: int, producer_epoch: int, result: bool) -> None:
+        self._fields: tuple[Any, ...] = (transactional_id, producer_id, producer_epoch, result, {})
+
+    def build(self, request_struct_class: type[EndTxnRequestV5]) -> EndTxnRequestV5:
+        return request_struct_class(*self._fields)
+
+
+class OffsetFetchResponseV7(Response):  # type: ignore[misc]
+    API_KEY = 9
+    API_VERSION = 7
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", CompactString("utf-8")),
+                        ("error_code", Int16),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("error_code", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class OffsetFetchRequestV7(RequestStruct):  # type: ignore[misc]
+    FLEXIBLE_VERSION = True
+    API_KEY = 9
+    API_VERSION = 7
+    RESPONSE_TYPE = OffsetFetchResponseV7
+    SCHEMA = Schema(
+        ("group", CompactString("utf-8")),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                ("partitions", CompactArray(Int32)),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("require_stable", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class OffsetFetch(Request[OffsetFetchRequestV7]):  # type: ignore[misc]
+    """KIP-447: asks for a group's offsets; `stable` refuses those that an open transaction may change.
+
+    `topics` is [(topic, [partition])].
+    """
+
+    API_KEY = 9
+
+    def __init__(self, group: str, topics: list[tuple[str, list[int]]], stable: bool) -> None:
+        self._fields: tuple[Any, ...] = (
+            group,
+            [(topic, numbers, {}) for topic, numbers in topics],
+            stable,
+            {},
+        )
+
+    def build(self, request_struct_class: type[OffsetFetchRequestV7]) -> OffsetFetchRequestV7:
+        return request_struct_class(*self._fields)
+
+
 class ProduceV7(ProduceRequest_v7):  # type: ignore[misc]
     """Copies the record batches once here, not at each of a schema's six levels."""
 
@@ -77,15 +356,107 @@ class ProduceV7(ProduceRequest_v7):  # type: ignore[misc]
         return b"".join(parts)
 
 
+class ProduceResponseV12(Response):  # type: ignore[misc]
+    API_KEY = 0
+    API_VERSION = 12
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("error_code", Int16),
+                        ("offset", Int64),
+                        ("timestamp", Int64),
+                        ("log_start_offset", Int64),
+                        (
+                            "record_errors",
+                            CompactArray(
+                                ("batch_index", Int32),
+                                ("message", CompactString("utf-8")),
+                                ("tags", TaggedFields),
+                            ),
+                        ),
+                        ("error_message", CompactString("utf-8")),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("throttle_time_ms", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class ProduceV12(ProduceV7):
+    """Also adds the partitions to the transaction (KIP-890). SCHEMA is what `encode` writes."""
+
+    FLEXIBLE_VERSION = True
+    API_VERSION = 12
+    RESPONSE_TYPE = ProduceResponseV12
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("required_acks", Int16),
+        ("timeout", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(("partition", Int32), ("records", CompactBytes), ("tags", TaggedFields)),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+    def encode(self) -> bytes:
+        parts = [
+            CompactString("utf-8").encode(self.transactional_id),
+            Int16.encode(self.required_acks),
+            Int32.encode(self.timeout),
+            _compact_length(self.topics),
+        ]
+        for topic, partitions in self.topics:
+            parts += (CompactString("utf-8").encode(topic), _compact_length(partitions))
+            for partition, records in partitions:
+                parts += (Int32.encode(partition), _compact_length(records), records, NO_TAGS)
+            parts.append(NO_TAGS)
+        parts.append(NO_TAGS)
+        return b"".join(parts)
+
+
+NO_TAGS = b"\0"
+
+
+def _compact_length(value: Sized) -> bytes:
+    length: bytes = UnsignedVarInt32.encode(len(value) + 1)
+    return length
+
+
 class Produce(Request[ProduceV7]):  # type: ignore[misc]
-    """Write record batches: `topics` is [(topic, [(partition, bytes)])]; waits for the in-sync replicas."""
+    """Write record batches: `topics` is [(topic, [(partition, bytes)])]; waits for the in-sync replicas.
+
+    `adds`: it adds the partitions to the transaction too (transaction version 2).
+    """
 
     API_KEY = 0
 
-    def __init__(self, transactional_id: str | None, timeout_ms: int, topics: list[Any]) -> None:
+    def __init__(
+        self, transactional_id: str | None, timeout_ms: int, topics: list[Any], *, adds: bool = False
+    ) -> None:
+        self.adds = adds
         self._fields = (transactional_id, -1, timeout_ms, topics)
 
     def build(self, request_struct_class: type[ProduceV7]) -> ProduceV7:
+        if self.adds:
+            return ProduceV12(*self._fields, {})
         return request_struct_class(*self._fields)
 
 

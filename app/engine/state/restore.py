@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import closing, suppress
 
 from app.engine.errors import ChangelogMismatch
 from app.engine.kafka.cluster import (
@@ -17,6 +19,7 @@ from app.engine.kafka.cluster import (
     Fetched,
     Hear,
 )
+from app.engine.kafka.fetcher import Fetcher
 from app.engine.state.disk import Disk
 from app.engine.state.store import TaskStore
 
@@ -24,7 +27,6 @@ log = logging.getLogger(__name__)
 
 FETCH_BYTES = 4 * 1024 * 1024
 RESTORE_WAIT_MS = 100
-FOLLOW_WAIT_MS = 500
 STAMP_S = 3600.0
 FORGET_AFTER_MS = 12 * 3600 * 1000
 """A local table older than this is restored whole: deletions leave a compacted log after a day."""
@@ -54,11 +56,54 @@ async def restore(
     return count
 
 
+class Incoming:
+    """What has been fetched of some changelogs and is not applied yet, in order and within bounds."""
+
+    def __init__(self, hear: Hear | None) -> None:
+        self._hear = hear
+        self._queue: deque[Fetched] = deque()
+        self._bytes_held = 0
+        self._arrived = asyncio.Event()
+        self._failure: Exception | None = None
+
+    def is_full(self) -> bool:
+        return self._bytes_held >= FETCH_BYTES
+
+    def take_in(self, fetched: Fetched) -> None:
+        self._queue.append(fetched)
+        self._bytes_held += fetched.size_bytes
+        self._arrived.set()
+
+    def hear(self, tp: TP, position: int, high: int, stable: int) -> None:
+        if self._hear is not None:
+            self._hear(tp, position, high, stable)
+
+    def fail(self, tp: TP, error: Exception) -> None:
+        self._failure = error
+        self._arrived.set()
+
+    async def next(self, within_s: float) -> Fetched | None:
+        """What is to be applied next; None if nothing comes. Raises why a changelog cannot be read."""
+        if not self._queue:
+            self._arrived.clear()
+            if self._failure is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(within_s):  # wait_for may lose a cancellation
+                        await self._arrived.wait()
+            if self._failure is not None:
+                raise self._failure
+            if not self._queue:
+                return None
+        fetched = self._queue.popleft()
+        self._bytes_held -= fetched.size_bytes
+        return fetched
+
+
 async def follow(
     store: TaskStore,
     cluster: Cluster,
+    fetcher: Fetcher,
     changelogs: Mapping[str, TP],
-    lane: object,
     lag: dict[str, int],
     disk: Disk | None = None,
     hear: Hear | None = None,
@@ -68,37 +113,54 @@ async def follow(
     `lag` is kept at the number of changelog offsets, by table, that are committed and not yet applied.
     """
     tables = {tp: table for table, tp in changelogs.items()}
-    positions, ends = await bounds(store, cluster, tables)
-    lag.update({table: max(0, ends[tp] - positions[tp]) for tp, table in tables.items()})
-    known_at = time.monotonic()
-    heard_at_ms = _now_ms()
+    while True:
+        positions, ends = await bounds(store, cluster, tables)
+        lag.update({table: max(0, ends[tp] - positions[tp]) for tp, table in tables.items()})
+        incoming = Incoming(hear)
+        with closing(fetcher.read(incoming, positions)) as reading:
+            async for fetched in _kept_fresh(store, cluster, tables, incoming, disk):
+                if not incoming.is_full():
+                    reading.go_on()
+                table = tables[fetched.tp]
+                if _is_old(store, table):  # deletions since then may be gone from the log
+                    break
+                _apply(store, table, fetched)
+                positions[fetched.tp] = fetched.next_position
+                lag[table] = max(0, fetched.end - fetched.next_position)
+                await asyncio.sleep(0)
+
+
+async def _kept_fresh(
+    store: TaskStore,
+    cluster: Cluster,
+    tables: Mapping[TP, str],
+    incoming: Incoming,
+    disk: Disk | None,
+) -> AsyncIterator[Fetched]:
+    """What comes in, for ever, while there is room on the disk; tables that nobody writes to stay fresh."""
+    stamped_at = time.monotonic()
     while True:
         if disk is not None:
             await disk.room()
-        if time.monotonic() - known_at > STAMP_S:
-            known_at = time.monotonic()
-            await _stamp(store, cluster, tables, positions)
-        found = await fetch(cluster, positions, lane, FOLLOW_WAIT_MS, hear)
-        if found is None:
-            continue
-        silent_ms, heard_at_ms = _now_ms() - heard_at_ms, _now_ms()
-        if silent_ms > FORGET_AFTER_MS:  # deletions since then may be gone from the log
-            positions, _ = await bounds(store, cluster, tables)
-            continue
-        for fetched in found:
-            table = tables[fetched.tp]
-            _apply(store, table, fetched)
-            positions[fetched.tp] = fetched.next_position
-            lag[table] = max(0, fetched.end - fetched.next_position)
-            await asyncio.sleep(0)
+        if time.monotonic() - stamped_at > STAMP_S:
+            stamped_at = time.monotonic()
+            await _stamp(store, cluster, tables)
+        if (fetched := await incoming.next(STAMP_S)) is not None:
+            yield fetched
 
 
-async def _stamp(
-    store: TaskStore, cluster: Cluster, tables: Mapping[TP, str], positions: Mapping[TP, int]
-) -> None:
+async def _stamp(store: TaskStore, cluster: Cluster, tables: Mapping[TP, str]) -> None:
     """Note that the tables that are at the end of their changelogs are as fresh as can be, written or not."""
     ends = await cluster.offsets(tables, LATEST)
-    store.apply({}, {table: positions[tp] for tp, table in tables.items() if positions[tp] >= ends[tp]})
+    applied = {table: store.applied(table) for table in tables.values()}
+    store.apply(
+        {},
+        {
+            table: at.next_offset
+            for tp, table in tables.items()
+            if (at := applied[table]) is not None and at.next_offset >= ends[tp]
+        },
+    )
 
 
 async def bounds(
@@ -124,11 +186,10 @@ def _apply(store: TaskStore, table: str, fetched: Fetched) -> int:
 
 
 def _start(store: TaskStore, table: str, tp: TP, begin: int, end: int) -> int:
-    applied = store.applied(table)
-    if applied is not None and _now_ms() - applied.at_ms > FORGET_AFTER_MS:
+    if _is_old(store, table):
         log.info("local table %s is older than %s h: restoring it whole", table, FORGET_AFTER_MS // 3_600_000)
         store.forget(table)
-        applied = None
+    applied = store.applied(table)
     if applied is None:
         return begin
     if applied.next_offset > end:
@@ -146,17 +207,19 @@ def _start(store: TaskStore, table: str, tp: TP, begin: int, end: int) -> int:
     return applied.next_offset
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _is_old(store: TaskStore, table: str) -> bool:
+    """Whether a local table was last written, or found at the end of its changelog, too long ago."""
+    applied = store.applied(table)
+    return applied is not None and time.time_ns() // 1_000_000 - applied.at_ms > FORGET_AFTER_MS
 
 
 async def fetch(
-    cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int, hear: Hear | None = None
+    cluster: Cluster, positions: Mapping[TP, int], lane: object, wait_ms: int
 ) -> list[Fetched] | None:
     """What one of the leaders has next; None when it is away."""
     try:
         return await cluster.fetch_from_one(
-            positions, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=lane, hear=hear
+            positions, wait_ms=wait_ms, partition_bytes_max=FETCH_BYTES, lane=lane
         )
     except RETRIABLE as error:
         log.debug("restore waits: %r", error)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.engine.errors import ChangelogMismatch, StoreFailed
 from app.engine.kafka.cluster import TP, Cluster
+from app.engine.kafka.fetcher import Fetcher
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.state.disk import Disk
 from app.engine.state.restore import follow, restore
@@ -35,6 +36,7 @@ class Standby:
         app_id: str,
         partition: int,
         cluster: Cluster,
+        fetcher: Fetcher,
         tables: Sequence[Table],
         directory: Path,
         leave: Callable[[TaskStore], None] = TaskStore.close,
@@ -42,9 +44,9 @@ class Standby:
     ) -> None:
         self.partition = partition
         self.lag: dict[str, int] = {}
-        self._lane = (app_id, "standby", partition)
-        self.watermarks = Watermarks(cluster, f"standby of {app_id}-{partition}", self._lane)
+        self.watermarks = Watermarks(cluster, f"standby of {app_id}-{partition}", ("standby", partition))
         self._cluster = cluster
+        self._fetcher = fetcher
         self._changelogs = {table.name: TP(table.changelog, partition) for table in tables}
         self.tables: dict[str, TaskTable] = {}
         self._declared = tables
@@ -76,7 +78,13 @@ class Standby:
         self.tables = {table.name: TaskTable(table, store, self.partition) for table in self._declared}
         leave = self._leave
         following = follow(
-            store, self._cluster, self._changelogs, self._lane, self.lag, self._disk, self.watermarks.hear
+            store,
+            self._cluster,
+            self._fetcher,
+            self._changelogs,
+            self.lag,
+            self._disk,
+            self.watermarks.hear,
         )
         self._following = asyncio.create_task(following)
         try:

@@ -160,6 +160,12 @@ def _of_worker(found: Status) -> Iterator[Metric]:
         ("topic", "error"),
         [((each.topic, error), count) for each in tables for error, count in sorted(each.refused.items())],
     )
+    yield counter(
+        "engine_transactions_total",
+        "Transactions of this worker, each with whatever its tasks had ready.",
+        (),
+        [((), found.transactions)],
+    )
     yield gauge(
         "engine_standby_lag_offsets",
         "Changelog offsets that are committed and that the standby has not applied yet.",
@@ -194,8 +200,8 @@ def _of_tasks(owned: Sequence[Owned]) -> Iterator[Metric]:
         [((str(each.partition),), each.records) for each in owned],
     )
     yield counter(
-        "engine_task_transactions_total",
-        "Transactions of a task since it took its partition over.",
+        "engine_task_commits_total",
+        "Commits of a task since it took its partition over; a transaction has those of several tasks.",
         ("partition",),
         [((str(each.partition),), each.batches) for each in owned],
     )

@@ -16,15 +16,13 @@ class Owned(msgspec.Struct, frozen=True):
     """A partition that the group has given to this worker.
 
     `state` is "ready", "restoring" (whatever comes before that included) or "fenced"; `stalled_s` is how long
-    the work in hand has made no progress, 0 when there is none. `epoch` grows with every take-over, and
-    `records` and `batches` count from there, as do `dead_letters`, by topic and error. `lag` is in offsets up
-    to the high watermark, by input; `waits` says what the task waits for: somebody's open transaction, or a
-    newer release.
+    the work in hand has made no progress, 0 when there is none. `records` and `batches` count from the
+    take-over on, as do `dead_letters`, by topic and error. `lag` is in offsets up to the high watermark, by
+    input; `waits` says what the task waits for: somebody's open transaction, or a newer release.
     """
 
     partition: int
     state: str
-    epoch: int
     records: int
     stalled_s: float
     restored: Restored | None
@@ -60,7 +58,8 @@ class Status(msgspec.Struct, frozen=True):
     """This worker, now. `not_ready` has every reason why it cannot work.
 
     `notices` are for a person to look at, though the worker works.
-    `not_ready_times` is how often it has become so, by kind of reason.
+    `not_ready_times` is how often it has become so, by kind of reason. `transactions` counts those that this
+    worker has committed for all its tasks.
     """
 
     service: str
@@ -72,6 +71,7 @@ class Status(msgspec.Struct, frozen=True):
     not_ready_times: Mapping[str, int] = {}
     notices: Sequence[str] = ()
     global_tables: Sequence[ReadWhole] = ()
+    transactions: int = 0
 
 
 def status(app: Any) -> Status:
@@ -91,6 +91,7 @@ def status(app: Any) -> Status:
         not_ready_times=dict(manager.health.times),
         notices=[line for fun in app.noticed for line in fun()],
         global_tables=[_read_whole(table) for table in app.global_tables],
+        transactions=manager.transactions,
     )
 
 
@@ -106,12 +107,11 @@ def _read_whole(table: Any) -> ReadWhole:
 
 def _owned(partition: int, task: Task | None) -> Owned:
     if task is None:
-        return Owned(partition, "restoring", 0, 0, 0.0, None)
+        return Owned(partition, "restoring", 0, 0.0, None)
     state = "fenced" if task.fenced else "ready" if task.ready.is_set() else "restoring"
     return Owned(
         partition,
         state,
-        task.epoch,
         task.counts.records,
         task.stalled_s,
         task.restored,
