@@ -210,6 +210,8 @@ class Committer:
         """
         _fail((share for share in shares if share.task.closed), Fenced("the task has another owner"))
         shares = [share for share in shares if not share.task.closed]
+        if not shares:
+            return
         self.opens_at = time.monotonic() + self._interval_s
         membership = self._membership()
         try:
@@ -238,7 +240,7 @@ class Committer:
             self._joining.update(
                 share.task for share in shares if share.task.has_more and not share.task.closed
             )
-            if shares and shares[0].alone:
+            if shares[0].alone:
                 self._away_tries = 0
             for share, its_ends in zip(shares, ends, strict=True):
                 if not share.done.done():
