@@ -4,6 +4,8 @@ The command line is `cli`, the layer above all others: it is found here by its n
 imported.
 """
 
+import os
+import signal
 import sys
 from importlib import import_module
 
@@ -15,8 +17,14 @@ if __name__ == "__main__":
             file=sys.stderr,
         )
         sys.exit(2)
+    interrupted = signal.getsignal(signal.SIGINT)
+    if interrupted is signal.default_int_handler:
+        # an exception in the middle of an import may be lost in a callback of the interpreter's
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     try:
-        status = import_module("cli.main").main()
+        main = import_module("cli.main").main
+        signal.signal(signal.SIGINT, interrupted)
+        status = main()
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
