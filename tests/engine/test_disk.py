@@ -1,6 +1,7 @@
 """Disks that are full and files that are damaged: nothing is lost or guessed, and it mends itself."""
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -40,10 +41,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave_bytes: int) -> Path:
-    """Write a file that leaves only so much room."""
+    """Write a file that leaves only so much room; a worker may take some of it meanwhile."""
     found = os.statvfs(disk)
     ballast = disk / "ballast"
-    ballast.write_bytes(bytes(max(0, found.f_bavail * found.f_frsize - leave_bytes)))
+    try:
+        ballast.write_bytes(bytes(max(0, found.f_bavail * found.f_frsize - leave_bytes)))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
     return ballast
 
 
