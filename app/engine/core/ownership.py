@@ -83,7 +83,29 @@ def id_of_release_before(group: str, partition: int) -> str:
     return f"{group}-{partition}"
 
 
-class ByWorker:
+class _InTransactions:
+    """What the two ways to be exactly once have in common: a committer, which takes offsets along."""
+
+    committer: Committer
+
+    async def commit(self, share: Share) -> Ends:
+        return await self.committer.commit(share)
+
+    async def applied(self, share: Share) -> None:
+        """Offsets are in the transaction."""
+
+    def expect(self, task: Party) -> None:
+        self.committer.expect(task)
+
+    def expect_no_more(self, task: Party) -> None:
+        self.committer.expect_no_more(task)
+
+    @property
+    def opens_at(self) -> float:
+        return self.committer.opens_at
+
+
+class ByWorker(_InTransactions):
     """One transactional id for all tasks of this worker, new for each process.
 
     A take-over claims the partition in the register, then fences whoever has the last claim before. So a
@@ -205,28 +227,12 @@ class ByWorker:
             del self._tasks[task.partition]
         self.committer.expect_no_more(task)
 
-    async def commit(self, share: Share) -> Ends:
-        return await self.committer.commit(share)
-
-    async def applied(self, share: Share) -> None:
-        """Offsets are in the transaction."""
-
-    def expect(self, task: Party) -> None:
-        self.committer.expect(task)
-
-    def expect_no_more(self, task: Party) -> None:
-        self.committer.expect_no_more(task)
-
-    @property
-    def opens_at(self) -> float:
-        return self.committer.opens_at
-
     @property
     def by_worker(self) -> bool:
         return True
 
 
-class ByPartition:
+class ByPartition(_InTransactions):
     """A transactional id for one partition, as in the release before: a take-over fences its last owner.
 
     Workers that commit for all their tasks fence it too, but it cannot fence them.
@@ -274,22 +280,6 @@ class ByPartition:
         if self._committing is not None:
             self._committing.cancel()
             await asyncio.gather(self._committing, return_exceptions=True)
-
-    async def commit(self, share: Share) -> Ends:
-        return await self.committer.commit(share)
-
-    async def applied(self, share: Share) -> None:
-        """Offsets are in the transaction."""
-
-    def expect(self, task: Party) -> None:
-        self.committer.expect(task)
-
-    def expect_no_more(self, task: Party) -> None:
-        self.committer.expect_no_more(task)
-
-    @property
-    def opens_at(self) -> float:
-        return self.committer.opens_at
 
     @property
     def by_worker(self) -> bool:
