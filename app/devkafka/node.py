@@ -43,6 +43,7 @@ JVM_FLAGS: Final = (
     "-Xms128m",
     "-Xmx512m",
     "-XX:+UseSerialGC",  # two cores, a small live set: nothing to gain from concurrent collection
+    "-XX:TieredStopAtLevel=1",  # its second compiler took as much processor as all requests, for minutes
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",
     "-Djava.awt.headless=true",
@@ -238,7 +239,7 @@ def format_storage(data_dir: Path, cluster_id: str, *flags: str) -> None:
         return
     shutil.rmtree(unfinished, ignore_errors=True)
     command = [
-        *java_command(data_dir, *flags, "-XX:TieredStopAtLevel=1"),
+        *java_command(data_dir, *flags),
         *("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"),
         *("--config", "format.properties"),
     ]
