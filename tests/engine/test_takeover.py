@@ -48,6 +48,22 @@ async def test_a_task_whose_companion_wrote_before_any_input_starts_again(make_w
     assert await world.faults(directories=[Path(world.options.directory) / "only"]) == []
 
 
+async def test_a_task_that_is_cancelled_while_it_ends_leaves_no_tables_open(world: World) -> None:
+    """It waits for a commit under way, which may wait for a broker."""
+    async with BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await worker.ready()
+        task, run = worker.tasks[0], worker.runs[0]
+        async with task.lock:
+            task.stop()
+            await until(lambda: task.closed)
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+        assert run.cancelled()
+        assert task.store is None
+        TaskStore(task.path).close()
+
+
 async def test_a_commit_that_is_cancelled_is_left_to_a_new_take_over(make_world: MakeWorld) -> None:
     world = await make_world(ticks=3)
     world.expect_ticks()

@@ -79,12 +79,15 @@ class Task(OwnedPartition):
             self.closed = True
             self.ready.clear()
             self.watermarks.close()
-            if filling is not None:
-                filling.cancel()
-                await asyncio.gather(filling, return_exceptions=True)
-            async with in_work:
+            try:
+                if filling is not None:
+                    filling.cancel()
+                    await asyncio.gather(filling, return_exceptions=True)
+                async with in_work:
+                    pass
+            finally:  # also for who is cancelled while it ends: open tables would lock out their next owner
                 self._close_store()
-            await self.ownership.release(self)
+                await self.ownership.release(self)
         if self.broken is not None:
             raise self.broken
 
