@@ -1,7 +1,7 @@
 # `make run` starts everything, `make test` checks everything; both set themselves up.
 VENV := .venv
 BIN := $(VENV)/bin
-SIDE_BY_SIDE := -n 3
+SIDE_BY_SIDE := -n 4
 UV_VERSION := 0.13.9
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header pyproject.toml $(if $(UPGRADE),--upgrade)

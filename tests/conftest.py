@@ -25,6 +25,14 @@ TOGETHER = {
 """Tests that share processes which take long to start."""
 
 QUICK = ("tests/architecture/", "tests/unit/")
+LONG = (
+    "tests/integration/test_storm.py",
+    "tests/integration/test_run.py",
+    "tests/integration/test_toy_service.py",
+    "tests/outside/",
+    "tests/integration/",
+)
+"""What takes longest comes first, so that no core is idle at the end; quick ones come last."""
 
 
 class SideBySide(LoadScopeScheduling):  # type: ignore[misc]
@@ -37,7 +45,18 @@ class SideBySide(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
+    config.option.loadscopereorder = False  # by number of tests: the longest are single ones
     return SideBySide(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _turn(item.nodeid))
+
+
+def _turn(nodeid: str) -> int:
+    if nodeid.startswith(QUICK):
+        return len(LONG) + 1
+    return next((turn for turn, beginning in enumerate(LONG) if nodeid.startswith(beginning)), len(LONG))
 
 
 @pytest.fixture(scope="session")
