@@ -100,7 +100,7 @@ def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
         type=_counts(PARTITIONS_ALLOWED, partition_count),
         default=[8],
         metavar="N,N",
-        help=f"each is a row: {PARTITIONS_ALLOWED}; default 8",
+        help=f"each is a row, also of failover: {PARTITIONS_ALLOWED}; default 8",
     )
     add(
         "--rate",

@@ -1,11 +1,12 @@
 """One of two workers is killed with SIGKILL under load: how long its partitions wait for the other.
 
-Orders come evenly over 8 partitions, open loop; the table has 100,000 keys. An outage is a dead worker's
-partition's: from just before the signal until a `read_committed` reader has the first decision on an order
-that was sent after it. A gap is the longest time that a partition of the other worker was without a decision
-from the kill until a second after the last outage. When all is measured, the killed worker starts again on
-the disk it left; when the two share the partitions and have done so for a while, the other is killed. In the
-end the ids of the orders sent are compared with those of the decisions.
+Orders come evenly over the partitions (`--partitions`, default 8), open loop: 400 a second, and with many
+partitions 25 a second for each, so that an outage is told to 40 ms. The table has 100,000 keys. An outage
+is a dead worker's partition's: from just before the signal until a `read_committed` reader has the first
+decision on an order that was sent after it. A gap is the longest time that a partition of the other worker
+was without a decision from the kill until a second after the last outage. When all is measured, the killed
+worker starts again on the disk it left; when the two share the partitions and have done so for a while, the
+other is killed. In the end the ids of the orders sent are compared with those of the decisions.
 
 "supervised" has a parent that sends the dead member's LeaveGroup, as `Worker.after_death` does
 (the way of the news through the guard is not in it); the others wait for the session to end, and those
@@ -30,9 +31,8 @@ from bench.report import Row
 from bench.run import Bench
 from bench.traffic import Traffic
 
-PARTITIONS = 8
 KEYS = 100_000
-ORDERS_PER_SECOND = 400.0
+ORDERS_PER_SECOND_MIN, ORDERS_PER_SECOND_A_PARTITION = 400.0, 25.0
 SETTLED_SECONDS = 3.0
 SETTLE_SECONDS_MAX = 180.0
 FRESH_SECONDS = 1.0
@@ -41,10 +41,7 @@ AFTERMATH_SECONDS = 1.0
 QUIET_SECONDS, QUIET_SECONDS_MISSING = 5.0, 90.0
 POLL_SECONDS = 0.05
 RUNS_MAX = 3
-TITLE = (
-    f"Failover: SIGKILL of one of two workers, {ORDERS_PER_SECOND:.0f} orders/s, {PARTITIONS} partitions, "
-    f"{KEYS:,} keys; seconds"
-)
+TITLE = f"Failover: SIGKILL of one of two workers under load, {KEYS:,} keys; seconds"
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,11 @@ class Case:
 
     kills: int
     supervised: bool = False
+    partitions: int = 8
+
+    @property
+    def orders_per_second(self) -> float:
+        return max(ORDERS_PER_SECOND_MIN, ORDERS_PER_SECOND_A_PARTITION * self.partitions)
 
 
 class Kill(NamedTuple):
@@ -80,8 +82,16 @@ class Failover(NamedTuple):
         )
 
 
-def cases() -> dict[Contender, Case]:
-    """All that take part."""
+def cases(partitions: Sequence[int]) -> dict[Contender, Case]:
+    """All that take part, with each number of partitions."""
+    return {
+        replace(contender, name=f"{contender.name}, {count} partitions"): replace(case, partitions=count)
+        for count in partitions
+        for contender, case in _kinds().items()
+    }
+
+
+def _kinds() -> dict[Contender, Case]:
     engine, streams = ENGINE[0], KAFKA_STREAMS[0]
     return {
         replace(engine, name="engine, supervised"): Case(kills=10, supervised=True),
@@ -97,7 +107,7 @@ def cases() -> dict[Contender, Case]:
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    known = cases()
+    known = cases(plan.load.partitions)
 
     def measure(contender: Contender) -> Failover:
         return failover(bench, contender, known[contender])
@@ -108,16 +118,16 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 def failover(bench: Bench, contender: Contender, case: Case) -> Failover:
     """One round: fill the table, start two workers, kill one after the other, compare the ids."""
-    app_id = bench.new_app_id(contender)
-    input_topic = bench.new_topic("orders-steady", PARTITIONS)
+    app_id, partitions = bench.new_app_id(contender), case.partitions
+    input_topic = bench.new_topic("orders-steady", partitions)
     changelog = f"{app_id}-positions-changelog"
-    bench.cluster.create_topic(changelog, PARTITIONS, {"cleanup.policy": "compact"})
+    bench.cluster.create_topic(changelog, partitions, {"cleanup.policy": "compact"})
     bench.cluster.fill(changelog, job.changelog_records(KEYS))
-    bench.cluster.commit_start(app_id, input_topic, PARTITIONS)
+    bench.cluster.commit_start(app_id, input_topic, partitions)
     with (
         Parent(bench.cluster.bootstrap, app_id) as parent,
-        Pair(bench, contender, app_id, input_topic, PARTITIONS) as pair,
-        Traffic(bench.cluster, input_topic, pair.output, PARTITIONS, ORDERS_PER_SECOND) as traffic,
+        Pair(bench, contender, app_id, input_topic, partitions) as pair,
+        Traffic(bench.cluster, input_topic, pair.output, partitions, case.orders_per_second) as traffic,
     ):
         kills: list[Kill] = []
         for number in range(case.kills):
