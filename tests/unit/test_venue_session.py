@@ -17,7 +17,7 @@ from app.engine import Fenced, Transient, shard_of
 from app.venue_session import client as venue_client
 from app.venue_session import session as venue_session
 from app.venue_session.client import describe_error, not_understood
-from app.venue_session.session import ORDERS_PER_CALL_MAX
+from app.venue_session.gathering import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
