@@ -259,7 +259,13 @@ class VenueSession:
         self.epoch = next(iter(ours.values())).epoch
 
     async def settle_doubts(self) -> None:
-        """Ask which of the orders in doubt the venue has; the others are as good as never sent."""
+        """Ask which of the orders in doubt the venue has; the others are as good as never sent.
+
+        These leave before what has come meanwhile, each account's by their numbers; but behind it while one of
+        them may be what the venue cannot take.
+        """
+        if not self.in_doubt:
+            return
         while chunk := _first(self.in_doubt):
             question = {"sessions": self._epochs(chunk), "client_order_ids": list(chunk)}
             answer = await self.call(QUERY, question)
@@ -268,6 +274,8 @@ class VenueSession:
                 del self.in_doubt[order_id]
                 if order_id not in known:
                     self.fresh[order_id] = intent
+        if self._orders_per_call == ORDERS_PER_CALL_MAX:
+            self.fresh = dict(sorted(self.fresh.items(), key=lambda each: each[1].order.sequence))
 
     async def _send_fresh(self) -> None:
         """Send what passes a last look right before it leaves; a call that waits is looked at again."""

@@ -133,6 +133,29 @@ async def test_an_intent_of_an_earlier_life_is_asked_about_before_it_is_sent(
         ]
 
 
+@pytest.mark.parametrize("status", [503, 401])
+async def test_orders_that_come_while_others_are_in_doubt_leave_behind_them(
+    world: World, status: int
+) -> None:
+    world.venue.rule = lambda path, body: (status, "")
+    world.submit(*(order_of(sequence=number) for number in range(1, 4)))
+    await world.until(lambda: len(world.venue.calls) >= 2)
+    world.submit(order_of(sequence=4))
+    world.venue.rule = lambda path, body: None
+    await world.until(lambda: not world.session.waiting)
+    assert list(world.venue.orders) == [f"acc-1-{number}" for number in range(1, 5)]
+
+
+async def test_orders_of_an_earlier_life_leave_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_world(monkeypatch) as world:
+        provide(world)
+        world.intended(*(order_of(sequence=number) for number in range(1, ORDERS_PER_CALL_MAX + 20)))
+        world.start()
+        await world.until(lambda: not world.session.waiting)
+        numbers = [int(order_id.rpartition("-")[2]) for order_id in world.venue.orders]
+        assert numbers == list(range(1, ORDERS_PER_CALL_MAX + 20))
+
+
 async def test_a_fenced_owner_ends_and_sends_nothing(world: World) -> None:
     world.task.fail = Fenced("somebody else")
     world.submit(order_of())
