@@ -200,7 +200,6 @@ class VenueSession:
                     self._alone = True
                 except VenueRefuses as error:
                     self._ill("orders", error)
-                    self._alone = True  # it would be refused with others too, and they with it
                     if error.status in BLAMES_THE_BODY:
                         self._orders_per_call = max(1, self._orders_per_call // 2)
                     refusals += 1
