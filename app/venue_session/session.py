@@ -260,8 +260,8 @@ class VenueSession:
     async def settle_doubts(self) -> None:
         """Ask which of the orders in doubt the venue has; the others are as good as never sent.
 
-        These leave before what has come meanwhile, each account's by their numbers; but behind it while one of
-        them may be what the venue cannot take.
+        These leave before what has come meanwhile, each account's by their numbers. They leave behind it
+        while one of them may be what the venue cannot take.
         """
         if not self.in_doubt:
             return
