@@ -21,6 +21,8 @@ from app.topics import (
     named,
 )
 from app.topology import EXCHANGE
+from app.venue_session.client import VenueClient
+from app.venue_session.gathering import OrderCalls
 from app.venue_session.session import VenueSession, VenueTables
 from app.venue_session.status import Tally, Troubles, measures, notices
 from models.commands import SetRiskLimits
@@ -39,6 +41,8 @@ around = Surroundings(
 )
 sessions: dict[int, VenueSession] = {}
 tally, troubles = Tally(), Troubles()
+venue = VenueClient(tally)
+calls = OrderCalls(venue)
 
 
 @app.agent(app.inputs(*named(*EXCHANGE.inputs)))
@@ -103,7 +107,7 @@ def refuse(work: UnitOfWork, spec: TopicSpec, raw: RawRecord, error: BaseExcepti
 async def talk_to_venue(task: Task) -> None:
     """Send what is intended and book what is reported, for as long as the task is ours."""
     tables = VenueTables(INTENTS, SESSIONS, CONTROLS)
-    session = VenueSession(task, tables, around, tally, troubles)
+    session = VenueSession(task, tables, around, venue, calls, troubles)
     sessions[task.partition] = session
     try:
         await session.run()

@@ -22,6 +22,8 @@ from app.engine.retries import Pauses
 from app.topics import DEAD_LETTERS, TOPICS
 from app.venue_session import client as venue_client
 from app.venue_session import session as venue_session
+from app.venue_session.client import VenueClient
+from app.venue_session.gathering import OrderCalls
 from app.venue_session.session import VenueSession, VenueTables
 from app.venue_session.status import Tally, Troubles
 from models.events import OrderReceived
@@ -216,14 +218,29 @@ class World:
     def __init__(self, task: MemoryTask, venue: FakeVenue) -> None:
         self.task, self.venue = task, venue
         self.tally, self.troubles = Tally(), Troubles()
+        self.client = VenueClient(self.tally)
+        self.calls = OrderCalls(self.client)
         self.around = Surroundings(*(known({}) for _ in Surroundings._fields))
         self.session: VenueSession = None  # type: ignore[assignment]
         self.running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         task: Any = self.task
-        self.session = VenueSession(task, TABLES, self.around, self.tally, self.troubles)
+        self.session = VenueSession(task, TABLES, self.around, self.client, self.calls, self.troubles)
         self.running = asyncio.create_task(self.session.run())
+
+    def beside(self, partition: int) -> "World":
+        """Another task of the same worker, at the same venue."""
+        other = World(MemoryTask(partition), self.venue)
+        other.tally, other.troubles, other.around = self.tally, self.troubles, self.around
+        other.client, other.calls = self.client, self.calls
+        return other
+
+    async def end(self) -> None:
+        self.task.closed = True
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.gather(self.running, return_exceptions=True)
 
     def tell(self, **told: Mapping[str, Any]) -> None:
         """What global tables say, named as by the last look: values by key, None for what is gone."""
@@ -302,10 +319,7 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
     try:
         yield world
     finally:
-        task.closed = True
-        if world.running is not None:
-            world.running.cancel()
-            await asyncio.gather(world.running, return_exceptions=True)
+        await world.end()
         await runner.cleanup()
 
 

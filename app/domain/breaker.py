@@ -86,6 +86,11 @@ class CircuitBreaker:
         self._open_ms = min(self._open_ms * 2 or self._limits.open_ms_first, self._limits.open_ms_max)
         self._become(BreakerState.OPEN, waits_until_ms=now_ms + self._open_ms)
 
+    def withdrawn(self, now_ms: int, permit: Permit) -> None:
+        """The call admitted by `permit` has no outcome; if it was the probe, another one may go at once."""
+        if permit == self._stretch and self._state is BreakerState.HALF_OPEN:
+            self._waits_until_ms = now_ms
+
     def _become(self, state: BreakerState, *, waits_until_ms: int) -> None:
         self._state = state
         self._waits_until_ms = waits_until_ms

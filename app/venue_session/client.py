@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 
 from app.config import settings
-from app.domain.breaker import CircuitBreaker
+from app.domain.breaker import CircuitBreaker, Permit
 from app.venue_session.status import Tally
 
 REPORTS: Final = "/reports"
@@ -36,31 +37,58 @@ class VenueRefuses(Exception):
 
 
 class VenueClient:
-    """One connection pool and one circuit breaker, for one task."""
+    """One connection pool and one circuit breaker for all tasks of a worker: what is away is the venue.
+
+    `async with` opens the pool for the first task that uses it, and closes it behind the last one.
+    """
 
     def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+        self.tally = tally
         self._breaker = CircuitBreaker()
+        self._has_outcome = asyncio.Event()
+        self._users = 0
         self._http: Any = None
 
     async def __aenter__(self) -> "VenueClient":
-        headers = {"Authorization": f"Bearer {settings().reveal_venue_token() or ''}"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S_MAX)
-        self._http = aiohttp.ClientSession(settings().venue_url, headers=headers, timeout=timeout)
+        if not self._users:
+            headers = {"Authorization": f"Bearer {settings().reveal_venue_token() or ''}"}
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S_MAX)
+            connector = aiohttp.TCPConnector(limit=0)  # each task holds one for its stream of reports
+            self._http = aiohttp.ClientSession(
+                settings().venue_url, headers=headers, timeout=timeout, connector=connector
+            )
+        self._users += 1
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.close()
+        self._users -= 1
+        if not self._users:
+            http, self._http = self._http, None
+            await http.close()
 
     async def admitted(self) -> None:
         """Return when the breaker would let a call through now."""
-        while wait_ms := self._breaker.wait_ms(_now_ms()):  # noqa: ASYNC110  (the breaker's clock)
-            await asyncio.sleep(wait_ms / 1000)
+        while wait_ms := self._breaker.wait_ms(_now_ms()):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._has_outcome.wait()
+
+    def permit(self) -> Permit | None:
+        """The breaker's permit for a `request`, if it lets one through now; one without use is withdrawn."""
+        return self._breaker.allow(_now_ms())
+
+    def withdraw(self, permit: Permit) -> None:
+        """No request was made of it, or nobody waited for its outcome."""
+        self._note(self._breaker.withdrawn, permit)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a request when the breaker lets it through."""
+        while (permit := self.permit()) is None:
+            await self.admitted()
+        return await self.request(path, body, permit)
+
+    async def request(self, path: str, body: Mapping[str, Any], permit: Permit) -> dict[str, Any]:
         """The answer, a JSON object. Raises VenueAway, or VenueRefuses for any answer that is none to us."""
-        while (permit := self._breaker.allow(_now_ms())) is None:  # noqa: ASYNC110  (the breaker's clock)
-            await asyncio.sleep(max(self._breaker.wait_ms(_now_ms()), 1) / 1000)
         try:
             async with asyncio.timeout(CALL_S_MAX):
                 async with self._http.post(
@@ -68,17 +96,26 @@ class VenueClient:
                 ) as response:
                     text, status = await response.read(), response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._breaker.failed(_now_ms(), permit)
-            self._tally.calls[f"{path} no answer"] += 1
+            self._note(self._breaker.failed, permit)
+            self.tally.calls[f"{path} no answer"] += 1
             raise VenueAway(f"no answer from the venue to {path}: {describe_error(error)}") from None
-        self._tally.calls[f"{path} {status}"] += 1
+        except BaseException:
+            self.withdraw(permit)
+            raise
+        self.tally.calls[f"{path} {status}"] += 1
         if is_away(status):
-            self._breaker.failed(_now_ms(), permit)
+            self._note(self._breaker.failed, permit)
             raise VenueAway(f"the venue answers {status} to {path}")
-        self._breaker.succeeded(_now_ms(), permit)
+        self._note(self._breaker.succeeded, permit)
         if status != 200:
             raise refusal(status, path, text)
         return self._object(path, text)
+
+    def _note(self, outcome: Callable[[int, Permit], None], permit: Permit) -> None:
+        """Tell the breaker of an outcome, and have all who wait for it look again."""
+        outcome(_now_ms(), permit)
+        self._has_outcome.set()
+        self._has_outcome.clear()
 
     def _object(self, path: str, text: bytes) -> dict[str, Any]:
         try:

@@ -49,13 +49,14 @@ from app.venue_session.client import (
     not_understood,
     refusal,
 )
+from app.venue_session.gathering import ORDERS, ORDERS_PER_CALL_MAX, OrderCalls, RefusedTogether
 from app.venue_session.reports import Reported, Unreadable, read_frame
-from app.venue_session.status import AWAY_S_MAX, Tally, Troubles
+from app.venue_session.status import AWAY_S_MAX, Troubles
 from models.events import OrderReceived, OrderWithheld
 
 log = logging.getLogger(__name__)
 
-ORDERS_PER_CALL_MAX = 500
+QUERY = "/orders/query"
 FRAMES_MAX = 100
 RETRY_S_MIN = 0.05
 REFUSED, RECONNECT = Pauses(RETRY_S_MIN, 5.0), Pauses(RETRY_S_MIN, 2.0)
@@ -83,15 +84,24 @@ class VenueSession:
     """Sends and reads for one partition number; ends when the task does."""
 
     def __init__(
-        self, task: Task, tables: VenueTables, around: Surroundings, tally: Tally, troubles: Troubles
+        self,
+        task: Task,
+        tables: VenueTables,
+        around: Surroundings,
+        venue: VenueClient,
+        calls: OrderCalls,
+        troubles: Troubles,
     ) -> None:
         self.task = task
         self.intents, self.sessions, self._controls = tables
         self._around = around
-        self._tally = tally
+        self._venue = venue
+        self._calls = calls
+        self._tally = venue.tally
         self._troubles = troubles
         self.epoch = 0
         self._orders_per_call = ORDERS_PER_CALL_MAX
+        self._alone = False
         self.fresh: dict[str, Intent] = {}
         self.in_doubt = {
             intent.order.order_id: intent
@@ -104,8 +114,7 @@ class VenueSession:
         self._gaps: dict[int, int] = {}
         self._work_to_do = asyncio.Event()
         self._work_to_do.set()
-        self._venue = VenueClient(tally)
-        self._booking = Booking(task, self.intents, self.sessions, tally)
+        self._booking = Booking(task, self.intents, self.sessions, self._tally)
 
     @property
     def waiting(self) -> int:
@@ -173,6 +182,7 @@ class VenueSession:
                     await self._send_all()
                     self._well("orders")
                     refusals = 0
+                    self._alone = False
                     if self.fresh:
                         await self._wait_for_limits()
                     else:
@@ -185,6 +195,9 @@ class VenueSession:
                     self._ill("orders", error)
                 except Transient as error:
                     log.warning("%s could not commit for the venue: %s", self.task, error)
+                except RefusedTogether as error:
+                    log.info("%s sends alone: %s", self.task, error)
+                    self._alone = True
                 except VenueRefuses as error:
                     self._ill("orders", error)
                     if error.status in BLAMES_THE_BODY:
@@ -245,15 +258,23 @@ class VenueSession:
         self.epoch = next(iter(ours.values())).epoch
 
     async def settle_doubts(self) -> None:
-        """Ask which of the orders in doubt the venue has; the others are as good as never sent."""
+        """Ask which of the orders in doubt the venue has; the others are as good as never sent.
+
+        These leave before what has come meanwhile, each account's by their numbers. They leave behind it
+        while one of them may be what the venue cannot take.
+        """
+        if not self.in_doubt:
+            return
         while chunk := _first(self.in_doubt):
             question = {"sessions": self._epochs(chunk), "client_order_ids": list(chunk)}
-            answer = await self.call("/orders/query", question)
-            known = _texts(answer, "known", "/orders/query")
+            answer = await self.call(QUERY, question)
+            known = _texts(answer, "known", QUERY)
             for order_id, intent in chunk.items():
                 del self.in_doubt[order_id]
                 if order_id not in known:
                     self.fresh[order_id] = intent
+        if self._orders_per_call == ORDERS_PER_CALL_MAX:
+            self.fresh = dict(sorted(self.fresh.items(), key=lambda each: each[1].order.sequence))
 
     async def _send_fresh(self) -> None:
         """Send what passes a last look right before it leaves; a call that waits is looked at again."""
@@ -274,8 +295,8 @@ class VenueSession:
                 for order_id, intent in chunk.items()
             }
             body = {"sessions": self._epochs(chunk), "orders": list(orders.values())}
-            answer = await self.call("/orders", body)
-            taken = _texts(answer, "accepted", "/orders") | _texts(answer, "duplicates", "/orders")
+            answer = await self.call(ORDERS, body)
+            taken = _texts(answer, "accepted", ORDERS) | _texts(answer, "duplicates", ORDERS)
             for order_id, order in orders.items():
                 if order["client_order_id"] in taken:
                     del self.in_doubt[order_id]
@@ -306,10 +327,16 @@ class VenueSession:
         return {str(_shard(intent.order.account_id)): self.epoch for intent in intents.values()}
 
     async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Post to the venue when the breaker lets us; raises VenueAway or VenueRefuses."""
+        """Ask the venue when the breaker lets us, or send orders at once, together with those of other tasks.
+
+        Raises VenueAway, VenueRefuses or RefusedTogether.
+        """
         if self.task.closed:
             raise VenueAway("the task is no longer ours")
-        answer = await self._venue.post(path, body)
+        if path == ORDERS:
+            answer = await self._calls.post(self.task, body, alone=self._alone)
+        else:
+            answer = await self._venue.post(path, body)
         self._tally.note_unknown(path, answer.keys() - ANSWER_FIELDS[path])
         return answer
 
@@ -434,7 +461,7 @@ class VenueSession:
         return gaps
 
 
-ANSWER_FIELDS = {"/orders": {"accepted", "duplicates"}, "/orders/query": {"known"}}
+ANSWER_FIELDS = {ORDERS: {"accepted", "duplicates"}, QUERY: {"known"}}
 
 
 def _texts(answer: dict[str, Any], name: str, path: str) -> set[str]:

@@ -119,6 +119,33 @@ def test_a_probe_that_never_comes_back_is_replaced() -> None:
     assert breaker.state is BreakerState.CLOSED
 
 
+def test_a_probe_that_is_withdrawn_makes_room_for_another_at_once() -> None:
+    breaker = an_open_breaker()
+    withdrawn = admitted(breaker, 100)
+    breaker.withdrawn(150, withdrawn)
+    assert breaker.wait_ms(150) == 0
+
+    probe = admitted(breaker, 150)
+    breaker.withdrawn(160, withdrawn)
+    assert breaker.allow(160) is None
+    breaker.succeeded(170, probe)
+
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_a_call_that_is_withdrawn_is_neither_success_nor_failure() -> None:
+    breaker = CircuitBreaker(LIMITS)
+    fail(breaker, 0, times=2)
+    breaker.withdrawn(0, admitted(breaker, 0))
+    assert breaker.state is BreakerState.CLOSED
+
+    slow = admitted(breaker, 0)
+    fail(breaker, 0)
+    breaker.withdrawn(50, slow)
+
+    assert breaker.wait_ms(50) == 50
+
+
 @pytest.mark.parametrize(
     "wrong", [{"failures_max": 0}, {"open_ms_first": 0}, {"probe_ms_max": 0}, {"open_ms_max": 1}], ids=str
 )

@@ -17,7 +17,7 @@ from app.engine import Fenced, Transient, shard_of
 from app.venue_session import client as venue_client
 from app.venue_session import session as venue_session
 from app.venue_session.client import describe_error, not_understood
-from app.venue_session.session import ORDERS_PER_CALL_MAX
+from app.venue_session.gathering import ORDERS_PER_CALL_MAX
 from models.events import OrderReceived
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
@@ -97,14 +97,13 @@ async def test_orders_of_many_sessions_leave_in_one_call_under_one_epoch(world: 
     provide(world, *accounts)
     orders = [order_of(account) for account in accounts]
     world.submit(*orders)
-    await world.until(lambda: len(world.venue.orders) == 40)
+    await world.until(lambda: len(world.venue.orders) == 40 and not world.session.waiting)
     (call,) = world.venue.posted("/orders")
     shards = {str(shard_of(account.encode())) for account in accounts}
     assert len(shards) > 10
     assert call["sessions"] == dict.fromkeys(shards, world.session.epoch)
     assert {order["session"] for order in call["orders"]} == set(map(int, shards))
     assert {world.cursor(account).epoch for account in accounts} == {world.session.epoch}
-    assert not world.session.waiting
 
 
 async def test_a_call_without_an_answer_is_asked_about_under_a_higher_epoch_and_not_repeated(
@@ -131,6 +130,29 @@ async def test_an_intent_of_an_earlier_life_is_asked_about_before_it_is_sent(
         assert [order["client_order_id"] for order in world.venue.posted("/orders")[0]["orders"]] == [
             "acc-1-2"
         ]
+
+
+@pytest.mark.parametrize("status", [503, 401])
+async def test_orders_that_come_while_others_are_in_doubt_leave_behind_them(
+    world: World, status: int
+) -> None:
+    world.venue.rule = lambda path, body: (status, "")
+    world.submit(*(order_of(sequence=number) for number in range(1, 4)))
+    await world.until(lambda: len(world.venue.calls) >= 2)
+    world.submit(order_of(sequence=4))
+    world.venue.rule = lambda path, body: None
+    await world.until(lambda: not world.session.waiting)
+    assert list(world.venue.orders) == [f"acc-1-{number}" for number in range(1, 5)]
+
+
+async def test_orders_of_an_earlier_life_leave_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_world(monkeypatch) as world:
+        provide(world)
+        world.intended(*(order_of(sequence=number) for number in range(1, ORDERS_PER_CALL_MAX + 20)))
+        world.start()
+        await world.until(lambda: not world.session.waiting)
+        numbers = [int(order_id.rpartition("-")[2]) for order_id in world.venue.orders]
+        assert numbers == list(range(1, ORDERS_PER_CALL_MAX + 20))
 
 
 async def test_a_fenced_owner_ends_and_sends_nothing(world: World) -> None:
