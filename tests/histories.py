@@ -63,7 +63,7 @@ from checker.records import (
 from checker.reference import Answered, Mark
 from checker.reference import Commanded as Given
 from checker.shards import shard_of
-from models.values import PartyStatus, Side, TimeInForce
+from models.values import Liquidity, PartyStatus, Side, TimeInForce
 
 SYMBOL, OTHER_SYMBOL = "BTC-USD", "ETH-USD"
 PRICE_TICKS = 90_000
@@ -367,12 +367,18 @@ class World:
             "quantity_lots": lots,
             "price_ticks": order.price_ticks,
         }
-        report = self._report(order, TradeExecuted, **trade, leaves_lots=leaves_lots)
-        session = shard_of(order.account_id.encode())
+        terms: dict[str, Any] = {
+            "traded_at_ms": self.now_ms,
+            "trade_date": "2023-11-14",
+            "fee_micros": lots,
+            "fee_currency": "USD",
+            "counterparty": "MARKET",
+            "liquidity": Liquidity.REMOVED,
+        }
+        report = self._report(order, TradeExecuted, **trade, leaves_lots=leaves_lots, **terms)
+        number = (shard_of(order.account_id.encode()), report.venue_sequence)
         self.ledger_trades.append(
-            LedgerTrade(
-                trade["trade_id"], order.order_id, lots, order.price_ticks, session, report.venue_sequence
-            )
+            LedgerTrade(trade["trade_id"], order.order_id, lots, order.price_ticks, *number, **terms)
         )
         row = self.ledger_orders[order.order_id]
         status = "open" if leaves_lots else "filled"

@@ -44,6 +44,7 @@ from checker.invariants import ticks as ticks_module
 from checker.invariants.intake import sort_intake
 from checker.invariants.tables import LiveTable, Rebuilt, digest
 from checker.invariants.ticks import Ticks, check_ticks
+from checker.invariants.venue import TERMS
 from checker.ledger import LedgerFile, LedgerReport, read_body
 from checker.live import fetch_resting, parse_state
 from checker.reading import (
@@ -124,6 +125,16 @@ def test_a_legal_history_has_no_violation() -> None:
     findings = a_busy_world().findings()
     assert findings.violations == []
     assert findings.unverifiable == []
+
+
+def test_an_execution_of_a_release_that_knew_no_terms_is_not_held_against_anybody() -> None:
+    world = a_busy_world()
+    forget_terms(world)
+    findings = world.findings()
+    assert findings.violations == []
+    assert [each.message for each in findings.unverifiable] == [
+        "an execution of a release that knew no terms of trades"
+    ]
 
 
 def a_clumsy_world() -> World:
@@ -470,6 +481,12 @@ def ledger_edit(world: World, **changes: Any) -> None:
     world.ledger_orders[order_id] = world.ledger_orders[order_id]._replace(**changes)
 
 
+def forget_terms(world: World, **changes: Any) -> None:
+    """The first fill is booked by a release that knew no terms of trades."""
+    terms = dict.fromkeys(TERMS)
+    edit(world.log.executions, first(world.log.executions, TradeExecuted), **terms, **changes)
+
+
 def rename_an_order(world: World) -> None:
     order_id = next(iter(world.ledger_orders))
     row = world.ledger_orders.pop(order_id)
@@ -550,6 +567,24 @@ VENUE = {
         lambda w: w.ledger_trades.append(w.ledger_trades.pop()._replace(price_ticks=1)),
         "I2",
         "an executed trade differs from the venue's",
+    ),
+    "a trade of another fee": Planted(
+        lambda w: w.ledger_trades.append(w.ledger_trades.pop()._replace(fee_micros=77)),
+        "I2",
+        "an executed trade differs from the venue's",
+    ),
+    "a fill of another fee": Planted(
+        lambda w: edit(w.log.executions, first(w.log.executions, TradeExecuted), fee_micros=77),
+        "I2",
+        "an execution differs from the venue's report",
+    ),
+    "a fill without its fee alone": Planted(
+        lambda w: edit(w.log.executions, first(w.log.executions, TradeExecuted), fee_micros=None),
+        "I2",
+        "an execution differs from the venue's report",
+    ),
+    "a fill without terms at another price": Planted(
+        lambda w: forget_terms(w, price_ticks=1), "I2", "an execution differs from the venue's report"
     ),
     "a fill that the order's row lacks": Planted(
         lambda w: ledger_edit(w, filled_lots=9),
@@ -1663,6 +1698,7 @@ NOT_CHECKED = {
     "the first answers to commands are gone",
     "the rules leave too many possibilities for the last price",
     "an instrument's ticks have changed, and nobody can tell at which one",
+    "an execution of a release that knew no terms of trades",
 }
 """What is noted as unverifiable."""
 
@@ -2959,7 +2995,7 @@ class TestLedger:
             db.execute("CREATE TABLE reports (session, venue_sequence, type, body)")
             db.execute(
                 "CREATE TABLE trades (trade_id, client_order_id, quantity_lots, price_ticks, session, "
-                "venue_sequence)"
+                "venue_sequence, traded_at_ms, trade_date, fee_micros, fee_currency, counterparty, liquidity)"
             )
             db.execute("CREATE TABLE counters (name, value)")
             db.execute("INSERT INTO counters VALUES ('numbered_before', 7), ('orders_taken', 9)")
@@ -2969,19 +3005,26 @@ class TestLedger:
                     (session,),
                 )
                 db.execute("INSERT INTO reports VALUES (?, 1, 'Nothing', '{}')", (session,))
-                db.execute("INSERT INTO trades VALUES ('t', 'o', 1, 1, ?, 1)", (session,))
+                db.execute(
+                    "INSERT INTO trades VALUES "
+                    "('t', 'o', 1, 1, ?, 1, 5, '2026-01-31', 2, 'USD', 'M', 'added')",
+                    (session,),
+                )
         with LedgerFile(path) as ledger:
             part = ledger.part(1, 8)
             assert part.numbered_before == 7
             assert [each.session for each in part.orders] == [1, 9]
             assert [each.session for each in part.reports] == [1, 9]
-            assert [each.session for each in part.trades] == [1, 9]
+            (trade, other) = part.trades
+            assert (trade.session, other.session) == (1, 9)
+            assert trade[6:] == (5, "2026-01-31", 2, "USD", "M", "added")
             assert ledger.sessions() == {1, 2, 9}
 
-    def test_a_ledger_of_the_release_before_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_ledger_of_the_release_before_is_refused(self, tmp_path: Path, version: int) -> None:
         path = tmp_path / "ledger.sqlite"
         with sqlite3.connect(path) as db:
-            db.execute("PRAGMA user_version = 1")
+            db.execute(f"PRAGMA user_version = {version}")
         with pytest.raises(CheckerError, match=r"of the release before: check it with that"):
             LedgerFile(path)
 
