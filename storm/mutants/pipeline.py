@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from app.domain import compliance, limits, marketdata, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
+from app.domain.profit import Profit
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
 from app.engine.core import take_over as take_over_module
@@ -87,8 +88,9 @@ def reservation_not_released(patch: Patch) -> None:
 def _move(patch: Patch, moved: Callable[[Reservation, int, int], tuple[int, int]]) -> None:
     """Make the lots that leave the open ones, and those that get into the position, what `moved` says."""
 
-    def move(account: AccountRisk, reservation: Reservation, moved_lots: int, filled_lots: int) -> Holding:
-        holding = account.holding(reservation.symbol)
+    def move(
+        holding: Holding, reservation: Reservation, moved_lots: int, filled_lots: int, profit: Profit | None
+    ) -> Holding:
         released_lots, booked_lots = moved(reservation, moved_lots, filled_lots)
         is_buy = reservation.side is Side.BUY
         return replace(
@@ -96,6 +98,7 @@ def _move(patch: Patch, moved: Callable[[Reservation, int, int], tuple[int, int]
             position_lots=holding.position_lots + (booked_lots if is_buy else -booked_lots),
             open_buy_lots=holding.open_buy_lots - (released_lots if is_buy else 0),
             open_sell_lots=holding.open_sell_lots - (0 if is_buy else released_lots),
+            profit=profit,
         )
 
     patch.setattr(risk, "move_lots", move)
