@@ -168,6 +168,12 @@ BOOKS = msgspec.json.encode(
                 "open_buy_lots": 0,
                 "open_sell_lots": 0,
                 "reference_price_ticks": PRICE_TICKS,
+                "profit": {
+                    "since_venue_sequence": 2,
+                    "cost_tick_lots": 10 * PRICE_TICKS,
+                    "fee_micros": 90,
+                    "fee_currency": "USD",
+                },
             }
         },
     }
