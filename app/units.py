@@ -39,6 +39,8 @@ class Words:
             return f"{value * MICROS:,.2f} {self._currency(instrument)}".rstrip()
         if instrument is not None and name.endswith("_ticks"):
             return f"{value * instrument.tick:,} {instrument.currency}"
+        if instrument is not None and name.endswith("_tick_lots"):
+            return f"{value * instrument.micros_per_tick_lot * MICROS:,.2f} {instrument.currency}"
         if instrument is not None and name.endswith("_lots"):
             return f"{value * instrument.lot:,} {instrument.base}"
         return None

@@ -31,6 +31,7 @@ from checker.invariants import (
     check_lives,
     check_origins,
     check_positions,
+    check_profits,
     check_sessions,
     check_standing,
     check_tables,
@@ -249,6 +250,7 @@ class _Run:
             (
                 check_lives(history, traces, reference),
                 check_positions(history, traces, reference),
+                check_profits(history, traces, reference),
                 check_standing(history, traces, self._commanded(number)),
                 check_exposure(history, shared.limits, reference),
                 check_intake(history, traces, intake),

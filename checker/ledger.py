@@ -56,12 +56,20 @@ class LedgerReport(NamedTuple):
 
 
 class LedgerTrade(NamedTuple):
+    """A row of `trades`; what stands behind `venue_sequence` is None in those of releases before."""
+
     trade_id: str
     client_order_id: str
     quantity_lots: int
     price_ticks: int
     session: int
     venue_sequence: int
+    traded_at_ms: int | None = None
+    trade_date: str | None = None
+    fee_micros: int | None = None
+    fee_currency: str | None = None
+    counterparty: str | None = None
+    liquidity: str | None = None
 
 
 @dataclass
@@ -92,13 +100,14 @@ SELECT session, venue_sequence, type, body FROM reports WHERE session % ? = ?
 ORDER BY session, venue_sequence
 """
 _TRADES = """
-SELECT trade_id, client_order_id, quantity_lots, price_ticks, session, venue_sequence
+SELECT trade_id, client_order_id, quantity_lots, price_ticks, session, venue_sequence, traded_at_ms,
+       trade_date, fee_micros, fee_currency, counterparty, liquidity
 FROM trades WHERE session % ? = ?
 """
 
 
-BY_PARTITION = 1
-"""The version of a ledger whose sessions are partition numbers."""
+OLDER = (1, 2)
+"""The versions that the venue brings up to date: sessions by partition number, trades without terms."""
 
 _NUMBERED_BEFORE = "SELECT coalesce(max(value), 0) FROM counters WHERE name = 'numbered_before'"
 
@@ -111,7 +120,7 @@ class LedgerFile:
         try:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == BY_PARTITION:
+            if version in OLDER:
                 raise CheckerError(
                     f"{path} is of the release before: check it with that one, or start this one's venue on "
                     "it, which brings it up to date"

@@ -106,6 +106,8 @@ AccountId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63 - 1), le=2**63 - 1)]
 Lots = Annotated[int, msgspec.Meta(le=10**15)]
 Symbol = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]{2,12}\Z")]
+IsoDate = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])\Z")]
 Version = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Note = Annotated[str, msgspec.Meta(max_length=1_024)]
 
@@ -177,6 +179,24 @@ class TradeExecuted(VenueReport, frozen=True, gc=False):
     quantity_lots: int
     price_ticks: int
     leaves_lots: int
+    traded_at_ms: int | None = None
+    trade_date: IsoDate | None = None
+    fee_micros: Int64 | None = None
+    fee_currency: Currency | None = None
+    counterparty: str | None = None
+    liquidity: str | None = None
+
+    @property
+    def terms(self) -> tuple[int | None, str | None, int | None, str | None, str | None, str | None]:
+        """What it tells of a trade that releases before did not tell."""
+        return (
+            self.traded_at_ms,
+            self.trade_date,
+            self.fee_micros,
+            self.fee_currency,
+            self.counterparty,
+            self.liquidity,
+        )
 
 
 class OrderCancelled(VenueReport, frozen=True, gc=False):

@@ -19,6 +19,8 @@ from models.values import (
     Frozen,
     Instrument,
     Int64,
+    IsoDate,
+    LiquidityText,
     PartyStatus,
     Side,
     Symbol,
@@ -126,12 +128,24 @@ class OrderAcknowledged(VenueReport):
 
 
 class TradeExecuted(VenueReport):
-    """A fill. `leaves_lots` is what is still open after it; 0 ends the order (terminal)."""
+    """A fill. `leaves_lots` is what is still open after it; 0 ends the order (terminal).
+
+    `traded_at_ms` is the venue's clock, `trade_date` the date of that moment in the venue's time zone.
+    `fee_micros` of `fee_currency` is what we pay, a rebate where it is negative. `counterparty` is who is on
+    the other side: `MARKET`, or a counterparty of the reference data. None: the venue has not told. A fee
+    that is not told is not a fee of zero.
+    """
 
     trade_id: str
     quantity_lots: int
     price_ticks: int
     leaves_lots: int
+    traded_at_ms: int | None = None
+    trade_date: IsoDate | None = None
+    fee_micros: Int64 | None = None
+    fee_currency: Currency | None = None
+    counterparty: str | None = None
+    liquidity: LiquidityText | None = None
 
 
 class OrderCancelled(VenueReport):

@@ -20,6 +20,8 @@ LOTS_MAX = 10**15
 AccountId = Annotated[str, Field(min_length=1, max_length=256)]
 Symbol = Annotated[str, Field(min_length=1, max_length=64)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,12}$")]
+IsoDate = Annotated[str, Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")]
+"""A date such as 2026-01-31."""
 
 MICROS = 1_000_000
 EVERYBODY = "*"
@@ -80,6 +82,17 @@ class TimeInForce(StrEnum):
 
     GTC = "gtc"
     IOC = "ioc"
+
+
+class Liquidity(StrEnum):
+    """What an order did to the book when it was filled: ADDED rested in it, REMOVED took what rested."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+
+
+LiquidityText = Annotated[Liquidity | str, Field(union_mode="left_to_right")]
+"""Other venues may know more kinds: one that this build does not know is its text."""
 
 
 class InstrumentStatus(StrEnum):

@@ -25,7 +25,14 @@ from models.registry import CONTRACTS, REPORTS, TABLES
 SCHEMAS: Final = Path(__file__).parents[1] / "models" / "schemas"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SAYINGS: Final = ("title", "description")
-TEXTS: Final = {"currency": "USD", "base_currency": "USD", "tick": "0.01", "lot": "0.001"}
+TEXTS: Final = {
+    "currency": "USD",
+    "base_currency": "USD",
+    "fee_currency": "USD",
+    "tick": "0.01",
+    "lot": "0.001",
+    "trade_date": "2026-01-31",
+}
 """What a sample has in fields that not every text fits into."""
 
 

@@ -3,10 +3,11 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from app.domain.profit import Profit, booked
 from checker.findings import Findings, Violation
 from checker.history import Commanded, Shared, Slice, reported_id, trace
 from checker.invariants import (
@@ -21,6 +22,7 @@ from checker.invariants import (
     check_lives,
     check_origins,
     check_positions,
+    check_profits,
     check_standing,
     check_venue,
 )
@@ -63,7 +65,7 @@ from checker.records import (
 from checker.reference import Answered, Mark
 from checker.reference import Commanded as Given
 from checker.shards import shard_of
-from models.values import PartyStatus, Side, TimeInForce
+from models.values import Liquidity, PartyStatus, Side, TimeInForce
 
 SYMBOL, OTHER_SYMBOL = "BTC-USD", "ETH-USD"
 PRICE_TICKS = 90_000
@@ -94,6 +96,7 @@ def judge(log: Slice, shared: Shared, ledger: PartLedger, originals: dict[Origin
             check_lives(log, traces, reference),
             check_venue(log, traces, ledger),
             check_positions(log, traces, reference),
+            check_profits(log, traces, reference),
             check_standing(log, traces, shared.commanded.get(log.partition, Commanded())),
             check_exposure(log, shared.limits, reference),
             check_intake(log, traces, sort_intake(log, traces)),
@@ -114,6 +117,7 @@ class _Books:
 
     last_sequence: int | None = None
     lots: dict[str, list[int]] = field(default_factory=dict)
+    profits: dict[str, Profit | None] = field(default_factory=dict)
 
 
 class World:
@@ -367,18 +371,26 @@ class World:
             "quantity_lots": lots,
             "price_ticks": order.price_ticks,
         }
-        report = self._report(order, TradeExecuted, **trade, leaves_lots=leaves_lots)
-        session = shard_of(order.account_id.encode())
+        terms: dict[str, Any] = {
+            "traded_at_ms": self.now_ms,
+            "trade_date": "2023-11-14",
+            "fee_micros": lots,
+            "fee_currency": "USD",
+            "counterparty": "MARKET",
+            "liquidity": Liquidity.REMOVED,
+        }
+        report = self._report(order, TradeExecuted, **trade, leaves_lots=leaves_lots, **terms)
+        number = (shard_of(order.account_id.encode()), report.venue_sequence)
         self.ledger_trades.append(
-            LedgerTrade(
-                trade["trade_id"], order.order_id, lots, order.price_ticks, session, report.venue_sequence
-            )
+            LedgerTrade(trade["trade_id"], order.order_id, lots, order.price_ticks, *number, **terms)
         )
         row = self.ledger_orders[order.order_id]
         status = "open" if leaves_lots else "filled"
         self.ledger_orders[order.order_id] = row._replace(filled_lots=row.filled_lots + lots, status=status)
         self._move(order, lots)
-        self._lots(order)[0] += lots if order.side is Side.BUY else -lots
+        profits, held = self.books[order.account_id].profits, self._lots(order)
+        profits[order.symbol] = booked(profits.get(order.symbol), held[0], cast(Any, report))
+        held[0] += lots if order.side is Side.BUY else -lots
         if not leaves_lots:
             del self.open_lots[order.order_id]
 
@@ -450,7 +462,12 @@ class World:
                 "last_sequence": books.last_sequence,
                 "open_orders": sum(order.account_id == account_id for order in open_orders),
                 "holdings": {
-                    symbol: {"position_lots": lots[0], "open_buy_lots": lots[1], "open_sell_lots": lots[2]}
+                    symbol: {
+                        "position_lots": lots[0],
+                        "open_buy_lots": lots[1],
+                        "open_sell_lots": lots[2],
+                        "profit": books.profits.get(symbol),
+                    }
                     for symbol, lots in books.lots.items()
                 },
             }

@@ -60,7 +60,7 @@ from models.events import (
     TickReceived,
     TradeExecuted,
 )
-from models.values import Frozen, Instrument, PartyStatus
+from models.values import Frozen, Instrument, Liquidity, PartyStatus
 from tests.builders import NOW_MS, PRICE_TICKS
 from tests.histories import judge
 
@@ -321,11 +321,19 @@ class Pipeline:
             self.fill(order, order.quantity_lots)
 
     def fill(self, order: OrderReceived, lots: int) -> None:
-        """The venue fills some of an order."""
+        """The venue fills some of an order, for a fee of a micro a lot."""
         row = self._orders[order.order_id]
         filled_lots = row.filled_lots + lots
         trade_id = f"T{len(self._trades) + 1}"
         self._orders[order.order_id] = row._replace(filled_lots=filled_lots)
+        terms: dict[str, Any] = {
+            "traded_at_ms": self.now_ms,
+            "trade_date": "2023-11-14",
+            "fee_micros": lots,
+            "fee_currency": order.symbol[-3:],
+            "counterparty": "MARKET",
+            "liquidity": Liquidity.REMOVED,
+        }
         report = self._report(
             order,
             TradeExecuted,
@@ -333,9 +341,10 @@ class Pipeline:
             quantity_lots=lots,
             price_ticks=order.price_ticks,
             leaves_lots=order.quantity_lots - filled_lots,
+            **terms,
         )
         number = (row.session, report.venue_sequence)
-        self._trades.append(LedgerTrade(trade_id, order.order_id, lots, order.price_ticks, *number))
+        self._trades.append(LedgerTrade(trade_id, order.order_id, lots, order.price_ticks, *number, **terms))
 
     def expire(self, order: OrderReceived) -> None:
         row = self._orders[order.order_id]

@@ -34,7 +34,7 @@ def main() -> int:
         listed = read_listing(config.instruments)
         config.data_dir.mkdir(parents=True, exist_ok=True)
         with lock_directory(config.data_dir), closing(Ledger(config.data_dir / "ledger.sqlite")) as ledger:
-            asyncio.run(_serve(config, Exchange(ledger, listed)))
+            asyncio.run(_serve(config, Exchange(ledger, listed, rules=config.rules)))
     except StartError as error:
         print(f"venue: {error}", file=sys.stderr)
         return 2

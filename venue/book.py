@@ -19,8 +19,9 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from models.reasons import VenueReason
-from models.values import Side, TimeInForce
+from models.values import Liquidity, Side, TimeInForce
 
+ADDED, REMOVED = Liquidity.ADDED, Liquidity.REMOVED
 PRICE_BAND_PERCENT = 50
 """How far from the last price a limit may be, both ways, the bound itself allowed."""
 
@@ -76,13 +77,18 @@ class Acknowledged(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """`leaves_lots` is what was open right after this fill."""
+    """`leaves_lots` is what was open right after this fill.
+
+    `liquidity` is what the order did to the book; `with_market`: the other side is the replayed market.
+    """
 
     order: Order
     trade_id: str
     quantity_lots: int
     price_ticks: int
     leaves_lots: int
+    liquidity: Liquidity
+    with_market: bool
 
 
 class Cancelled(NamedTuple):
@@ -246,7 +252,8 @@ class OrderBook:
         while self.liquidity_lots and (resting := self._furthest_through(price_ticks)):
             lots = min(self.liquidity_lots, resting.leaves_lots)
             self.liquidity_lots -= lots
-            facts.append(_fill(resting, self._next_trade(), lots, resting.price_ticks))
+            trade = self._next_trade()
+            facts.append(_fill(resting, trade, lots, resting.price_ticks, ADDED, with_market=True))
             self._remove_if_filled(resting)
         return facts
 
@@ -269,15 +276,16 @@ class OrderBook:
                 return
             lots = min(order.leaves_lots, resting.leaves_lots)
             trade = self._next_trade()
-            facts.append(_fill(order, trade, lots, resting.price_ticks))
-            facts.append(_fill(resting, trade, lots, resting.price_ticks))
+            facts.append(_fill(order, trade, lots, resting.price_ticks, REMOVED))
+            facts.append(_fill(resting, trade, lots, resting.price_ticks, ADDED))
             self._remove_if_filled(resting)
 
     def _take_liquidity(self, order: Order, facts: list[Fact]) -> None:
         lots = min(order.leaves_lots, self.liquidity_lots)
         if lots and order.allows(self.price_ticks):
             self.liquidity_lots -= lots
-            facts.append(_fill(order, self._next_trade(), lots, self.price_ticks))
+            trade = self._next_trade()
+            facts.append(_fill(order, trade, lots, self.price_ticks, REMOVED, with_market=True))
 
     def _furthest_through(self, price_ticks: int) -> Order | None:
         candidates = [
@@ -298,14 +306,22 @@ class OrderBook:
         return self._numbers.trades_matched
 
 
-def _fill(order: Order, trade: int, quantity_lots: int, price_ticks: int) -> Filled:
+def _fill(
+    order: Order,
+    trade: int,
+    quantity_lots: int,
+    price_ticks: int,
+    liquidity: Liquidity,
+    *,
+    with_market: bool = False,
+) -> Filled:
     """Fill a part of the order. Both sides of a match share its number; the side makes the id unique."""
     order.filled_lots += quantity_lots
     leaves_lots = order.leaves_lots
     if not leaves_lots:
         order.status = OrderStatus.FILLED
     trade_id = f"T{trade}{'B' if order.side is Side.BUY else 'S'}"
-    return Filled(order, trade_id, quantity_lots, price_ticks, leaves_lots)
+    return Filled(order, trade_id, quantity_lots, price_ticks, leaves_lots, liquidity, with_market)
 
 
 @dataclass(slots=True)

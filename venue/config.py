@@ -5,9 +5,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from venue.errors import StartError
+from venue.terms import BASIS_POINTS, Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,7 @@ class Config:
     """The file that lists them."""
     parent_pid: int | None
     """The process that this one must not outlive, if any."""
+    rules: Rules
     token: str = field(repr=False)
 
 
@@ -33,6 +37,12 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str] = os.en
         data_dir=parsed.data_dir,
         instruments=parsed.instruments,
         parent_pid=parsed.die_with_parent,
+        rules=Rules(
+            maker_bps=parsed.maker_bps,
+            taker_bps=parsed.taker_bps,
+            clearing_house=parsed.clearing_house,
+            zone=parsed.time_zone,
+        ),
         token=token,
     )
 
@@ -71,6 +81,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
+        "--maker-bps",
+        type=_bps,
+        default=Rules.maker_bps,
+        metavar="BPS",
+        help="fee of a fill that has rested, in basis points; negative: a rebate (%(default)s)",
+    )
+    parser.add_argument(
+        "--taker-bps",
+        type=_bps,
+        default=Rules.taker_bps,
+        metavar="BPS",
+        help="fee of a fill that takes what rests, likewise (%(default)s)",
+    )
+    parser.add_argument(
+        "--clearing-house",
+        default=Rules.clearing_house,
+        metavar="ID",
+        help="counterparty of trades between accounts, as the reference data have it (%(default)s)",
+    )
+    parser.add_argument(
+        "--time-zone",
+        type=_zone,
+        default="UTC",
+        metavar="ZONE",
+        help="the zone that the date of a trade is of, such as Europe/Zurich (%(default)s)",
+    )
+    parser.add_argument(
         "--die-with-parent",
         nargs="?",
         type=int,
@@ -86,3 +123,19 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65_535:
         raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535")
     return port
+
+
+def _bps(text: str) -> int:
+    bps = int(text)
+    if abs(bps) > BASIS_POINTS:
+        raise argparse.ArgumentTypeError(f"{bps} is more than all of the notional: {BASIS_POINTS} at most")
+    return bps
+
+
+def _zone(text: str) -> tzinfo:
+    if text == "UTC":  # known where the machine has no zones at all
+        return UTC
+    try:
+        return ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time zone that this machine knows") from None

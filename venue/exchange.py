@@ -1,14 +1,17 @@
 """The exchange without its network: takes commands, changes the book, commits to the ledger, then tells."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from models.values import Instrument
 from venue.book import Fact, Filled, Market, Order, Tick
 from venue.ledger import Ledger
 from venue.reports import report_of
 from venue.requests import MarketTick
+from venue.terms import DEFAULT_RULES, Rules, moment_of, terms_of
 
 
 class Submission(NamedTuple):
@@ -39,9 +42,14 @@ def _never() -> bool:
     return False
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class Exchange:
     """One transaction a call; `on_reports(session)` is called after the commit, once a session.
 
+    All trades of a call are of the moment that `clock_ms` says at its end.
     Memory follows the ledger: a call that fails leaves the ledger as it was, and the next one reads the
     state from it again. sqlite3.Error passes through.
     """
@@ -49,11 +57,16 @@ class Exchange:
     def __init__(
         self,
         ledger: Ledger,
-        listed: Collection[str],
+        listed: Mapping[str, Instrument],
         on_reports: Callable[[int], None] = lambda session: None,
+        *,
+        rules: Rules = DEFAULT_RULES,
+        clock_ms: Callable[[], int] = _now_ms,
     ) -> None:
         self._ledger = ledger
         self._listed = listed
+        self._rules = rules
+        self._clock_ms = clock_ms
         self.on_reports = on_reports
         self._state: _State | None = self._load()
 
@@ -162,14 +175,17 @@ class Exchange:
         reports = []
         fills = []
         sessions: dict[int, int] = {}
+        moment = moment_of(self._clock_ms(), self._rules.zone)
         for fact in facts:
             order = fact.order
             sequence = self._last(state, order.session) + 1
             state.sequences[order.session] = sessions[order.session] = sequence
             touched[order.order_id] = order
-            reports.append(report_of(fact, sequence))
+            terms = None
             if isinstance(fact, Filled):
-                fills.append((fact, sequence))
+                terms = terms_of(fact, self._listed[order.symbol], self._rules, moment)
+                fills.append((fact, terms, sequence))
+            reports.append(report_of(fact, sequence, terms))
         self._ledger.save_orders(touched.values())
         self._ledger.add_reports(reports)
         self._ledger.add_trades(fills)

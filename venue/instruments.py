@@ -16,8 +16,8 @@ class _File(msgspec.Struct):
     instruments: list[dict[str, object]]
 
 
-def read_listing(path: Path) -> frozenset[str]:
-    """The symbols that new orders may be in: those of the file that are not delisted.
+def read_listing(path: Path) -> dict[str, Instrument]:
+    """The instruments that new orders may be in, by symbol: those of the file that are not delisted.
 
     Raises StartError for a file that can't be read, a field that is wrong, a symbol that is there twice.
     """
@@ -32,7 +32,7 @@ def read_listing(path: Path) -> frozenset[str]:
     symbols = Counter(each.symbol for each in listed)
     if twice := [symbol for symbol, count in symbols.items() if count > 1]:
         raise StartError(f"{path} has {twice[0]!r} more than once: keep one of them")
-    return frozenset(each.symbol for each in listed if each.status is not InstrumentStatus.DELISTED)
+    return {each.symbol: each for each in listed if each.status is not InstrumentStatus.DELISTED}
 
 
 def _instrument(path: Path, index: int, row: dict[str, object]) -> Instrument:

@@ -22,6 +22,8 @@
       client_order_id  TEXT
       quantity_lots, price_ticks  INTEGER
       session, venue_sequence  INTEGER: its TradeExecuted in `reports`
+      traded_at_ms, fee_micros  INTEGER; trade_date, fee_currency, counterparty, liquidity  TEXT: as reported;
+                       NULL in trades that are older than version 3
     sessions       session, last_sequence (INTEGER): of its last report
     epochs         session, epoch: the highest that any owner of the session has named
     markets        symbol, price_ticks, tick_epoch, tick_sequence, liquidity_lots (left of the last market
@@ -45,11 +47,14 @@ from models.values import Side, TimeInForce
 from venue.book import Filled, Market, Numbers, Order, OrderStatus, Tick
 from venue.errors import StartError
 from venue.reports import NumberedReport, following
-from venue.upgrade import NUMBERED_BEFORE, NotByKeyError, upgrade
+from venue.terms import TradeTerms
+from venue.upgrade import NUMBERED_BEFORE, NotByKeyError, add_terms, upgrade
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BY_PARTITION = 1
 """The version whose sessions were the partition numbers of a client's topics."""
+WITHOUT_TERMS = 2
+"""The version whose trades have neither time nor fee nor counterparty."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +92,13 @@ CREATE TABLE trades (
     quantity_lots INTEGER NOT NULL,
     price_ticks INTEGER NOT NULL,
     session INTEGER NOT NULL,
-    venue_sequence INTEGER NOT NULL
+    venue_sequence INTEGER NOT NULL,
+    traded_at_ms INTEGER,
+    trade_date TEXT,
+    fee_micros INTEGER,
+    fee_currency TEXT,
+    counterparty TEXT,
+    liquidity TEXT
 ) WITHOUT ROWID;
 CREATE TABLE sessions (session INTEGER PRIMARY KEY, last_sequence INTEGER NOT NULL);
 CREATE TABLE epochs (session INTEGER PRIMARY KEY, epoch INTEGER NOT NULL);
@@ -206,15 +217,11 @@ class Ledger:
     def add_reports(self, reports: Iterable[NumberedReport]) -> None:
         self._db.executemany("INSERT INTO reports VALUES (?, ?, ?, ?, ?)", reports)
 
-    def add_trades(self, fills: Iterable[tuple[Filled, int]]) -> None:
-        """Add fills, each with the `venue_sequence` of its report."""
+    def add_trades(self, fills: Iterable[tuple[Filled, TradeTerms, int]]) -> None:
+        """Add fills, each with its terms and the `venue_sequence` of its report."""
         self._db.executemany(
-            "INSERT INTO trades VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (fill.trade_id, order.order_id, fill.quantity_lots, fill.price_ticks, order.session, sequence)
-                for fill, sequence in fills
-                for order in (fill.order,)
-            ],
+            "INSERT INTO trades VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_trade_row(*fill) for fill in fills],
         )
 
     def save_sequences(self, sequences: Iterable[tuple[int, int]]) -> None:
@@ -266,6 +273,9 @@ class Ledger:
                     self._db.execute(statement)
         elif version == BY_PARTITION:
             self._upgrade()
+        elif version == WITHOUT_TERMS:
+            add_terms(self._db, SCHEMA_VERSION)
+            _log.warning("%s is brought up to date: trades have terms from now on", self._path)
         elif version != SCHEMA_VERSION:
             raise LedgerError(
                 f"{self._path} is a ledger of version {version}, this venue reads {SCHEMA_VERSION}: "
@@ -281,6 +291,19 @@ class Ledger:
                 "its orders, then begin with an empty data directory"
             ) from None
         _log.warning("%s was of the release before and is brought up to date", self._path)
+
+
+def _trade_row(fill: Filled, terms: TradeTerms, sequence: int) -> tuple[str | int, ...]:
+    order = fill.order
+    return (
+        fill.trade_id,
+        order.order_id,
+        fill.quantity_lots,
+        fill.price_ticks,
+        order.session,
+        sequence,
+        *terms,
+    )
 
 
 def _row_of(order: Order) -> tuple[str | int, ...]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from venue.book import Acknowledged, Cancelled, Expired, Fact, Filled, Rejected
+from venue.terms import TradeTerms
 
 
 class NumberedReport(NamedTuple):
@@ -25,7 +26,8 @@ class NumberedReport(NamedTuple):
 _encode = msgspec.json.Encoder().encode
 
 
-def report_of(fact: Fact, venue_sequence: int) -> NumberedReport:
+def report_of(fact: Fact, venue_sequence: int, terms: TradeTerms | None = None) -> NumberedReport:
+    """The report of a fact; a fill has `terms`."""
     order = fact.order
     type_name, specific = _specifics(fact)
     body = {
@@ -37,6 +39,7 @@ def report_of(fact: Fact, venue_sequence: int) -> NumberedReport:
         "venue_order_id": order.venue_order_id,
         "venue_sequence": venue_sequence,
         **specific,
+        **(terms._asdict() if terms is not None else {}),
     }
     return NumberedReport(order.session, venue_sequence, type_name, order.order_id, _encode(body).decode())
 

@@ -1,16 +1,19 @@
-"""A ledger of version 1 becomes one of version 2, in one transaction, before the venue serves anybody.
+"""A ledger of an older version becomes one of today's, in one transaction, before the venue serves anybody.
 
-The sessions of version 1 were the partition numbers of a client's topics; those of version 2 are key shards,
-the hash of the account modulo 256. So every order, report and trade goes to the session of its account. A
-report keeps its number and its body, since clients know it by these: the numbers of a session leap, up to the
-highest that any session of version 1 has given. That one is noted, and all sessions number on above it: an
-account's reports are numbered in the order in which they were made, before and after.
+Version 2 had no terms of trades: what was traded before the upgrade stays without them.
+
+The sessions of version 1 were the partition numbers of a client's topics; since version 2 they are key
+shards, the hash of the account modulo 256. So every order, report and trade goes to the session of its
+account. A report keeps its number and its body, since clients know it by these: the numbers of a session
+leap, up to the highest that any session of version 1 has given. That one is noted, and all sessions number on
+above it: an account's reports are numbered in the order in which they were made, before and after.
 
 Epochs are forgotten. They fence former owners of a session, whose calls this venue does not understand.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
 
@@ -27,13 +30,39 @@ class NotByKeyError(StartError):
     """Accounts of the ledger had sessions that their keys do not lead to."""
 
 
+TERMS: Final = {
+    "traded_at_ms": "INTEGER",
+    "trade_date": "TEXT",
+    "fee_micros": "INTEGER",
+    "fee_currency": "TEXT",
+    "counterparty": "TEXT",
+    "liquidity": "TEXT",
+}
+"""The columns that version 3 adds to `trades`, and their types."""
+
+
 def upgrade(db: sqlite3.Connection, schema: Iterable[str]) -> None:
-    """Make the ledger one of the given schema. Raises NotByKeyError with nothing changed."""
+    """Make a ledger of version 1 one of the given schema. Raises NotByKeyError with nothing changed."""
     db.create_function("shard_of", 1, shard_of, deterministic=True)
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with _at_once(db):
         _require_sessions_by_key(db.execute("SELECT DISTINCT account_id, session FROM orders").fetchall())
         _carry_over(db, schema)
+
+
+def add_terms(db: sqlite3.Connection, version: int) -> None:
+    """Make a ledger of version 2 one of version 3, which is `version`."""
+    with _at_once(db):
+        for name, kind in TERMS.items():
+            db.execute(f"ALTER TABLE trades ADD COLUMN {name} {kind}")
+        db.execute(f"PRAGMA user_version = {version}")
+
+
+@contextmanager
+def _at_once(db: sqlite3.Connection) -> Iterator[None]:
+    """All of it, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")
@@ -97,7 +126,7 @@ _COPIES = (
     FROM reports_before JOIN orders ON client_order_id = order_id
     """,
     """
-    INSERT INTO trades
+    INSERT INTO trades (trade_id, client_order_id, quantity_lots, price_ticks, session, venue_sequence)
     SELECT trade_id, client_order_id, trades_before.quantity_lots, trades_before.price_ticks, orders.session,
            venue_sequence
     FROM trades_before JOIN orders USING (client_order_id)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from app.domain.errors import InvariantBroken
 from app.domain.fills import open_lots_after, sequence_of
+from app.domain.profit import Profit, booked, rescaled
 from app.domain.reference import Known, Reference, halted_by, untradable
 from models.commands import SetRiskLimits
 from models.events import (
@@ -55,7 +56,8 @@ class Holding(State, frozen=True, omit_defaults=True):
     `open_buy_lots` and `open_sell_lots` are approved, neither filled nor ended; `open_buy_price_ticks` and
     `open_sell_price_ticks` are the highest limit price among them since that side was last empty, 0 while it
     is (and for what the release approved that did not keep them). `reference_price_ticks` is the one of the
-    symbol's last approval.
+    symbol's last approval. `profit` is what the fills have brought, None where that is not known: before the
+    first fill, and since a release wrote the holding that did not keep it.
     """
 
     position_lots: int = 0
@@ -65,6 +67,7 @@ class Holding(State, frozen=True, omit_defaults=True):
     open_buy_price_ticks: int = 0
     open_sell_price_ticks: int = 0
     scale: int = 1
+    profit: Profit | None = None
 
     @property
     def worst_lots(self) -> int:
@@ -210,7 +213,7 @@ def apply_decision(
     if listed is None:
         raise InvariantBroken(f"order {order.order_id} was approved, but {order.symbol} is not listed")
     holding = _with_order(
-        account.holdings.get(order.symbol, NOTHING_HELD), order, outcome.reference_price_ticks, listed.scale
+        account.holdings.get(order.symbol, NOTHING_HELD), order, outcome.reference_price_ticks, listed
     )
     return AccountRisk(
         holdings={**account.holdings, order.symbol: holding},
@@ -259,7 +262,6 @@ def apply_report(
     for a report without a reservation and for one that does not fit it. `is_repeat` has to be asked before.
     """
     venue_sequence, compliance_sequence = account.last_venue_sequence, account.last_compliance_sequence
-    filled_lots = 0
     if isinstance(event, OrderComplianceRejected):
         order = event.order
         reservation = _reservation_of(event, order.order_id, order.symbol, order.side, reservation)
@@ -267,8 +269,6 @@ def apply_report(
     else:
         reservation = _reservation_of(event, event.order_id, event.symbol, event.side, reservation)
         open_lots = open_lots_after(event, reservation.open_lots)
-        if isinstance(event, TradeExecuted):
-            filled_lots = event.quantity_lots
         if isinstance(event, VenueReport):
             venue_sequence = event.venue_sequence
     moved_lots = reservation.open_lots - open_lots
@@ -276,7 +276,11 @@ def apply_report(
         return account, reservation
     if account.open_orders == 0:
         raise InvariantBroken(f"a report of order {reservation.order_id}, but its account has none open")
-    holding = move_lots(account, reservation, moved_lots, filled_lots)
+    holding = account.holding(reservation.symbol)
+    filled_lots, profit = 0, holding.profit
+    if isinstance(event, TradeExecuted):
+        filled_lots, profit = event.quantity_lots, booked(profit, holding.position_lots, event)
+    holding = move_lots(holding, reservation, moved_lots, filled_lots, profit)
     account = AccountRisk(
         holdings={**account.holdings, reservation.symbol: holding},
         last_sequence=account.last_sequence,
@@ -461,7 +465,12 @@ def _named(fields: Sequence[str]) -> str:
     return f"{names} and {more} more" if more > 0 else names
 
 
-def _with_order(holding: Holding, order: OrderReceived, reference_price_ticks: int, scale: int) -> Holding:
+def _with_order(
+    holding: Holding, order: OrderReceived, reference_price_ticks: int, listed: InstrumentListed
+) -> Holding:
+    profit, scale = holding.profit, listed.scale
+    if profit is not None and holding.scale != scale:
+        profit = rescaled(profit, holding.scale, listed)
     buy_lots, buy_price_ticks = holding.open_buy_lots, holding.open_buy_price_ticks
     sell_lots, sell_price_ticks = holding.open_sell_lots, holding.open_sell_price_ticks
     if order.side is BUY:
@@ -480,6 +489,7 @@ def _with_order(holding: Holding, order: OrderReceived, reference_price_ticks: i
         open_buy_price_ticks=buy_price_ticks,
         open_sell_price_ticks=sell_price_ticks,
         scale=scale,
+        profit=profit,
     )
 
 
@@ -500,9 +510,13 @@ def _reservation_of(
     return reservation
 
 
-def move_lots(account: AccountRisk, reservation: Reservation, moved_lots: int, filled_lots: int) -> Holding:
-    """Take lots out of what is open in the reservation's symbol; put the filled ones into the position."""
-    holding = account.holding(reservation.symbol)
+def move_lots(
+    holding: Holding, reservation: Reservation, moved_lots: int, filled_lots: int, profit: Profit | None
+) -> Holding:
+    """Take lots out of what is open in the reservation's symbol; put the filled ones into the position.
+
+    `profit` is the one after that.
+    """
     is_buy = reservation.side is BUY
     open_buy_lots = holding.open_buy_lots - (moved_lots if is_buy else 0)
     open_sell_lots = holding.open_sell_lots - (0 if is_buy else moved_lots)
@@ -519,6 +533,7 @@ def move_lots(account: AccountRisk, reservation: Reservation, moved_lots: int, f
         open_buy_price_ticks=holding.open_buy_price_ticks if open_buy_lots else 0,
         open_sell_price_ticks=holding.open_sell_price_ticks if open_sell_lots else 0,
         scale=holding.scale,
+        profit=profit,
     )
 
 

@@ -9,6 +9,7 @@ from checker.invariants.lastlook import check_last_look
 from checker.invariants.lives import check_lives
 from checker.invariants.order import check_key_order
 from checker.invariants.positions import check_positions
+from checker.invariants.profits import check_profits
 from checker.invariants.standing import check_standing
 from checker.invariants.strays import Strays
 from checker.invariants.tables import check_tables
@@ -26,6 +27,7 @@ __all__ = [
     "check_lives",
     "check_origins",
     "check_positions",
+    "check_profits",
     "check_sessions",
     "check_standing",
     "check_tables",

@@ -7,6 +7,8 @@ of its order explains may be. An order that was withheld the venue has never see
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from checker.findings import Findings
 from checker.history import Slice, Traces, reported_id
 from checker.invariants.lives import Path
@@ -23,6 +25,9 @@ from checker.records import (
 from checker.shards import KEY_SHARDS, shard_of
 
 I2 = "I2"
+
+TERMS = LedgerTrade._fields[-6:]
+NO_TERMS = (None,) * len(TERMS)
 
 Number = tuple[int, int]
 """The session of a report, and its sequence there."""
@@ -179,7 +184,10 @@ def _check_reports(
             if history.ended or sequence < seen.last.get(session, 0):
                 found.violate(I2, "a report of the venue is not in executions", _named(number))
         elif executed.event != event:
-            found.violate(I2, "an execution differs from the venue's report", _named(number))
+            if _is_without_terms(executed.event, event):
+                found.skip(I2, "an execution of a release that knew no terms of trades", _named(number))
+            else:
+                found.violate(I2, "an execution differs from the venue's report", _named(number))
         elif event is not None and event.order_id in disputed:
             found.violate(
                 I2, "a report was booked behind one of its order that is a dead letter", _named(number)
@@ -188,6 +196,13 @@ def _check_reports(
         found.violate(I2, "an execution that the venue has never reported", _named(number))
     for number in buried:
         found.violate(I2, "a dead letter of a report that the venue has never made", _named(number))
+
+
+def _is_without_terms(executed: VenueReport | None, event: VenueReport | None) -> bool:
+    """Whether a release that did not know a trade's terms has booked it: all else has to be the report's."""
+    if not isinstance(executed, TradeExecuted) or not isinstance(event, TradeExecuted):
+        return False
+    return executed.terms == NO_TERMS and executed == replace(event, **dict.fromkeys(TERMS))
 
 
 def _fits(event: VenueReport, number: Number, traces: Traces) -> bool:
@@ -219,7 +234,7 @@ def _check_trades(history: Slice, trades: Iterable[LedgerTrade], seen: _Seen, fo
                 found.violate(I2, "a trade of the venue is not in executions", trade.trade_id)
             continue
         fields = (event.order_id, event.quantity_lots, event.price_ticks, shard, event.venue_sequence)
-        if fields != (trade.client_order_id, trade.quantity_lots, trade.price_ticks, *number):
+        if fields != trade[1:6] or event.terms not in (trade[6:], NO_TERMS):
             found.violate(I2, "an executed trade differs from the venue's", trade.trade_id)
     for trade_id in executed:
         found.violate(I2, "an executed trade that the venue does not have", trade_id)

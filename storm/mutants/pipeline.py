@@ -14,8 +14,9 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from app.domain import compliance, limits, marketdata, risk
+from app.domain import compliance, limits, marketdata, profit, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
+from app.domain.profit import Profit
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
 from app.engine.core import take_over as take_over_module
@@ -87,8 +88,9 @@ def reservation_not_released(patch: Patch) -> None:
 def _move(patch: Patch, moved: Callable[[Reservation, int, int], tuple[int, int]]) -> None:
     """Make the lots that leave the open ones, and those that get into the position, what `moved` says."""
 
-    def move(account: AccountRisk, reservation: Reservation, moved_lots: int, filled_lots: int) -> Holding:
-        holding = account.holding(reservation.symbol)
+    def move(
+        holding: Holding, reservation: Reservation, moved_lots: int, filled_lots: int, after: Profit | None
+    ) -> Holding:
         released_lots, booked_lots = moved(reservation, moved_lots, filled_lots)
         is_buy = reservation.side is Side.BUY
         return replace(
@@ -96,6 +98,7 @@ def _move(patch: Patch, moved: Callable[[Reservation, int, int], tuple[int, int]
             position_lots=holding.position_lots + (booked_lots if is_buy else -booked_lots),
             open_buy_lots=holding.open_buy_lots - (released_lots if is_buy else 0),
             open_sell_lots=holding.open_sell_lots - (0 if is_buy else released_lots),
+            profit=after,
         )
 
     patch.setattr(risk, "move_lots", move)
@@ -167,6 +170,54 @@ def limits_lost(patch: Patch) -> None:
         return crc32(command.account_id.encode()) % 10 != 0 and is_newer(command, in_force)
 
     patch.setattr(limits, "is_newer", may_change)
+
+
+# -- risk: what fills have brought
+
+
+def _cost(patch: Patch, wrong: Callable[[int, int, int, int], int | None]) -> None:
+    """Let the cost of what is open be what `wrong` makes of cost, position, lots left and the right cost.
+
+    None: it is right.
+    """
+    cost_after = profit.cost_after
+
+    def planted(cost: int, position_lots: int, lots: int, price_ticks: int) -> int:
+        right = cost_after(cost, position_lots, lots, price_ticks)
+        found = wrong(cost, position_lots, position_lots + lots, right)
+        return right if found is None else found
+
+    patch.setattr(profit, "cost_after", planted)
+
+
+@mutant("I3", "risk")
+def cost_not_relieved(patch: Patch) -> None:
+    """A fill that reduces a position leaves all of its cost with what stays open."""
+    _cost(patch, lambda cost, held, left, _: cost if held * left > 0 and abs(left) < abs(held) else None)
+
+
+@mutant("I3", "risk")
+def through_zero_at_the_old_cost(patch: Patch) -> None:
+    """What a fill through zero opens costs on average what was closed."""
+    _cost(patch, lambda cost, held, left, _: cost * left // held if held * left < 0 else None)
+
+
+@mutant("I3", "risk")
+def short_position_costs_money(patch: Patch) -> None:
+    """What was sold short has a cost, as if it had been bought."""
+    _cost(patch, lambda cost, held, left, right: abs(right) if left < 0 else None)
+
+
+@mutant("I3", "risk")
+def fee_booked_twice(patch: Patch) -> None:
+    """Every fee and every rebate counts twice."""
+    fee_in = profit.fee_in
+
+    def twice(fill: TradeExecuted, currency: str) -> int | None:
+        fee_micros = fee_in(fill, currency)
+        return None if fee_micros is None else 2 * fee_micros
+
+    patch.setattr(profit, "fee_in", twice)
 
 
 # -- risk: what is approved

@@ -35,13 +35,14 @@ from models.events import (
     TradeExecuted,
 )
 from models.reasons import RiskReason
-from models.values import Frozen, Instrument, PartyStatus
+from models.values import Frozen, Instrument, Liquidity, PartyStatus
 from tests.builders import NOW_MS, PRICE_TICKS, a_tick, limits
 from tests.integration.topics import write_odd_header
 from venue.book import Filled, OrderStatus
 from venue.book import Order as VenueOrder
 from venue.ledger import Ledger
 from venue.reports import NumberedReport
+from venue.terms import TradeTerms
 
 TOPICS = (
     *("orders", "risk-decisions", "compliance-decisions", "executions", "dead-letters"),
@@ -147,8 +148,15 @@ COMMON: dict[str, Any] = {
     "venue_order_id": "V1",
 }
 ACKNOWLEDGED = OrderAcknowledged(**COMMON, venue_sequence=1)
+TERMS = TradeTerms(1_700_000_000_000, "2023-11-14", 90, "USD", "MARKET", Liquidity.REMOVED)
 EXECUTED = TradeExecuted(
-    **COMMON, venue_sequence=2, trade_id="T1B", quantity_lots=10, price_ticks=PRICE_TICKS, leaves_lots=0
+    **COMMON,
+    venue_sequence=2,
+    trade_id="T1B",
+    quantity_lots=10,
+    price_ticks=PRICE_TICKS,
+    leaves_lots=0,
+    **TERMS._asdict(),
 )
 BOOKS = msgspec.json.encode(
     {
@@ -160,6 +168,12 @@ BOOKS = msgspec.json.encode(
                 "open_buy_lots": 0,
                 "open_sell_lots": 0,
                 "reference_price_ticks": PRICE_TICKS,
+                "profit": {
+                    "since_venue_sequence": 2,
+                    "cost_tick_lots": 10 * PRICE_TICKS,
+                    "fee_micros": 90,
+                    "fee_currency": "USD",
+                },
             }
         },
     }
@@ -248,7 +262,8 @@ def write_ledger(path: Path) -> None:
     ledger = Ledger(path)
     with ledger.transaction():
         ledger.save_orders([order])
-        ledger.add_trades([(Filled(order, "T1B", 10, PRICE_TICKS, 0), 2)])
+        fill = Filled(order, "T1B", 10, PRICE_TICKS, 0, TERMS.liquidity, with_market=True)
+        ledger.add_trades([(fill, TERMS, 2)])
         for event in (ACKNOWLEDGED, EXECUTED):
             kind = type(event).__name__
             body = json.dumps({"type": kind, **event.model_dump(mode="json")})

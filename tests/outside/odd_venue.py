@@ -10,6 +10,7 @@ from typing import Any
 from venue import exchange, reports
 from venue.__main__ import main
 from venue.book import Fact
+from venue.terms import TradeTerms
 
 TALKATIVE_LOTS, STRANGER_LOTS, UNKNOWN_TYPE_LOTS, GARBLED_LOTS, TOO_MUCH_LOTS = 101, 102, 103, 104, 105
 
@@ -23,10 +24,10 @@ _SPOILT: dict[int, dict[str, Any]] = {
 _report_of = reports.report_of
 
 
-def _odd(fact: Fact, venue_sequence: int) -> reports.NumberedReport:
-    report = _report_of(fact, venue_sequence)
+def _odd(fact: Fact, venue_sequence: int, terms: TradeTerms | None = None) -> reports.NumberedReport:
+    report = _report_of(fact, venue_sequence, terms)
     fields: dict[str, Any] = json.loads(report.body)
-    fields["liquidity"] = "taker"  # a field that this release does not know, on every report
+    fields["venue_mood"] = "good"  # a field that this release does not know, on every report
     if report.type == "TradeExecuted":
         fields |= _SPOILT.get(fact.order.quantity_lots, {})
     return report._replace(body=json.dumps(fields))

@@ -42,8 +42,10 @@ from checker.history import Commanded, Shared, Slice, Unusable, Wanted, order_id
 from checker.invariants import check_positions, check_sessions, check_standing, check_tables
 from checker.invariants import ticks as ticks_module
 from checker.invariants.intake import sort_intake
+from checker.invariants.profits import made_of
 from checker.invariants.tables import LiveTable, Rebuilt, digest
 from checker.invariants.ticks import Ticks, check_ticks
+from checker.invariants.venue import TERMS
 from checker.ledger import LedgerFile, LedgerReport, read_body
 from checker.live import fetch_resting, parse_state
 from checker.reading import (
@@ -124,6 +126,17 @@ def test_a_legal_history_has_no_violation() -> None:
     findings = a_busy_world().findings()
     assert findings.violations == []
     assert findings.unverifiable == []
+
+
+def test_an_execution_of_a_release_that_knew_no_terms_is_not_held_against_anybody() -> None:
+    world = a_busy_world()
+    forget_terms(world)
+    misstate(world, "acc", fee_micros=12, fees_missing=1)  # risk has not got that fee either
+    findings = world.findings()
+    assert findings.violations == []
+    assert [each.message for each in findings.unverifiable] == [
+        "an execution of a release that knew no terms of trades"
+    ]
 
 
 def a_clumsy_world() -> World:
@@ -470,6 +483,12 @@ def ledger_edit(world: World, **changes: Any) -> None:
     world.ledger_orders[order_id] = world.ledger_orders[order_id]._replace(**changes)
 
 
+def forget_terms(world: World, **changes: Any) -> None:
+    """The first fill is booked by a release that knew no terms of trades."""
+    terms = dict.fromkeys(TERMS)
+    edit(world.log.executions, first(world.log.executions, TradeExecuted), **terms, **changes)
+
+
 def rename_an_order(world: World) -> None:
     order_id = next(iter(world.ledger_orders))
     row = world.ledger_orders.pop(order_id)
@@ -551,6 +570,24 @@ VENUE = {
         "I2",
         "an executed trade differs from the venue's",
     ),
+    "a trade of another fee": Planted(
+        lambda w: w.ledger_trades.append(w.ledger_trades.pop()._replace(fee_micros=77)),
+        "I2",
+        "an executed trade differs from the venue's",
+    ),
+    "a fill of another fee": Planted(
+        lambda w: edit(w.log.executions, first(w.log.executions, TradeExecuted), fee_micros=77),
+        "I2",
+        "an execution differs from the venue's report",
+    ),
+    "a fill without its fee alone": Planted(
+        lambda w: edit(w.log.executions, first(w.log.executions, TradeExecuted), fee_micros=None),
+        "I2",
+        "an execution differs from the venue's report",
+    ),
+    "a fill without terms at another price": Planted(
+        lambda w: forget_terms(w, price_ticks=1), "I2", "an execution differs from the venue's report"
+    ),
     "a fill that the order's row lacks": Planted(
         lambda w: ledger_edit(w, filled_lots=9),
         "I2",
@@ -589,6 +626,23 @@ def leave_too_much_reserved(world: World) -> None:
     rewrite(world.log.reservations, f"acc/{order.order_id}".encode(), open_lots=11)
 
 
+def misstate(world: World, account_id: str = "other", **changes: Any) -> None:
+    """The profit of an account is written otherwise; other is short a lot."""
+    books = msgspec.json.decode(world.log.positions[account_id.encode()])
+    books["holdings"]["BTC-USD"]["profit"] |= changes
+    world.log.positions[account_id.encode()] = msgspec.json.encode(books)
+
+
+def begin_a_profit_late(world: World) -> None:
+    """As if the second fill of acc had found nothing held."""
+    second = [
+        record.event
+        for record in world.log.executions
+        if isinstance(record.event, TradeExecuted) and record.event.account_id == "acc"
+    ][1]
+    misstate(world, "acc", since_venue_sequence=second.venue_sequence)
+
+
 def remember_a_stranger(world: World) -> None:
     world.refuse(world.receive("nobody"), "unknown_account")
     world.log.positions[b"nobody"] = b'{"last_sequence":13,"open_orders":0,"holdings":{}}'
@@ -623,6 +677,27 @@ BOOKS = {
         ),
         "I3",
         "open lots (buy, sell) are not those",
+    ),
+    "a cost that is another one": Planted(
+        lambda w: misstate(w, cost_tick_lots=90_000), "I3", "the cost of a position is not what"
+    ),
+    "a profit that was not made": Planted(
+        lambda w: misstate(w, realised_tick_lots=1), "I3", "the realised profit is not what"
+    ),
+    "a profit of a scale that never was": Planted(
+        lambda w: misstate(w, realised_micros=1), "I3", "the realised profit is not what"
+    ),
+    "a fee that nobody took": Planted(
+        lambda w: misstate(w, fee_micros=2), "I3", "the fees are not those of the executions"
+    ),
+    "a fee called missing": Planted(
+        lambda w: misstate(w, fees_missing=1), "I3", "the fees are not those of the executions"
+    ),
+    "a profit of a fill that is not there": Planted(
+        lambda w: misstate(w, since_venue_sequence=99), "I3", "begins with a fill that is not in executions"
+    ),
+    "a profit that begins late": Planted(
+        begin_a_profit_late, "I3", "begins with a fill that did not find the position flat"
     ),
     "books nobody can read": Planted(
         lambda w: w.log.positions.update({b"acc": b"{"}), "I3", "a value of positions that nobody can read"
@@ -1663,6 +1738,11 @@ NOT_CHECKED = {
     "the first answers to commands are gone",
     "the rules leave too many possibilities for the last price",
     "an instrument's ticks have changed, and nobody can tell at which one",
+    "an execution of a release that knew no terms of trades",
+    "a profit is not known, as in books of a release that kept none",
+    "the first fills that profits are made of are gone",
+    "what was realised before a profit began is not known",
+    "what was realised in an instrument whose lots and ticks have changed",
 }
 """What is noted as unverifiable."""
 
@@ -2077,6 +2157,99 @@ class TestRestingOrders:
         world.log.ended = False
         PLANTED[name].plant(world)
         assert PLANTED[name].invariant in {each.invariant for each in world.violations()}
+
+
+class TestProfits:
+    """What fills have brought, worked out in fractions; what books cannot know is noted, not guessed."""
+
+    def a_world(self) -> World:
+        """An account that buys, sells some, and goes through zero at other prices."""
+        world = World()
+        for price_ticks, side, lots in (
+            (90_000, Side.BUY, 3),
+            (90_001, Side.BUY, 4),
+            (90_100, Side.SELL, 2),
+            (90_200, Side.SELL, 9),
+            (90_050, Side.BUY, 1),
+            (90_050, Side.BUY, 3),
+            (90_000, Side.SELL, 2),
+        ):
+            world.tick(price_ticks)
+            world.traded(side=side, quantity_lots=lots)
+        world.write_books()
+        return world
+
+    def profit(self, world: World) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.json.decode(world.log.positions[b"acc"])["holdings"]["BTC-USD"][
+            "profit"
+        ]
+        return found
+
+    def write(self, world: World, profit: dict[str, Any] | None) -> None:
+        books = msgspec.json.decode(world.log.positions[b"acc"])
+        books["holdings"]["BTC-USD"]["profit"] = profit
+        world.log.positions[b"acc"] = msgspec.json.encode(books)
+
+    def skipped(self, world: World) -> list[str]:
+        findings = world.findings()
+        assert findings.violations == []
+        return [each.message for each in findings.unverifiable]
+
+    def test_it_is_what_the_fills_make_it(self) -> None:
+        assert self.skipped(self.a_world()) == []
+
+    @pytest.mark.parametrize("name", ["cost_tick_lots", "realised_tick_lots", "fee_micros"])
+    def test_a_unit_more_is_a_violation(self, name: str) -> None:
+        world = self.a_world()
+        profit = self.profit(world)
+        self.write(world, profit | {name: profit.get(name, 0) + 1})
+        assert {each.invariant for each in world.violations()} == {"I3"}
+
+    def test_what_is_not_known_is_noted(self) -> None:
+        world = self.a_world()
+        self.write(world, None)
+        assert self.skipped(world) == ["a profit is not known, as in books of a release that kept none"]
+
+    def test_one_that_began_when_all_was_flat_is_judged_from_there(self) -> None:
+        world = self.a_world()
+        last = [each.event for each in world.log.executions if isinstance(each.event, TradeExecuted)][-2:]
+        begun = {
+            "since_venue_sequence": last[0].venue_sequence,
+            "cost_tick_lots": -180_000,
+            "fee_micros": 2,
+            "fee_currency": "USD",
+        }
+        self.write(world, begun)
+        assert self.skipped(world) == ["what was realised before a profit began is not known"]
+        self.write(world, begun | {"realised_tick_lots": 5})
+        assert told(world.violations()) == {"the realised profit is not what the executions make it"}
+
+    def test_where_the_scale_has_changed_what_was_realised_is_not_judged(self) -> None:
+        world = self.a_world()
+        listed = records.InstrumentListed(an_instrument(), 2, scale=2)
+        world.shared.reference.instruments.add(SYMBOL, world.now_ms, listed)
+        self.write(world, self.profit(world) | {"realised_tick_lots": 0, "realised_micros": 7})
+        message = "what was realised in an instrument whose lots and ticks have changed"
+        assert message in self.skipped(world)
+        self.write(world, self.profit(world) | {"cost_tick_lots": 0})
+        assert "the cost of a position is not what its executions make it" in told(world.violations())
+
+    def test_without_the_first_fills_nothing_is_judged(self) -> None:
+        world = self.a_world()
+        world.log.whole = False
+        self.write(world, {"since_venue_sequence": 10**6})
+        assert "the first fills that profits are made of are gone" in self.skipped(world)
+
+    def test_fees_that_are_not_told_or_of_another_currency_are_missing(self) -> None:
+        fills = [
+            TradeExecuted(
+                *("o", "acc", SYMBOL, Side.BUY, "V1", number, "T", 1, 1, 0), fee_micros=fee, fee_currency=of
+            )
+            for number, (fee, of) in enumerate(
+                [(0, "EUR"), (None, None), (3, None), (5, "USD"), (7, "EUR"), (-2, "USD")], start=1
+            )
+        ]
+        assert made_of(fills).fees == (3, "USD", 3)
 
 
 class TestMovingHistory:
@@ -2959,7 +3132,7 @@ class TestLedger:
             db.execute("CREATE TABLE reports (session, venue_sequence, type, body)")
             db.execute(
                 "CREATE TABLE trades (trade_id, client_order_id, quantity_lots, price_ticks, session, "
-                "venue_sequence)"
+                "venue_sequence, traded_at_ms, trade_date, fee_micros, fee_currency, counterparty, liquidity)"
             )
             db.execute("CREATE TABLE counters (name, value)")
             db.execute("INSERT INTO counters VALUES ('numbered_before', 7), ('orders_taken', 9)")
@@ -2969,19 +3142,26 @@ class TestLedger:
                     (session,),
                 )
                 db.execute("INSERT INTO reports VALUES (?, 1, 'Nothing', '{}')", (session,))
-                db.execute("INSERT INTO trades VALUES ('t', 'o', 1, 1, ?, 1)", (session,))
+                db.execute(
+                    "INSERT INTO trades VALUES "
+                    "('t', 'o', 1, 1, ?, 1, 5, '2026-01-31', 2, 'USD', 'M', 'added')",
+                    (session,),
+                )
         with LedgerFile(path) as ledger:
             part = ledger.part(1, 8)
             assert part.numbered_before == 7
             assert [each.session for each in part.orders] == [1, 9]
             assert [each.session for each in part.reports] == [1, 9]
-            assert [each.session for each in part.trades] == [1, 9]
+            (trade, other) = part.trades
+            assert (trade.session, other.session) == (1, 9)
+            assert trade[6:] == (5, "2026-01-31", 2, "USD", "M", "added")
             assert ledger.sessions() == {1, 2, 9}
 
-    def test_a_ledger_of_the_release_before_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_ledger_of_the_release_before_is_refused(self, tmp_path: Path, version: int) -> None:
         path = tmp_path / "ledger.sqlite"
         with sqlite3.connect(path) as db:
-            db.execute("PRAGMA user_version = 1")
+            db.execute(f"PRAGMA user_version = {version}")
         with pytest.raises(CheckerError, match=r"of the release before: check it with that"):
             LedgerFile(path)
 

@@ -163,12 +163,26 @@ def test_what_is_unknown_at_the_edge_is_the_clients_fault(event_type: bytes, ver
 
 def test_an_unknown_field_of_the_venue_is_ignored_and_counted() -> None:
     fill = a_fill(1, 0)
-    report = json.loads(with_field(fill, liquidity="maker"))
+    report = json.loads(with_field(fill, venue_mood="good"))
 
     assert REPORTS["venue.TradeExecuted"].decode_object(report) == fill
-    assert ignored("venue.TradeExecuted")["liquidity"] >= 1
+    assert ignored("venue.TradeExecuted")["venue_mood"] >= 1
     with pytest.raises(ValueError, match="order_id: Field required"):
-        REPORTS["venue.TradeExecuted"].decode_object({"liquidity": "maker"})
+        REPORTS["venue.TradeExecuted"].decode_object({"venue_mood": "good"})
+
+
+def test_a_kind_of_liquidity_that_this_build_does_not_know_is_its_text() -> None:
+    report = json.loads(with_field(a_fill(1, 0), liquidity="auction"))
+
+    assert REPORTS["venue.TradeExecuted"].decode_object(report).liquidity == "auction"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"trade_date": "2026-02-40"}, {"fee_micros": 2**63}, {"fee_currency": "usd"}], ids=repr
+)
+def test_terms_of_a_trade_that_cannot_be_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        REPORTS["venue.TradeExecuted"].decode_object(json.loads(with_field(a_fill(1, 0), **changed)))
 
 
 # -- versions

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.domain.errors import InvariantBroken
+from app.domain.profit import Profit
 from app.domain.reference import Known
 from app.domain.risk import (
     NEW_ACCOUNT,
@@ -656,6 +657,7 @@ def test_a_fill_moves_its_lots_from_open_to_the_position() -> None:
         open_buy_lots=6,
         reference_price_ticks=PRICE_TICKS,
         open_buy_price_ticks=PRICE_TICKS,
+        profit=Profit(since_venue_sequence=1, cost_tick_lots=4 * 89_000, fees_missing=1),
     )
     assert account.open_orders == 1
     assert reservation == a_reservation(open_lots=6)
@@ -666,7 +668,11 @@ def test_the_last_fill_ends_the_reservation() -> None:
         booked(side="sell"), a_reservation(side="sell"), a_fill(10, leaves_lots=0, side="sell")
     )
 
-    assert account.holding("BTC-USD") == Holding(position_lots=-10, reference_price_ticks=PRICE_TICKS)
+    assert account.holding("BTC-USD") == Holding(
+        position_lots=-10,
+        reference_price_ticks=PRICE_TICKS,
+        profit=Profit(since_venue_sequence=1, cost_tick_lots=-10 * PRICE_TICKS, fees_missing=1),
+    )
     assert account.open_orders == 0
     assert reservation is None
 

@@ -5,6 +5,7 @@ import pytest
 from app.domain.compliance import ComplianceAccount, FormerRecent
 from app.domain.exchange import Session, new_intent
 from app.domain.marketdata import LastPrice
+from app.domain.profit import Profit
 from app.domain.recent import RecentOrder
 from app.domain.resting import OpenOrder
 from app.domain.risk import NEW_ACCOUNT, AccountRisk, Holding
@@ -21,6 +22,19 @@ from tests.builders import NOW_MS, a_reservation, an_order
             last_sequence=2**63 - 1,
             open_orders=1,
             holdings={"ETH-USD": Holding(position_lots=-3, open_buy_lots=4)},
+        ),
+        AccountRisk(
+            holdings={
+                "ETH-USD": Holding(
+                    position_lots=-3,
+                    profit=Profit(
+                        since_venue_sequence=7,
+                        cost_tick_lots=-(2**70),
+                        realised_tick_lots=2**63,
+                        fee_micros=-1,
+                    ),
+                )
+            }
         ),
         a_reservation(),
         ComplianceAccount(

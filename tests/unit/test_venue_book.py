@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models import events
 from models.reasons import VenueReason
-from models.values import Side, TimeInForce
+from models.values import Liquidity, Side, TimeInForce
 from venue.book import (
     Acknowledged,
     BookSide,
@@ -27,6 +27,7 @@ from venue.book import (
 )
 from venue.reports import report_of
 from venue.requests import MarketTick
+from venue.terms import TradeTerms
 
 BTC, ETH = "BTC-USD", "ETH-USD"
 LISTED = (BTC, ETH)
@@ -218,13 +219,14 @@ def test_every_report_is_an_event_of_the_models() -> None:
     order = an_order()
     facts: list[Fact] = [
         Acknowledged(order),
-        Filled(order, "T1B", 2, LAST, 3),
+        Filled(order, "T1B", 2, LAST, 3, Liquidity.ADDED, with_market=True),
         Cancelled(order, 3),
         Expired(order, 3),
         Rejected(order, VenueReason.MARKET_CLOSED),
     ]
     for sequence, fact in enumerate(facts, start=1):
-        report = report_of(fact, sequence)
+        terms = TradeTerms(1, "2026-01-31", 2, "USD", "MARKET", Liquidity.ADDED)
+        report = report_of(fact, sequence, terms if isinstance(fact, Filled) else None)
         body = msgspec.json.decode(report.body)
         event = getattr(events, body.pop("type")).model_validate(body)
         assert type(event).__name__ == report.type

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from models.values import Side, TimeInForce
+from tests.builders import an_instrument
 from venue.book import Market, Order
 from venue.exchange import Exchange
 from venue.ledger import Ledger
 from venue.requests import MarketTick
+from venue.terms import Rules
 
 BTC = "BTC-USD"
-LISTED = (BTC, "ETH-USD")
+LISTED = {BTC: an_instrument(), "ETH-USD": an_instrument(symbol="ETH-USD")}
 LAST = 1_000
 
 
@@ -123,7 +125,7 @@ def test_what_rests_in_a_symbol_that_is_not_listed_any_more_stays_and_nothing_ne
     before.move_market([a_tick(1)])
     before.submit([an_order("rest")])
 
-    after = Exchange(ledger, ("ETH-USD",))
+    after = Exchange(ledger, {"ETH-USD": LISTED["ETH-USD"]})
     assert after.knows(BTC)
     assert after.submit([an_order("late")]).accepted == ["late"]
     assert after.move_market([a_tick(2, LAST - 5, 9)]) == (0, 0, 1)
@@ -143,7 +145,7 @@ def test_an_unlisted_symbols_order_expires_with_the_others(ledger: Ledger) -> No
     before = Exchange(ledger, LISTED)
     before.move_market([a_tick(1)])
     before.submit([an_order("rest")])
-    assert Exchange(ledger, ()).close_market() == 1
+    assert Exchange(ledger, {}).close_market() == 1
 
 
 def test_epochs_of_several_sessions_are_claimed_together_or_not_at_all(ledger: Ledger) -> None:
@@ -153,3 +155,36 @@ def test_epochs_of_several_sessions_are_claimed_together_or_not_at_all(ledger: L
     assert exchange.claim({1: 7, 2: 5}) == {2: 6}
     assert exchange.claim({1: 6}) == {}
     assert ledger.load_epochs() == {1: 6, 2: 6}
+
+
+AT_MS = 1_700_000_000_000
+TERMS = ("traded_at_ms", "trade_date", "fee_micros", "fee_currency", "counterparty", "liquidity")
+
+
+def told(exchange: Exchange, session: int = 0) -> list[tuple[object, ...]]:
+    """The terms of the fills that are reported."""
+    bodies = [json.loads(body) for _, body in exchange.reports_after(session, 0, 100)]
+    return [tuple(each[name] for name in TERMS) for each in bodies if each["type"] == "TradeExecuted"]
+
+
+def test_both_sides_of_a_match_and_fills_by_the_market_tell_their_terms(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    rules = Rules(maker_bps=-1, taker_bps=2, clearing_house="the-house")
+    exchange = Exchange(ledger, LISTED, rules=rules, clock_ms=lambda: AT_MS)
+    exchange.move_market([a_tick(1)])
+    exchange.submit([an_order("rest", Side.SELL, "bob", session=1), an_order("in", session=2)])
+    exchange.submit([an_order("left", session=3)])
+    exchange.move_market([a_tick(2, quantity_lots=7)])
+    exchange.submit([an_order("takes", Side.BUY, "carol", session=4)])
+
+    same = (AT_MS, "2023-11-14")
+    assert told(exchange, 1) == [(*same, 0, "USD", "the-house", "added")]
+    assert told(exchange, 2) == [(*same, 1, "USD", "the-house", "removed")]
+    assert told(exchange, 3) == [(*same, 0, "USD", "MARKET", "added")]
+    assert told(exchange, 4) == [(*same, 1, "USD", "MARKET", "removed")]
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as other:
+        rows = other.execute(f"SELECT session, {', '.join(TERMS)} FROM trades").fetchall()
+    assert sorted(rows) == [
+        (session, *terms) for session in (1, 2, 3, 4) for terms in told(exchange, session)
+    ]

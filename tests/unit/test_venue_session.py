@@ -776,10 +776,10 @@ async def test_fields_that_the_venue_adds_to_reports_are_ignored_and_counted(wor
     order = order_of()
     world.submit(order)
     await world.until(lambda: world.venue.orders)
-    await world.venue.send(report(ACK, order, 1, liquidity="taker"), fill(order, 2, 10, 0, liquidity="maker"))
+    await world.venue.send(report(ACK, order, 1, venue_mood="good"), fill(order, 2, 10, 0, venue_mood="bad"))
     await world.until(lambda: world.intent(order) is None)
-    assert world.tally.unknown == {(ACK, "liquidity"): 1, ("TradeExecuted", "liquidity"): 1}
-    assert all("liquidity" not in event for _, event in world.task.executions)
+    assert world.tally.unknown == {(ACK, "venue_mood"): 1, ("TradeExecuted", "venue_mood"): 1}
+    assert all("venue_mood" not in event for _, event in world.task.executions)
 
 
 async def test_reports_that_come_twice_are_booked_once(world: World) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.engine import shard_of
+from tests.builders import an_instrument
 from tests.release_before import BTC, PRICE, LedgerBefore, accounts_on
 from venue import ledger as ledger_module
 from venue import upgrade
@@ -17,6 +18,7 @@ from venue.exchange import Exchange
 from venue.ledger import Ledger, LedgerError
 from venue.requests import MarketTick
 
+LISTED = {BTC: an_instrument(symbol=BTC)}
 PARTITIONS = 8
 FIRST, SECOND, THIRD = islice(accounts_on(3, PARTITIONS), 3)
 (ELSEWHERE,) = islice(accounts_on(5, PARTITIONS), 1)
@@ -42,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def carried_over(path: Path) -> Exchange:
-    return Exchange(Ledger(path), [BTC])
+    return Exchange(Ledger(path), LISTED)
 
 
 def numbers(exchange: Exchange, account_id: str, after: int = 0) -> list[tuple[int, int | None]]:
@@ -120,7 +122,7 @@ def test_it_is_done_once(path: Path) -> None:
 def test_a_new_ledger_tells_nobody_what_follows(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
     assert ledger.numbered_before == 0
-    assert Exchange(ledger, [BTC]).last_sequence(3) == 0
+    assert Exchange(ledger, LISTED).last_sequence(3) == 0
 
 
 @pytest.mark.parametrize("session", [4, 300])
@@ -143,3 +145,57 @@ def test_one_that_ends_half_way_begins_anew(path: Path, monkeypatch: pytest.Monk
             Ledger(path)
     assert contents(path) == untouched
     assert numbers(carried_over(path), FIRST) == [(1, None), (4, 1)]
+
+
+TERMS = ("traded_at_ms", "trade_date", "fee_micros", "fee_currency", "counterparty", "liquidity")
+
+
+def of_version_2(path: Path) -> None:
+    """Make a ledger of today's version one of version 2."""
+    with closing(sqlite3.connect(path)) as db, db:
+        for name in TERMS:
+            db.execute(f"ALTER TABLE trades DROP COLUMN {name}")
+        db.execute("PRAGMA user_version = 2")
+
+
+def terms(path: Path) -> dict[str, list[Any]]:
+    """The terms of all trades, by trade."""
+    with closing(sqlite3.connect(path)) as db:
+        return {name: rest for name, *rest in db.execute(f"SELECT trade_id, {', '.join(TERMS)} FROM trades")}
+
+
+def layout(path: Path) -> tuple[int, list[tuple[Any, ...]]]:
+    """The version and the columns of the trades."""
+    with closing(sqlite3.connect(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        return version, db.execute("PRAGMA table_info(trades)").fetchall()
+
+
+@pytest.mark.parametrize("steps", [[], [2]], ids=["from version 1", "from version 2"])
+def test_trades_of_before_have_no_terms_and_later_ones_have(
+    path: Path, tmp_path: Path, steps: list[int]
+) -> None:
+    before = {"T1B"}
+    for _ in steps:
+        trade(carried_over(path), 2, lots=3)
+        before = set(terms(path))
+        of_version_2(path)
+    trade(carried_over(path), 3, lots=100)
+
+    found = terms(path)
+    assert before < found.keys()
+    assert all(found[name] == [None] * len(TERMS) for name in before)
+    assert all(None not in found[name] for name in found.keys() - before)
+    Ledger(tmp_path / "new.sqlite").close()
+    assert layout(path) == layout(tmp_path / "new.sqlite")
+
+
+def test_terms_are_added_all_at_once(path: Path) -> None:
+    carried_over(path)
+    of_version_2(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE trades ADD COLUMN liquidity TEXT")
+    untouched = contents(path)
+    with pytest.raises(sqlite3.OperationalError, match="duplicate column name: liquidity"):
+        Ledger(path)
+    assert contents(path) == untouched

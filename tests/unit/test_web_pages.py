@@ -251,6 +251,9 @@ def test_the_instrument_is_the_nearest_one_named() -> None:
     assert in_words(("quantity_lots",), 5, (outer,)) == "0.005 ETH"
     assert in_words(("holdings", "BTC-USD", "open_lots"), 5, (outer, {}, {})) == "0.0005 BTC"
     assert in_words(("order", "open_lots"), 5, ({}, {"symbol": "unknown"})) is None
+    profit: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
+    assert in_words(("holdings", "ETH-USD", "profit", "cost_tick_lots"), -150_000, profit) == "-1.50 USD"
+    assert in_words(("holdings", "unknown", "profit", "cost_tick_lots"), -150_000, profit) is None
 
 
 def test_the_units_are_those_of_the_instruments_in_force_at_the_time() -> None:
