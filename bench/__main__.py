@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.allowed import PARTITIONS_ALLOWED, partition_count
-from bench import compliance, failover, growth, latency, memory, overhead, pipeline, restore, risk, throughput
+from bench import (
+    compliance,
+    failover,
+    growth,
+    idle,
+    latency,
+    memory,
+    overhead,
+    pipeline,
+    restore,
+    risk,
+    throughput,
+)
 from bench.broker import THIS_TREE, broker
 from bench.contenders import JOB
 from bench.kafka import Cluster, KafkaException
@@ -33,6 +45,7 @@ BENCHMARKS = {
     "restore": Benchmark(restore.TITLE, restore.run),
     "memory": Benchmark(memory.TITLE, memory.run),
     "growth": Benchmark(growth.TITLE, growth.run),
+    "idle": Benchmark(idle.TITLE, idle.run),
     "failover": Benchmark(failover.TITLE, failover.run),
 }
 
@@ -100,7 +113,7 @@ def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
         type=_counts(PARTITIONS_ALLOWED, partition_count),
         default=[8],
         metavar="N,N",
-        help=f"each is a row, also of failover: {PARTITIONS_ALLOWED}; default 8",
+        help=f"each is a row, of failover and idle too: {PARTITIONS_ALLOWED}; default 8",
     )
     add(
         "--rate",

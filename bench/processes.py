@@ -94,6 +94,10 @@ class Child:
         """Processor time of the process and its children so far (Linux)."""
         return sum(map(cpu_seconds, (self.pid, *descendants(self.pid))))
 
+    def seconds_on_cpu(self) -> float:
+        """The same of the threads that live, to the nanosecond (Linux): for what uses little."""
+        return sum(map(_thread_seconds, (self.pid, *descendants(self.pid))))
+
     def kill(self) -> float:
         """SIGKILL; returns when it is gone, with the moment just before the signal."""
         at = time.monotonic()
@@ -180,6 +184,15 @@ def _cpu_ticks(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
     return 0
+
+
+def _thread_seconds(pid: int) -> float:
+    """The first field of each thread's schedstat: nanoseconds on a processor."""
+    nanoseconds = 0
+    for schedstat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # it has ended meanwhile
+            nanoseconds += int(schedstat.read_text().split()[0])
+    return nanoseconds / 1e9
 
 
 def _remove_when_stdin_ends(path: Path) -> None:

@@ -28,9 +28,14 @@ KAFKA_VERSION: Final = "4.0.2"
 transaction without its markers (KAFKA-20734), so that aborted records come back in the next commit. Every
 `kill -9` of a single node makes its partitions leaderless for a moment."""
 
+KAFKA_20734_VERSION: Final = "4.3.0"
+"""One of those, for `python -m scripts.kafka_20734`, which shows it. Nothing else uses it."""
+
+KAFKA_SETS: Final = {KAFKA_VERSION: "kafka", KAFKA_20734_VERSION: "kafka-20734"}
+"""The names of their sets of jars."""
+
 # slf4j's binding and log4j are in Kafka's distribution, not among its dependencies; without them it is silent
-KAFKA_ROOTS: Final = (
-    f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
+LOG_ROOTS: Final = (
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
     "org.apache.logging.log4j:log4j-core:2.25.4",
     "org.apache.logging.log4j:log4j-api:2.25.4",
@@ -56,10 +61,15 @@ class Pin(NamedTuple):
         return f"{artifact}-{version}.jar"
 
 
-def kafka_classpath() -> str:
-    """The class path of Kafka's server, downloaded first if need be; raises ArtifactError."""
-    pins = pins_of("kafka")
-    directory = _cached(f"kafka-{KAFKA_VERSION}", pins, f"Kafka {KAFKA_VERSION} (46 MB)", _download)
+def kafka_roots(version: str) -> tuple[str, ...]:
+    """What a Kafka server needs, without what those depend on."""
+    return (f"org.apache.kafka:kafka_2.13:{version}", *LOG_ROOTS)
+
+
+def kafka_classpath(version: str = KAFKA_VERSION) -> str:
+    """The class path of a Kafka server that is pinned, downloaded first if need be; raises ArtifactError."""
+    pins = pins_of(KAFKA_SETS[version])
+    directory = _cached(f"kafka-{version}", pins, f"Kafka {version} (46 MB)", _download)
     if os.pathsep in str(directory):
         raise ArtifactError(
             f"cache directory {settings().cache_dir} has a {os.pathsep!r} in its path, which Java splits "
@@ -197,7 +207,8 @@ def write_lock() -> None:
     """Resolve the coordinates above with all they depend on and write `artifacts.lock` anew."""
     with tempfile.TemporaryDirectory() as temporary:
         repository = Path(temporary)
-        sets = {"kafka": _closure(KAFKA_ROOTS, repository), "market-data": [MARKET_DATA_ROOT]}
+        sets = {name: _closure(kafka_roots(version), repository) for version, name in KAFKA_SETS.items()}
+        sets["market-data"] = [MARKET_DATA_ROOT]
         lines = ["# set, SHA-256, coordinate; written by `python -m app.devkafka.artifacts`"]
         for set_name, coordinates in sets.items():
             lines += [f"{set_name} {_sha256(_fetch(each, repository))} {each}" for each in coordinates]
@@ -211,7 +222,7 @@ def _closure(roots: tuple[str, ...], repository: Path) -> list[str]:
     first, *more = roots
     inputs, transitive = maven.resolver.resolve([maven.create_dependency(first)])
     resolved = [f"{each.groupId}:{each.artifactId}:{each.version}" for each in (*inputs, *transitive)]
-    return resolved + more
+    return list(dict.fromkeys(resolved + more))
 
 
 if __name__ == "__main__":

@@ -325,11 +325,13 @@ def java_command(data_dir: Path, *flags: str, log_name: str = "kafka.log") -> li
     """Java with Kafka's class path and our flags, up to where the main class follows.
 
     It has to run in `data_dir`; the property that names the directory is for people who look at processes.
+    `flags` come last, so that each of them, a class path too, replaces one of ours.
     """
     return [
-        *(str(java_executable()), *JVM_FLAGS, *flags),
+        *(str(java_executable()), *JVM_FLAGS),
         *("-Dlog4j2.configurationFile=log4j2.properties", f"-Dkafka.log.file={log_name}"),
         *(f"-Dpipeline.data.dir={data_dir}", "-XX:ErrorFile=java-crash-%p.log", "-cp", kafka_classpath()),
+        *flags,
     ]
 
 

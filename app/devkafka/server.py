@@ -173,8 +173,11 @@ class KafkaServer(Service):
         cluster_id = new_cluster_id() if member is None else member.cluster_id
         format_storage(self.data_dir, cluster_id, *self._java_flags())
         if member is None:
-            fence_former_self(self.data_dir, *self._java_flags())
+            self._fence_former_self()
         self._log_offset = self.log_file.stat().st_size if self.log_file.exists() else 0
+
+    def _fence_former_self(self) -> None:
+        fence_former_self(self.data_dir, *self._java_flags())
 
     def _java_flags(self) -> tuple[str, ...]:
         return quick_start_flags() + (() if self._member is None else MEMBER_JVM_FLAGS)

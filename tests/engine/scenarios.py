@@ -49,10 +49,31 @@ async def reached(gate: Gate) -> None:
     await until(gate.reached.is_set)
 
 
+def stranger(world: World) -> AIOKafkaProducer:
+    """Somebody with transactions of their own, for the time of an `async with` block."""
+    return AIOKafkaProducer(
+        bootstrap_servers=world.options.bootstrap,
+        transactional_id=f"stranger-{world.options.id}",
+        transaction_timeout_ms=15_000,
+    )
+
+
+async def caught(world: World, worker: BareWorker, step: Step = Step.BEFORE_COMMIT, count: int = 20) -> Gate:
+    """Let a worker commit some numbers, and stop it at this step with as many more in hand."""
+    gate = Gate()
+    await world.send(*world.more(count))
+    await worker.own()
+    await worker.committed(count)
+    worker.plan[step] = gate
+    await world.send(*world.more(count))
+    await reached(gate)
+    return gate
+
+
 @scenario
 async def take_over(world: World, vain_s: float) -> list[str]:
     """Rule 1: the old owner's transaction is open; it tries to commit between two steps of a take-over."""
-    commit, between = Gate(), Gate()
+    between = Gate()
     async with (
         BareWorker(world.options, "old") as old,
         BareWorker(
@@ -61,12 +82,7 @@ async def take_over(world: World, vain_s: float) -> list[str]:
             {Step.FENCED_OTHERS: between, Step.READ_OFFSETS: between, Step.RESTORED: between},
         ) as new,
     ):
-        await world.send(*world.more(30))
-        await old.own()
-        await old.committed(30)
-        old.plan[Step.BEFORE_COMMIT] = commit
-        await world.send(*world.more(30))
-        await reached(commit)
+        commit = await caught(world, old, count=30)
         await new.own()
         await reached(between)
         commit.open()
@@ -126,76 +142,52 @@ async def lost_offsets(world: World, vain_s: float) -> list[str]:
 @scenario
 async def open_transaction(world: World, vain_s: float) -> list[str]:
     """Rule 2: nobody reads past somebody's open transaction, and who has to wait for it says so."""
-    upstream = AIOKafkaProducer(
-        bootstrap_servers=world.options.bootstrap,
-        transactional_id=f"upstream-{world.options.id}",
-        transaction_timeout_ms=15_000,
-    )
-    await upstream.start()
-    try:
-        async with BareWorker(world.options, "only") as worker:
-            await worker.own()
-            await worker.ready()
-            task = worker.tasks[0]
-            await upstream.begin_transaction()
-            await world.send_unseen(*world.more(1), by=upstream)
-            try:
-                await until(lambda: bool(task.watermarks.waiting), STALL_S + vain_s)
-            except TimeoutError:
-                return ["nobody says that it waits"]
-            if task.lag[world.numbers.name] == 0:
-                return ["it waits without lag"]
-            await upstream.abort_transaction()
-            await until(lambda: not task.watermarks.waiting and not any(task.lag.values()))
-            await worker.stop()
-    finally:
-        await upstream.stop()
+    async with stranger(world) as upstream, BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await worker.ready()
+        task = worker.tasks[0]
+        await upstream.begin_transaction()
+        await world.send_unseen(*world.more(1), by=upstream)
+        try:
+            await until(lambda: bool(task.watermarks.waiting), STALL_S + vain_s)
+        except TimeoutError:
+            return ["nobody says that it waits"]
+        if task.lag[world.numbers.name] == 0:
+            return ["it waits without lag"]
+        await upstream.abort_transaction()
+        await until(lambda: not task.watermarks.waiting and not any(task.lag.values()))
+        await worker.stop()
     return await world.faults()
 
 
 @scenario
 async def read_committed(world: World, vain_s: float) -> list[str]:
     """Rule 2: what a producer has aborted, or not yet committed, is no input."""
-    upstream = AIOKafkaProducer(
-        bootstrap_servers=world.options.bootstrap,
-        transactional_id=f"upstream-{world.options.id}",
-        transaction_timeout_ms=10_000,
-    )
-    await upstream.start()
-    try:
-        async with BareWorker(world.options, "only") as worker:
-            await worker.own()
-            await upstream.begin_transaction()
-            await world.send(*world.more(20), by=upstream)
-            await upstream.commit_transaction()
-            await upstream.begin_transaction()
-            await world.send_unseen(*world.more(20), by=upstream)
-            await upstream.abort_transaction()
-            await world.send(*world.more(20))
-            await upstream.begin_transaction()
-            await world.send_unseen(*world.more(20), by=upstream)
-            await world.all_processed()
-            findings = await world.faults()
-            await upstream.abort_transaction()
-            await world.send(*world.more(20))
-            await world.all_processed()
-            await worker.stop()
-            return findings + await world.faults(directories=tables_of(world, "only"))
-    finally:
-        await upstream.stop()
+    async with stranger(world) as upstream, BareWorker(world.options, "only") as worker:
+        await worker.own()
+        await upstream.begin_transaction()
+        await world.send(*world.more(20), by=upstream)
+        await upstream.commit_transaction()
+        await upstream.begin_transaction()
+        await world.send_unseen(*world.more(20), by=upstream)
+        await upstream.abort_transaction()
+        await world.send(*world.more(20))
+        await upstream.begin_transaction()
+        await world.send_unseen(*world.more(20), by=upstream)
+        await world.all_processed()
+        findings = await world.faults()
+        await upstream.abort_transaction()
+        await world.send(*world.more(20))
+        await world.all_processed()
+        await worker.stop()
+        return findings + await world.faults(directories=tables_of(world, "only"))
 
 
 @scenario
 async def restore_after_abort(world: World, vain_s: float) -> list[str]:
     """Rule 2: table records of a transaction that its owner did not live to commit are not restored."""
-    commit = Gate()
     async with BareWorker(world.options, "old") as old:
-        await world.send(*world.more(20))
-        await old.own()
-        await old.committed(20)
-        old.plan[Step.BEFORE_COMMIT] = commit
-        await world.send(*world.more(20))
-        await reached(commit)
+        await caught(world, old)
     async with BareWorker(world.options, "new") as new:
         await new.own()
         await world.all_processed()
@@ -238,14 +230,8 @@ async def standby(world: World, vain_s: float) -> list[str]:
 @scenario
 async def killed_before_commit(world: World, vain_s: float) -> list[str]:
     """Rule 3: a worker dies with everything sent and nothing committed; its store must not know of it."""
-    commit = Gate()
     async with BareWorker(world.options, "only") as worker:
-        await world.send(*world.more(20))
-        await worker.own()
-        await worker.committed(20)
-        worker.plan[Step.BEFORE_COMMIT] = commit
-        await world.send(*world.more(20))
-        await reached(commit)
+        await caught(world, worker)
     findings = await world.wrong_stores(*tables_of(world, "only"))
     return findings + await _goes_on(world)
 
@@ -253,14 +239,8 @@ async def killed_before_commit(world: World, vain_s: float) -> list[str]:
 @scenario
 async def killed_after_commit(world: World, vain_s: float) -> list[str]:
     """Rule 3: a worker dies between its commit and its store's write; the store catches up with Kafka."""
-    committed = Gate()
     async with BareWorker(world.options, "only") as worker:
-        await world.send(*world.more(20))
-        await worker.own()
-        await worker.committed(20)
-        worker.plan[Step.AFTER_COMMIT] = committed
-        await world.send(*world.more(20))
-        await reached(committed)
+        await caught(world, worker, Step.AFTER_COMMIT)
     findings = await world.wrong_stores(*tables_of(world, "only"))
     await world.send(*world.more(20))
     return findings + await _goes_on(world)
@@ -297,15 +277,9 @@ async def restore_ends(world: World, vain_s: float) -> list[str]:
         await old.own()
         await world.all_processed()
         await old.stop()
-    stranger = AIOKafkaProducer(
-        bootstrap_servers=world.options.bootstrap,
-        transactional_id=f"stranger-{world.options.id}",
-        transaction_timeout_ms=10_000,
-    )
-    await stranger.start()
-    try:
-        await stranger.begin_transaction()
-        await stranger.send_and_wait(world.changelog, b"no total", b"key-0", partition=0)
+    async with stranger(world) as other:
+        await other.begin_transaction()
+        await other.send_and_wait(world.changelog, b"no total", b"key-0", partition=0)
         async with BareWorker(world.options, "new") as new:
             await new.own()
             try:
@@ -313,29 +287,21 @@ async def restore_ends(world: World, vain_s: float) -> list[str]:
                     await new.ready()
             except TimeoutError:
                 return [f"not restored after {vain_s} s"]
-            await stranger.abort_transaction()
+            await other.abort_transaction()
             await world.send(*world.more(20))
             await world.all_processed()
             await new.stop()
         return await world.faults(directories=tables_of(world, "new"))
-    finally:
-        await stranger.stop()
 
 
 @scenario
 async def zombie(world: World, vain_s: float) -> list[str]:
     """Rule 5: an owner sleeps over the take-over of its task, wakes up and goes on with its commit."""
-    commit = Gate()
     async with (
         BareWorker(world.options, "zombie") as sleeper,
         BareWorker(world.options, "owner") as owner,
     ):
-        await world.send(*world.more(20))
-        await sleeper.own()
-        await sleeper.committed(20)
-        sleeper.plan[Step.BEFORE_COMMIT] = commit
-        await world.send(*world.more(20))
-        await reached(commit)
+        commit = await caught(world, sleeper)
         await owner.own()
         await world.all_processed()
         commit.open()
@@ -572,15 +538,9 @@ async def _waits(worker: BareWorker, what: str, vain_s: float) -> list[str]:
 @scenario
 async def told_the_world(world: World, vain_s: float) -> list[str]:
     """Rule 7: the outside hears of nothing that a worker dies before it commits, and of all that it did."""
-    commit = Gate()
     outside = world.options.outside_of("only")
     async with BareWorker(world.options, "only") as worker:
-        await world.send(*world.more(20))
-        await worker.own()
-        await worker.committed(20)
-        worker.plan[Step.BEFORE_COMMIT] = commit
-        await world.send(*world.more(20))
-        await reached(commit)
+        await caught(world, worker)
     real = {total.id for _, total in await world.totals_out()}
     told = outside.read_text().split()
     findings = [f"{each} was told before it was committed" for each in told if each not in real]

@@ -20,7 +20,7 @@ from app.engine.state.table import TaskTable
 from app.engine.web.read import Busy, Reader
 from tests.engine.conftest import MakeWorld
 from tests.engine.damage import DAMAGES, garbled_tables
-from tests.engine.test_workers import directories, load, workers
+from tests.engine.running import directories, load, workers
 from tests.engine.waiting import until
 from tests.engine.workers import BareWorker
 from tests.engine.world import World, stores_below

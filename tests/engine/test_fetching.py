@@ -17,7 +17,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.fetch import FetchResponse_v11
 
-from app.engine import Task
+from app.engine import GlobalTable, Task
 from app.engine.core.inbox import Inbox
 from app.engine.errors import PositionGap
 from app.engine.kafka import fetcher as module
@@ -442,9 +442,12 @@ def watched(patch: pytest.MonkeyPatch) -> list[tuple[Fetch, Any]]:
 async def test_many_idle_partitions_are_one_empty_poll(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Those of a global table too, and what it holds is what has come meanwhile."""
     world = await make_world(partitions=16)
     fetches = watched(monkeypatch)
+    table = GlobalTable(world.totals)
     async with BareWorker(world.options, "only") as worker:
+        following = asyncio.create_task(table.run(worker._cluster, worker._inputs))
         await worker.own()
         await worker.ready()
 
@@ -461,6 +464,8 @@ async def test_many_idle_partitions_are_one_empty_poll(
         fetches.clear()
         await asyncio.sleep(2.2)
         assert 3 <= len(fetches) <= 5
+        assert table.values() == await world.table()
+        following.cancel()
         await worker.stop()
     assert await world.faults() == []
 

@@ -1,15 +1,19 @@
 """A table that every worker reads whole: committed values only; a bad record makes its key unreadable."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from typing import Any, Self
 
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import CorruptRecordException, OffsetOutOfRangeError
 
 from app.engine import GlobalTable, TopicSpec
-from app.engine.kafka.cluster import TP, Cluster, partition_of
+from app.engine.kafka.cluster import LATEST, TP, Cluster, Fetched, partition_of
+from app.engine.kafka.fetcher import Fetcher
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION
 from tests.engine.alone import Raw, a_key
 from tests.engine.conftest import MakeWorld
@@ -24,6 +28,12 @@ async def cluster(bootstrap: str) -> AsyncIterator[Cluster]:
     await cluster.start()
     yield cluster
     await cluster.stop()
+
+
+@pytest.fixture
+def fetcher(cluster: Cluster) -> Iterator[Fetcher]:
+    with closing(Fetcher(cluster, "inputs", 1024 * 1024)) as fetcher:
+        yield fetcher
 
 
 @pytest.fixture
@@ -43,7 +53,7 @@ def packed(key: str, count: int) -> bytes:
 
 
 async def test_it_is_ready_when_it_knows_what_stood_there_and_then_follows(
-    world: World, cluster: Cluster, writer: AIOKafkaProducer
+    world: World, cluster: Cluster, fetcher: Fetcher, writer: AIOKafkaProducer
 ) -> None:
     topic = world.totals.name
     async with writer.transaction():
@@ -56,7 +66,7 @@ async def test_it_is_ready_when_it_knows_what_stood_there_and_then_follows(
     await writer.begin_transaction()
     await writer.send_and_wait(topic, packed("a", 77), b"a")
     table = GlobalTable(replace(world.totals, tombstones=True))
-    following = asyncio.create_task(table.run(cluster))
+    following = asyncio.create_task(table.run(cluster, fetcher))
     await asyncio.wait_for(table.ready.wait(), 20)
     assert {key: total.count for key, total in table.values().items()} == {"a": 2, "b": 1}
     await writer.abort_transaction()
@@ -75,16 +85,16 @@ async def test_it_is_ready_when_it_knows_what_stood_there_and_then_follows(
     following.cancel()
 
 
-async def test_an_empty_topic_is_known_at_once(world: World, cluster: Cluster) -> None:
+async def test_an_empty_topic_is_known_at_once(world: World, cluster: Cluster, fetcher: Fetcher) -> None:
     table = GlobalTable(world.totals)
-    following = asyncio.create_task(table.run(cluster))
+    following = asyncio.create_task(table.run(cluster, fetcher))
     await asyncio.wait_for(table.ready.wait(), 20)
     assert table.values() == {}
     following.cancel()
 
 
 async def test_a_restart_finds_unreadable_what_was_unreadable(
-    make_world: MakeWorld, cluster: Cluster
+    make_world: MakeWorld, cluster: Cluster, fetcher: Fetcher
 ) -> None:
     """On another partition than its key's, and garbage; one of each is made good before the restart."""
     world = await make_world(partitions=3)  # so that the totals have 4
@@ -103,11 +113,70 @@ async def test_a_restart_finds_unreadable_what_was_unreadable(
         await asyncio.sleep(0.005)  # a later record has a later timestamp
     for _ in range(3):
         table = GlobalTable(world.totals)
-        following = asyncio.create_task(table.run(cluster))
+        following = asyncio.create_task(table.run(cluster, fetcher))
         await asyncio.wait_for(table.ready.wait(), 20)
         following.cancel()
         assert set(table.unreadable) == {key, bad}
         assert {name: total.count for name, total in table.values().items()} == {key: 1, good: 2, bad: 1}
+
+
+class Log:
+    """A topic of which a test says where it ends, and what is read of it."""
+
+    def __init__(self, *ends: int) -> None:
+        self._ends = ends
+        self.positions: Mapping[TP, int] = {}
+        self.is_closed = False
+
+    async def partition_count(self, topic: str) -> int:
+        return len(self._ends)
+
+    async def offsets(self, tps: list[TP], which: int) -> dict[TP, int]:
+        return dict(zip(tps, self._ends, strict=True)) if which == LATEST else dict.fromkeys(tps, 2)
+
+    def read(self, reader: GlobalTable[Total], positions: Mapping[TP, int]) -> Self:
+        self.positions = positions
+        return self
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@asynccontextmanager
+async def followed(log: Any, table: GlobalTable[Total]) -> AsyncIterator["asyncio.Task[None]"]:
+    following = asyncio.create_task(table.run(log, log))
+    await until(lambda: bool(log.positions))
+    yield following
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert log.is_closed
+
+
+async def test_it_is_ready_when_all_partitions_are_read_to_where_they_ended_at_the_start() -> None:
+    """A marker at the end is no record, and what comes later is not waited for."""
+    table, log = GlobalTable(TopicSpec("rules", JsonCodec(Number))), Log(2, 5, 9)
+    async with followed(log, table):
+        assert log.positions == {TP("rules", each): 2 for each in range(3)}
+        for partition, at, to, ready in (
+            (2, 2, 8, False),
+            (1, 2, 7, False),
+            (1, 7, 9, False),
+            (2, 8, 9, True),
+        ):
+            table.take_in(Fetched(TP("rules", partition), at, to, 20, []))
+            assert table.ready.is_set() == ready
+        table.take_in(Fetched(TP("rules", 0), 2, 3, 20, []))
+        assert not table.is_full()
+
+
+async def test_what_cannot_be_read_ends_it() -> None:
+    table, log = GlobalTable(TopicSpec("rules", JsonCodec(Number))), Log(2, 5)
+    async with followed(log, table) as following:
+        table.fail(TP("rules", 1), OffsetOutOfRangeError())
+        table.fail(TP("rules", 0), CorruptRecordException())
+        with pytest.raises(OffsetOutOfRangeError):
+            await following
+    assert not table.ready.is_set()
 
 
 # -- what makes a key unreadable, and what makes it readable again

@@ -18,8 +18,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from app.engine.errors import EXIT_CONFIGURATION
 from tests.engine.conftest import MakeWorld
+from tests.engine.running import load, workers
 from tests.engine.service import Options
-from tests.engine.test_workers import load, workers
 from tests.engine.waiting import until
 from tests.engine.world import World
 from tests.tied import end_with_parent

@@ -197,7 +197,7 @@ async def test_under_version_2_each_transaction_has_its_epoch_and_no_request_of_
         assert kafka.asked[1].adds
         (batch,) = (data for topic, ((_, data),) in produced(kafka.asked[0]).topics if topic == "log")
         assert int.from_bytes(batch[53:57], "big") == 0, "its sequences begin at 0"
-    assert producer.generation == 77 << 16 | 7
+    assert (producer._producer_id, producer._epoch) == (77, 7)
 
 
 @pytest.mark.parametrize(
@@ -596,15 +596,3 @@ async def test_a_leader_that_nobody_knows_is_away() -> None:
     with pytest.raises(LeaderAway) as away:
         await a_producer(kafka).send([an_outbox()], patience_s=0.0)
     assert away.value.tps == {OUT, LOG}
-
-
-async def test_an_epoch_that_grows_makes_a_generation_that_grows() -> None:
-    kafka = Kafka()
-    producer = a_producer(kafka)
-    seen = [producer.generation]
-    for _ in range(3):
-        await producer.abort()
-        seen.append(producer.generation)
-    producer._producer_id, producer._epoch = 78, 0
-    seen.append(producer.generation)
-    assert seen == sorted(set(seen))

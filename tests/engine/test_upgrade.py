@@ -9,7 +9,7 @@ import pytest
 from app.engine.core.ownership import ByWorker
 from app.engine.kafka.cluster import Cluster
 from tests.engine.conftest import MakeWorld
-from tests.engine.test_workers import committed_more, directories, load, workers
+from tests.engine.running import committed_more, directories, load, workers
 from tests.engine.waiting import until
 from tests.engine.workers import RELEASE_BEFORE, WorkerProcess
 from tests.engine.world import World

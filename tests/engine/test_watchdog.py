@@ -7,8 +7,8 @@ import pytest
 
 from app.engine.core.watchdog import EXIT_STATUS
 from tests.engine.conftest import MakeWorld
+from tests.engine.running import committed_more, directories, load, workers
 from tests.engine.service import Number
-from tests.engine.test_workers import committed_more, directories, load, workers
 from tests.engine.waiting import until
 
 

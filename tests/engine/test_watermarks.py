@@ -232,7 +232,7 @@ async def test_a_standby_and_a_global_table_tell_the_same(make_world: MakeWorld)
     no_codec: Any = SimpleNamespace(decode=lambda *_: "value")
     table = GlobalTable(TopicSpec(world.numbers.name, no_codec))
     async with BareWorker(world.options, "only") as worker, client(world) as slow:
-        following = asyncio.create_task(table.run(worker._cluster))
+        following = asyncio.create_task(table.run(worker._cluster, worker._inputs))
         try:
             await asyncio.wait_for(table.ready.wait(), 20)
             async with worker.standby(0) as standby:

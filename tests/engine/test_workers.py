@@ -6,10 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -18,68 +18,21 @@ from app.devkafka.server import KafkaServer
 from app.engine.state.store import TaskStore
 from storm.steps import STARTING, WORKING, Step
 from tests.engine.conftest import MakeWorld
-from tests.engine.service import Options
+from tests.engine.running import (
+    committed_more,
+    directories,
+    kill_again_and_again,
+    load,
+    options_of_kills,
+    started,
+    workers,
+)
 from tests.engine.waiting import until
 from tests.engine.workers import WorkerProcess
 from tests.engine.world import World
 from tests.tied import end_with_parent
 
 QUICKLY_S = 0.6
-
-
-@contextmanager
-def workers() -> Iterator[Any]:
-    """Start worker processes; what is left of them at the end is killed."""
-    started: list[WorkerProcess] = []
-
-    def start(world: World, name: str, **more: Any) -> WorkerProcess:
-        started.append(WorkerProcess(world.options, name, **more))
-        return started[-1]
-
-    try:
-        yield start
-    except BaseException:
-        for each in started:
-            print(f"--- {each.log}, exit code {each.exit_code}\n{each.said()[-4000:]}")
-        raise
-    finally:
-        for each in started:
-            each.kill()
-
-
-@asynccontextmanager
-async def load(world: World, count: int = 10, *, corrections: bool = False) -> AsyncIterator[None]:
-    """Numbers keep coming in, and corrections if they shall."""
-    over = asyncio.Event()
-
-    async def send() -> None:
-        while not over.is_set():
-            await world.send(*world.more(count, keys=23))
-            if corrections:
-                await world.send(*world.more(count, keys=23), topic=world.corrections.name)
-            await asyncio.sleep(0.03)
-
-    sending = asyncio.create_task(send())
-    try:
-        yield
-        over.set()
-        await sending
-    finally:
-        sending.cancel()
-
-
-async def committed_more(world: World, count: int) -> None:
-    """Wait until the group has committed `count` more inputs than it has now."""
-
-    async def done() -> int:
-        return sum(at for at, _ in (await world.progress()).values())
-
-    goal = await done() + count
-
-    async def reached() -> bool:
-        return await done() >= goal
-
-    await until(reached)
 
 
 async def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(make_world: MakeWorld) -> None:
@@ -369,52 +322,16 @@ async def test_faust_runs_the_service_and_a_signal_ends_it(make_world: MakeWorld
 async def test_a_broker_killed_again_and_again_costs_nothing_and_a_worker_ends_without_it(
     tmp_path: Path,
 ) -> None:
-    """Each kill meets transactions in every state; the coordinator must end all of them when it is back."""
-    broker = await _started(tmp_path / "kafka", 0)
-    port = int(broker.bootstrap.rsplit(":", 1)[1])
-    options = Options(
-        bootstrap=broker.bootstrap,
-        id="sum",
-        directory=str(tmp_path),
-        partitions=8,
-        transaction_timeout_ms=1_000,  # shorter than the broker is away
-        stuck_s_max=4.0,
-    )
-    async with World(options) as world:
+    """The coordinator must end all transactions when it is back."""
+    on_port = partial(KafkaServer, tmp_path / "kafka")
+    broker = await started(on_port(0))
+    async with World(options_of_kills(broker.bootstrap, tmp_path)) as world:
         with workers() as start:
             process = start(world, "a")
-            async with load(world):
-                await committed_more(world, 100)
-            for _ in range(3):
-                await world.send_nowait(*world.more(1_500, keys=100))
-                await kill(broker)
-                broker = await _started(tmp_path / "kafka", port)
-                await committed_more(world, 100)
-            async with load(world):
-                await committed_more(world, 100)
-            await world.take_the_log_at_its_word()
-            await world.all_processed()
+            broker = await kill_again_and_again(world, broker, on_port, kills=3)
             assert process.exit_code is None
             assert await world.faults() == []
             assert "can be skipped" not in broker.log_file.read_text()  # markers, see artifacts.py
-            await kill(broker)
+            await broker.kill()
             process.signal(signal.SIGTERM)
             await process.ended()
-
-
-async def _started(data_dir: Path, port: int) -> KafkaServer:
-    broker = KafkaServer(data_dir, port)
-    await broker.start()
-    await broker.ready()
-    return broker
-
-
-async def kill(broker: KafkaServer) -> None:
-    assert broker.pid is not None
-    os.kill(broker.pid, signal.SIGKILL)
-    await until(lambda: broker.crashed)
-    await broker.stop()
-
-
-def directories(world: World, *names: str) -> list[Path]:
-    return [Path(world.options.directory) / name for name in names]

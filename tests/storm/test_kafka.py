@@ -14,8 +14,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.errors import KafkaDiedError
 from storm.kafka import KafkaNodes
+from tests.engine.running import committed_more, load
 from tests.engine.service import Options
-from tests.engine.test_workers import committed_more, load
 from tests.engine.waiting import until
 from tests.engine.workers import WorkerProcess
 from tests.engine.world import World

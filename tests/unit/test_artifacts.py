@@ -45,11 +45,12 @@ def pin(monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
     monkeypatch.setattr(artifacts, "pins_of", lambda name: [Pin(name, sha256, "org.example:kafka:1.0")])
 
 
-def test_the_lock_pins_kafka_with_its_log_binding_and_the_market_data() -> None:
-    kafka = [each.coordinate for each in pins_of("kafka")]
-    assert set(artifacts.KAFKA_ROOTS) <= set(kafka)
+def test_the_lock_pins_each_kafka_with_its_log_binding_and_the_market_data() -> None:
+    for version, name in artifacts.KAFKA_SETS.items():
+        assert set(artifacts.kafka_roots(version)) <= {each.coordinate for each in pins_of(name)}
     assert [each.coordinate for each in pins_of("market-data")] == [artifacts.MARKET_DATA_ROOT]
-    assert all(len(each.sha256) == 64 for each in (*pins_of("kafka"), *pins_of("market-data")))
+    pins = [pin for name in (*artifacts.KAFKA_SETS.values(), "market-data") for pin in pins_of(name)]
+    assert all(len(each.sha256) == 64 for each in pins)
 
 
 def test_a_download_is_kept_and_not_repeated(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ class TaskManager(TableManager):
         self._background.append(asyncio.create_task(self._or_crash(self._by_worker.run())))
 
     async def _follow(self, global_table: Any) -> None:
-        await self._or_crash(global_table.run(self._cluster))
+        await self._or_crash(global_table.run(self._cluster, self._input_fetcher))
 
     async def _or_crash(self, work: Awaitable[None]) -> None:
         """What has to go on for as long as the worker does."""

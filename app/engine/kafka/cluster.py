@@ -465,29 +465,24 @@ class Cluster:
         wait_ms: int,
         partition_bytes_max: int,
         lane: object,
-        hear: Hear | None = None,
         isolation: int = READ_COMMITTED,
     ) -> list[Fetched]:
         """Read committed records from `positions`, all led by `node`; waits up to `wait_ms` for the first.
 
-        `hear` is called for every partition, those without new records included. Raises OffsetOutOfRangeError
-        when a position is not in the log, or what RETRIABLE names.
+        Raises OffsetOutOfRangeError when a position is not in the log, or what RETRIABLE names.
         """
         wanted = by_topic({tp: (offset, partition_bytes_max) for tp, offset in positions.items()})
         request = FetchRequest(wait_ms, 1, FETCH_BYTES_MAX, isolation, wanted)
         fetched = []
         for topic, partitions in (await self.send(node, request, lane)).topics:
-            for partition, code, high, stable, _, aborted, _, data in partitions:
+            for partition, code, _, stable, _, aborted, _, data in partitions:
                 tp = TP(topic, partition)
                 if code:
                     log.info("fetch of %s-%s at %s: %s", *tp, positions[tp], errors.for_code(code).__name__)
                 await self._raise(code)
-                after = positions[tp]
                 if data:
                     records, after = committed_records(data, aborted or (), positions[tp])
                     fetched.append(Fetched(tp, positions[tp], after, stable, records, len(data)))
-                if hear is not None:
-                    hear(tp, after, high, stable)
         return fetched
 
     async def batch_at(self, tp: TP, offset: int, lane: object) -> OpenBatch | None:
@@ -517,7 +512,6 @@ class Cluster:
         wait_ms: int,
         partition_bytes_max: int,
         lane: object,
-        hear: Hear | None = None,
     ) -> list[Fetched]:
         """`fetch` from one of the leaders, chosen by lot; with several, none is waited for long.
 
@@ -531,7 +525,7 @@ class Cluster:
             theirs = {tp: at for tp, at in positions.items() if self.leader(tp) == node}
             wait_ms //= len(leaders)
             return await self.fetch(
-                node, theirs, wait_ms=wait_ms, partition_bytes_max=partition_bytes_max, lane=lane, hear=hear
+                node, theirs, wait_ms=wait_ms, partition_bytes_max=partition_bytes_max, lane=lane
             )
         except RETRIABLE:
             await self.refresh()

@@ -23,32 +23,45 @@ from aiokafka.protocol.types import (
     UnsignedVarInt32,
 )
 
+TEXT = CompactString("utf-8")
+TAGS = ("tags", TaggedFields)
 
-class ApiVersionsResponseV3(Response):  # type: ignore[misc]
-    API_KEY = 18
-    API_VERSION = 3
-    SCHEMA = Schema(
-        ("error_code", Int16),
-        (
-            "api_versions",
-            CompactArray(
-                ("api_key", Int16), ("min_version", Int16), ("max_version", Int16), ("tags", TaggedFields)
-            ),
-        ),
-        ("throttle_time_ms", Int32),
-        ("tags", TaggedFields),
-    )
+
+def flexible(*fields: tuple[str, Any]) -> Schema:
+    """What a message of a flexible version is made of: these fields, and tags behind them."""
+    return Schema(*fields, TAGS)
+
+
+def rows(*fields: tuple[str, Any]) -> CompactArray:
+    """Several of these fields, each with tags behind it."""
+    return CompactArray(*fields, TAGS)
+
+
+def by_topic(partitions: Any) -> tuple[str, CompactArray]:
+    """The field `topics`: the name of each, and its partitions."""
+    return "topics", rows(("topic", TEXT), ("partitions", partitions))
+
+
+def answer(key: int, version: int, *fields: tuple[str, Any]) -> type[Response]:
+    """The class of an answer of a flexible version."""
+
+    class Answer(Response):  # type: ignore[misc]
+        API_KEY = key
+        API_VERSION = version
+        SCHEMA = flexible(*fields)
+
+    return Answer
 
 
 class ApiVersionsRequestV3(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
-    API_KEY = 18
-    API_VERSION = 3
-    RESPONSE_TYPE = ApiVersionsResponseV3
-    SCHEMA = Schema(
-        ("client_software_name", CompactString("utf-8")),
-        ("client_software_version", CompactString("utf-8")),
-        ("tags", TaggedFields),
+    API_KEY, API_VERSION = 18, 3
+    SCHEMA = flexible(("client_software_name", TEXT), ("client_software_version", TEXT))
+    RESPONSE_TYPE = answer(
+        *(API_KEY, API_VERSION),
+        ("error_code", Int16),
+        ("api_versions", rows(("api_key", Int16), ("min_version", Int16), ("max_version", Int16))),
+        ("throttle_time_ms", Int32),
     )
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> ResponseHeader_v0:
@@ -77,9 +90,7 @@ class Abilities(NamedTuple):
 
 
 FINALIZED_FEATURES = 2
-_FEATURES = CompactArray(
-    ("name", CompactString("utf-8")), ("max_level", Int16), ("min_level", Int16), ("tags", TaggedFields)
-)
+_FEATURES = rows(("name", TEXT), ("max_level", Int16), ("min_level", Int16))
 
 
 def abilities(response: Any) -> Abilities:
@@ -92,29 +103,21 @@ def abilities(response: Any) -> Abilities:
     )
 
 
-class InitProducerIdResponseV4(Response):  # type: ignore[misc]
-    API_KEY = 22
-    API_VERSION = 4
-    SCHEMA = Schema(
+class InitProducerIdRequestV4(RequestStruct):  # type: ignore[misc]
+    FLEXIBLE_VERSION = True
+    API_KEY, API_VERSION = 22, 4
+    SCHEMA = flexible(
+        ("transactional_id", TEXT),
+        ("transaction_timeout_ms", Int32),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+    )
+    RESPONSE_TYPE = answer(
+        *(API_KEY, API_VERSION),
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
         ("producer_id", Int64),
         ("producer_epoch", Int16),
-        ("tags", TaggedFields),
-    )
-
-
-class InitProducerIdRequestV4(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 22
-    API_VERSION = 4
-    RESPONSE_TYPE = InitProducerIdResponseV4
-    SCHEMA = Schema(
-        ("transactional_id", CompactString("utf-8")),
-        ("transaction_timeout_ms", Int32),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        ("tags", TaggedFields),
     )
 
 
@@ -133,69 +136,30 @@ class InitProducerId(Request[InitProducerIdRequestV4]):  # type: ignore[misc]
         return request_struct_class(*self._fields)
 
 
-class TxnOffsetCommitResponseV3(Response):  # type: ignore[misc]
-    API_KEY = 28
-    API_VERSION = 3
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(("partition", Int32), ("error_code", Int16), ("tags", TaggedFields)),
-                ),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
-
-
 class TxnOffsetCommitRequestV3(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
-    API_KEY = 28
-    API_VERSION = 3
-    RESPONSE_TYPE = TxnOffsetCommitResponseV3
-    SCHEMA = Schema(
-        ("transactional_id", CompactString("utf-8")),
-        ("group", CompactString("utf-8")),
+    API_KEY, API_VERSION = 28, 3
+    SCHEMA = flexible(
+        ("transactional_id", TEXT),
+        ("group", TEXT),
         ("producer_id", Int64),
         ("producer_epoch", Int16),
         ("generation", Int32),
-        ("member", CompactString("utf-8")),
-        ("group_instance", CompactString("utf-8")),
-        (
-            "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", CompactString("utf-8")),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
+        ("member", TEXT),
+        ("group_instance", TEXT),
+        by_topic(rows(("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", TEXT))),
+    )
+    RESPONSE_TYPE = answer(
+        *(API_KEY, API_VERSION),
+        ("throttle_time_ms", Int32),
+        by_topic(rows(("partition", Int32), ("error_code", Int16))),
     )
 
 
-class TxnOffsetCommitResponseV5(TxnOffsetCommitResponseV3):
-    API_VERSION = 5
-
-
 class TxnOffsetCommitRequestV5(TxnOffsetCommitRequestV3):
-    """Also adds the group to the transaction (KIP-890)."""
+    """Also adds the group to the transaction (KIP-890); the answer is as before."""
 
     API_VERSION = 5
-    RESPONSE_TYPE = TxnOffsetCommitResponseV5
 
 
 class TxnOffsetCommit(Request[TxnOffsetCommitRequestV3]):  # type: ignore[misc]
@@ -233,29 +197,21 @@ class TxnOffsetCommit(Request[TxnOffsetCommitRequestV3]):  # type: ignore[misc]
         return (TxnOffsetCommitRequestV5 if self.adds else request_struct_class)(*self._fields)
 
 
-class EndTxnResponseV5(Response):  # type: ignore[misc]
-    API_KEY = 26
-    API_VERSION = 5
-    SCHEMA = Schema(
+class EndTxnRequestV5(RequestStruct):  # type: ignore[misc]
+    FLEXIBLE_VERSION = True
+    API_KEY, API_VERSION = 26, 5
+    SCHEMA = flexible(
+        ("transactional_id", TEXT),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("transaction_result", Boolean),
+    )
+    RESPONSE_TYPE = answer(
+        *(API_KEY, API_VERSION),
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
         ("producer_id", Int64),
         ("producer_epoch", Int16),
-        ("tags", TaggedFields),
-    )
-
-
-class EndTxnRequestV5(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 26
-    API_VERSION = 5
-    RESPONSE_TYPE = EndTxnResponseV5
-    SCHEMA = Schema(
-        ("transactional_id", CompactString("utf-8")),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        ("transaction_result", Boolean),
-        ("tags", TaggedFields),
     )
 
 
@@ -271,51 +227,23 @@ class EndTxn(Request[EndTxnRequestV5]):  # type: ignore[misc]
         return request_struct_class(*self._fields)
 
 
-class OffsetFetchResponseV7(Response):  # type: ignore[misc]
-    API_KEY = 9
-    API_VERSION = 7
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", CompactString("utf-8")),
-                        ("error_code", Int16),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("error_code", Int16),
-        ("tags", TaggedFields),
-    )
-
-
 class OffsetFetchRequestV7(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
-    API_KEY = 9
-    API_VERSION = 7
-    RESPONSE_TYPE = OffsetFetchResponseV7
-    SCHEMA = Schema(
-        ("group", CompactString("utf-8")),
-        (
-            "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                ("partitions", CompactArray(Int32)),
-                ("tags", TaggedFields),
-            ),
+    API_KEY, API_VERSION = 9, 7
+    SCHEMA = flexible(("group", TEXT), by_topic(CompactArray(Int32)), ("require_stable", Boolean))
+    RESPONSE_TYPE = answer(
+        *(API_KEY, API_VERSION),
+        ("throttle_time_ms", Int32),
+        by_topic(
+            rows(
+                ("partition", Int32),
+                ("offset", Int64),
+                ("leader_epoch", Int32),
+                ("metadata", TEXT),
+                ("error_code", Int16),
+            )
         ),
-        ("require_stable", Boolean),
-        ("tags", TaggedFields),
+        ("error_code", Int16),
     )
 
 
@@ -356,75 +284,42 @@ class ProduceV7(ProduceRequest_v7):  # type: ignore[misc]
         return b"".join(parts)
 
 
-class ProduceResponseV12(Response):  # type: ignore[misc]
-    API_KEY = 0
-    API_VERSION = 12
-    SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("error_code", Int16),
-                        ("offset", Int64),
-                        ("timestamp", Int64),
-                        ("log_start_offset", Int64),
-                        (
-                            "record_errors",
-                            CompactArray(
-                                ("batch_index", Int32),
-                                ("message", CompactString("utf-8")),
-                                ("tags", TaggedFields),
-                            ),
-                        ),
-                        ("error_message", CompactString("utf-8")),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("throttle_time_ms", Int32),
-        ("tags", TaggedFields),
-    )
-
-
 class ProduceV12(ProduceV7):
     """Also adds the partitions to the transaction (KIP-890). SCHEMA is what `encode` writes."""
 
     FLEXIBLE_VERSION = True
-    API_VERSION = 12
-    RESPONSE_TYPE = ProduceResponseV12
-    SCHEMA = Schema(
-        ("transactional_id", CompactString("utf-8")),
+    API_KEY, API_VERSION = 0, 12
+    SCHEMA = flexible(
+        ("transactional_id", TEXT),
         ("required_acks", Int16),
         ("timeout", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(("partition", Int32), ("records", CompactBytes), ("tags", TaggedFields)),
-                ),
-                ("tags", TaggedFields),
-            ),
+        by_topic(rows(("partition", Int32), ("records", CompactBytes))),
+    )
+    RESPONSE_TYPE = answer(
+        *(API_KEY, API_VERSION),
+        by_topic(
+            rows(
+                ("partition", Int32),
+                ("error_code", Int16),
+                ("offset", Int64),
+                ("timestamp", Int64),
+                ("log_start_offset", Int64),
+                ("record_errors", rows(("batch_index", Int32), ("message", TEXT))),
+                ("error_message", TEXT),
+            )
         ),
-        ("tags", TaggedFields),
+        ("throttle_time_ms", Int32),
     )
 
     def encode(self) -> bytes:
         parts = [
-            CompactString("utf-8").encode(self.transactional_id),
+            TEXT.encode(self.transactional_id),
             Int16.encode(self.required_acks),
             Int32.encode(self.timeout),
             _compact_length(self.topics),
         ]
         for topic, partitions in self.topics:
-            parts += (CompactString("utf-8").encode(topic), _compact_length(partitions))
+            parts += (TEXT.encode(topic), _compact_length(partitions))
             for partition, records in partitions:
                 parts += (Int32.encode(partition), _compact_length(records), records, NO_TAGS)
             parts.append(NO_TAGS)

@@ -268,11 +268,6 @@ class Producer:
         finally:  # most ids are asked for once
             self._cluster.forget_coordinator(TRANSACTION, transactional_id)
 
-    @property
-    def generation(self) -> int:
-        """Producer id and epoch as one number that only grows: an exhausted epoch brings a larger id."""
-        return max(0, self._producer_id) << 16 | max(0, self._epoch)
-
     def stamp(self, tp: TP, builder: Any, count: int) -> bytearray:
         if self.transactional_id is not None:
             sequence = self._sequences[tp]

@@ -9,13 +9,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, Generic, NamedTuple
 
-from aiokafka import errors
 from typing_extensions import TypeVar
 
 from app.engine.errors import ERROR_CHARS_MAX, NewerRelease
-from app.engine.kafka.cluster import EARLIEST, LATEST, RETRIABLE, RETRY_PAUSE_S, TP, Cluster, RawRecord
+from app.engine.kafka.cluster import EARLIEST, LATEST, TP, Cluster, Fetched, RawRecord
+from app.engine.kafka.fetcher import Fetcher
 from app.engine.kafka.watermarks import Watermarks
 from app.engine.shards import KEY_BYTES_MAX, misplaced
 from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 V = TypeVar("V", default=Any)
 
 SHOWN_MAX = 64
-FETCH_WAIT_MS = 500
-FETCH_BYTES = 4 * 1024 * 1024
 
 
 class _Place(NamedTuple):
@@ -68,6 +67,8 @@ class GlobalTable(Generic[V]):
         self._doubts: dict[str, dict[_Origin, _Bad]] = {}
         self._newer: dict[str, str] = {}
         self._watermarks: Watermarks | None = None
+        self._unread: dict[TP, int] = {}
+        self._failed: asyncio.Future[None] | None = None
 
     @property
     def waiting(self) -> list[str]:
@@ -90,43 +91,46 @@ class GlobalTable(Generic[V]):
         """Which key needs a newer build to be read, in one line; None when none does."""
         return next(iter(self._newer.values()), None)
 
-    async def run(self, cluster: Cluster) -> None:
+    async def run(self, cluster: Cluster, fetcher: Fetcher) -> None:
         """Follow the topic for ever; `ready` is set when what stood there at the start is known."""
         self._partitions = await cluster.partition_count(self.topic.name)
         tps = [TP(self.topic.name, p) for p in range(self._partitions)]
         positions = await cluster.offsets(tps, EARLIEST)
         ends = await cluster.offsets(tps, LATEST)
+        self._unread = {tp: end for tp, end in ends.items() if end > positions[tp]}
+        self._see_whether_ready()
         self._watermarks = Watermarks(cluster, f"global table {self.topic.name}", ("global", self.topic.name))
-        while True:
-            if all(positions[tp] >= ends[tp] for tp in tps):
-                self.ready.set()
-            leaders = {cluster.leader(tp) for tp in tps}
-            await asyncio.gather(*(self._follow(cluster, node, positions, len(leaders)) for node in leaders))
+        self._failed = asyncio.get_running_loop().create_future()
+        with closing(self._watermarks), closing(fetcher.read(self, positions)):
+            await self._failed
 
-    async def _follow(
-        self, cluster: Cluster, node: int | None, positions: dict[TP, int], leaders: int
-    ) -> None:
-        try:
-            if node is None:
-                raise errors.LeaderNotAvailableError(self.topic.name)
-            theirs = {tp: at for tp, at in positions.items() if cluster.leader(tp) == node}
-            fetched = await cluster.fetch(
-                node,
-                theirs,
-                wait_ms=FETCH_WAIT_MS if leaders == 1 else FETCH_WAIT_MS // 10,
-                partition_bytes_max=FETCH_BYTES,
-                lane=("global", self.topic.name),
-                hear=None if self._watermarks is None else self._watermarks.hear,
-            )
-        except RETRIABLE as error:
-            log.debug("global table %s waits: %r", self.topic.name, error)
-            await cluster.refresh()
-            await asyncio.sleep(RETRY_PAUSE_S)
-            return
-        for each in fetched:
-            positions[each.tp] = each.next_position
-            for record in each.records:
-                self._take(each.tp, record)
+    def _see_whether_ready(self) -> None:
+        if not self._unread:
+            self.ready.set()
+
+    # -- as a reader of the fetcher's
+
+    def is_full(self) -> bool:
+        """Never: what is read is kept, by its key."""
+        return False
+
+    def take_in(self, fetched: Fetched) -> None:
+        """Take what comes next in a partition."""
+        for record in fetched.records:
+            self._take(fetched.tp, record)
+        if fetched.tp in self._unread and fetched.next_position >= self._unread[fetched.tp]:
+            del self._unread[fetched.tp]
+            self._see_whether_ready()
+
+    def hear(self, tp: TP, position: int, high: int, stable: int) -> None:
+        """Note what an answer said of a partition."""
+        if self._watermarks is not None:
+            self._watermarks.hear(tp, position, high, stable)
+
+    def fail(self, tp: TP, error: Exception) -> None:
+        """End `run`: `tp` cannot be read."""
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
     def _take(self, tp: TP, record: RawRecord) -> None:
         place = _Place(tp.partition, record.offset, record.timestamp)
