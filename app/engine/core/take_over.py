@@ -97,9 +97,16 @@ async def find_start(task: OwnedPartition) -> Start:
     if begins and not is_first:
         where = ", ".join(f"{tp.topic} (offset {offset})" for tp, offset in begins.items())
         log.warning("%s has inputs that are new to it and reads them from where they begin: %s", task, where)
+    positions = {tp: begins[tp] if each is None else each.offset for tp, each in committed.items()}
+    if strange := [tp for tp, each in committed.items() if each is not None and not read_note(each.note)]:
+        where = ", ".join(f"{tp.topic} (offset {positions[tp]})" for tp in strange)
+        log.warning(
+            "%s goes on from offsets without the note of a worker, as somebody may have set them: %s",
+            task,
+            where,
+        )
     note = write_note(known | {tp.topic for tp in task.inputs}, by_worker=task.ownership.by_worker)
     is_noted = all(each is not None and each.note == note for each in committed.values())
-    positions = {tp: begins[tp] if each is None else each.offset for tp, each in committed.items()}
     return Start(positions, is_first, note, is_noted)
 
 
