@@ -82,7 +82,10 @@ async def restore_tables(task: OwnedPartition) -> int:
 
 async def find_start(task: OwnedPartition) -> Start:
     """Where each input goes on. One that no commit has named is new, and begins where its topic does."""
-    committed = await task.cluster.group_offsets(task.app_id, list(task.inputs), stable=task.transactional)
+    with task.ownership.waits.begin() as wait:
+        committed = await task.cluster.group_offsets(
+            task.app_id, list(task.inputs), stable=task.transactional, wait=wait
+        )
     known = {name for each in committed.values() if each is not None for name in read_note(each.note)}
     fresh = [tp for tp, each in committed.items() if each is None]
     is_first = len(fresh) == len(committed)
