@@ -67,7 +67,7 @@ async def take_over(task: OwnedPartition) -> Restored:
         "%s is ours after %.3f s: %.3f to fence, %.3f for offsets, %.3f to restore %s records",
         *(task, time.monotonic() - marks[0], fenced_s, asked_s, restored_s, restored),
     )
-    return Restored(restored, restored_s)
+    return Restored(restored, round(restored_s, 3))
 
 
 async def restore_tables(task: OwnedPartition) -> int:
