@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, NamedTuple
@@ -383,6 +383,18 @@ def _train(directory: Path) -> None:
             _log.warning("no quick start for Kafka: %s", telling_line(_text_of(data_dir / "out")))
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say nothing meanwhile."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _exercise_and_stop(kafka: "subprocess.Popen[bytes]", port: int) -> None:
     deadline = time.monotonic() + TRAINING_S_MAX
     while kafka.poll() is None and time.monotonic() < deadline:
@@ -391,7 +403,8 @@ def _exercise_and_stop(kafka: "subprocess.Popen[bytes]", port: int) -> None:
         time.sleep(0.1)
     time.sleep(1)  # the node registers with itself, and loads the classes for that
     try:
-        asyncio.run(kafka_training.exercise(f"{HOST}:{port}", EXERCISE_S))
+        with _quiet("aiokafka"):  # on a busy machine it says at length what it tries again
+            asyncio.run(kafka_training.exercise(f"{HOST}:{port}", EXERCISE_S))
     except* (KafkaError, OSError) as errors:
         _log.warning("Kafka's training was cut short: %s", errors.exceptions)
     assert kafka.stdin is not None

@@ -21,7 +21,7 @@ from app.engine import GlobalTable, Task
 from app.engine.core.inbox import Inbox
 from app.engine.errors import PositionGap
 from app.engine.kafka import fetcher as module
-from app.engine.kafka.cluster import TP, Cluster, Fetched
+from app.engine.kafka.cluster import LATEST, TP, Cluster, Fetched
 from app.engine.kafka.fetcher import Fetcher, Reading
 from app.engine.kafka.fetching import Fetch
 from tests.engine.conftest import MakeWorld
@@ -496,3 +496,26 @@ async def test_a_session_that_kafka_has_forgotten_costs_nothing_but_time(
         await world.all_processed()
         await worker.stop()
     assert await world.faults() == []
+
+
+async def test_a_reading_that_follows_another_hears_of_partitions_where_nothing_is_new(
+    make_world: MakeWorld,
+) -> None:
+    """As when all tasks of a worker are fenced together and taken over again, all of them by it."""
+    world = await make_world(partitions=4)
+    await world.send(*world.more(10))
+    cluster = Cluster(world.options.bootstrap, "test")
+    await cluster.start()
+    fetcher = Fetcher(cluster, "inputs", 1_000_000)
+    tps = [TP(world.numbers.name, p) for p in range(4)]
+    ends = await cluster.offsets(tps, LATEST)
+    try:
+        for _ in range(3):
+            shelf, its_reading = reading(fetcher, ends)
+            await asyncio.sleep(2 * module.WAIT_S)
+            assert {(tp, high) for tp, _, high, _ in shelf.heard} == set(ends.items())
+            its_reading.close()
+            await asyncio.sleep(2 * module.WAIT_S)  # the last poll is over, and nobody reads
+    finally:
+        fetcher.close()
+        await cluster.stop()

@@ -122,8 +122,8 @@ async def test_an_input_is_known_though_a_release_between_did_not_read_it(
     await Release(world).is_refused("which it has read before")
 
 
-async def test_what_the_last_release_committed_is_named_at_the_next_start(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def test_what_the_last_release_or_a_person_committed_is_named_at_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await world.send(*world.more(10))
     with monkeypatch.context() as last_release:
@@ -140,6 +140,15 @@ async def test_what_the_last_release_committed_is_named_at_the_next_start(
         assert [read_note(each) for each in notes] == [named, named]
         assert all(map(is_by_worker, notes))
         await worker.stop()
+    assert f"without the note of a worker, as somebody may have set them: {world.corrections.name}" in (
+        caplog.text
+    )
+    caplog.clear()
+    async with Release(world).worker() as worker:
+        await worker.own()
+        await worker.ready()
+        await worker.stop()
+    assert "somebody may have set them" not in caplog.text
     assert await world.faults() == []
 
 

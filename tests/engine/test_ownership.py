@@ -9,14 +9,18 @@ from typing import Any, cast
 import pytest
 from aiokafka.protocol.commit import OffsetCommitRequest
 
+from app.engine.core import ownership
 from app.engine.core.manager import TaskManager
 from app.engine.core.ownership import OWNERS, ByPartition, ByWorker, Register
 from app.engine.errors import Fenced, StaleGeneration
+from app.engine.kafka import waits
 from app.engine.kafka.cluster import NO_MEMBER, TP, Cluster, Committed, Membership
 from app.engine.kafka.protocol import ApiVersions, InitProducerId
 from app.engine.kafka.transaction import NOTE, NOTE_BY_WORKER
 
 GROUP, REGISTER, IN = "sum", "sum-quarantine-changelog", TP("in", 0)
+LAST = f"{GROUP}-last"
+"""The worker that worked before."""
 ILLEGAL_GENERATION, PRODUCER_FENCED = 22, 90
 
 
@@ -115,13 +119,13 @@ def me(generation: int) -> Party:
 
 
 async def test_a_take_over_claims_then_fences_then_says_that_it_is_alone() -> None:
-    kafka = Kafka(owners="last")
+    kafka = Kafka(owners=LAST)
     steps: list[str] = []
 
     def before(request: Any) -> int:
         if isinstance(request, OffsetCommitRequest):
             steps.append("claim")
-        elif isinstance(request, InitProducerId) and request._fields[0] == "last":
+        elif isinstance(request, InitProducerId) and request._fields[0] == LAST:
             steps.append("fence")
         return 0
 
@@ -129,7 +133,7 @@ async def test_a_take_over_claims_then_fences_then_says_that_it_is_alone() -> No
     async with kafka.worker() as worker:
         task = me(1)
         await worker.take(task)
-        assert kafka.owners == [worker.id, "last"]
+        assert kafka.owners == [worker.id, LAST]
         await worker.confirm(task)
         assert kafka.owners == [worker.id]
     assert steps == ["claim", "fence", "claim"]
@@ -141,7 +145,7 @@ async def test_everybody_who_may_still_commit_is_fenced() -> None:
 
     So the first in the register may be at work, though others stand behind it.
     """
-    kafka = Kafka(owners="last")
+    kafka = Kafka(owners=LAST)
     claims: list[Any] = []
 
     def before(request: Any) -> int:
@@ -155,7 +159,7 @@ async def test_everybody_who_may_still_commit_is_fenced() -> None:
         await first.take(task)
         await first.confirm(task)
         assert kafka.write(claims[0]) == 0, "it comes late"
-        assert kafka.owners == [first.id, "last"]
+        assert kafka.owners == [first.id, LAST]
         epoch = kafka.epochs[first.id]
         kafka.generation = 2
         await second.take(me(2))
@@ -166,15 +170,15 @@ async def test_everybody_who_may_still_commit_is_fenced() -> None:
 
 
 async def test_take_overs_that_end_before_they_fence_leave_nobody_out() -> None:
-    kafka = Kafka(owners="last")
+    kafka = Kafka(owners=LAST)
     async with kafka.worker() as first, kafka.worker() as second, kafka.worker() as third:
-        kafka.before = lambda request: -1 if _is_fence(request, "last") else 0
+        kafka.before = lambda request: -1 if _is_fence(request, LAST) else 0
         for worker in (first, second):
             with pytest.raises(Exception, match=r"last: Unknown"):
                 await worker.take(me(1))
         kafka.before = lambda request: 0
         await third.take(me(1))
-        assert kafka.fenced("last")
+        assert kafka.fenced(LAST)
         assert kafka.owners[0] == third.id
         assert len(kafka.owners) == 2, "the register does not grow"
 
@@ -184,16 +188,16 @@ def _is_fence(request: Any, name: str) -> bool:
 
 
 async def test_a_stale_member_claims_nothing() -> None:
-    kafka = Kafka(owners="last")
+    kafka = Kafka(owners=LAST)
     kafka.generation = 2
     async with kafka.worker() as worker:
         with pytest.raises(StaleGeneration):
             await worker.take(me(1))
-    assert kafka.owners == ["last"]
+    assert kafka.owners == [LAST]
 
 
 async def test_whoever_was_overtaken_in_its_take_over_does_not_begin() -> None:
-    kafka = Kafka(owners="last")
+    kafka = Kafka(owners=LAST)
     async with kafka.worker() as first, kafka.worker() as second:
         task = me(1)
         await first.take(task)
@@ -220,6 +224,27 @@ async def test_a_register_that_is_lost_is_outwaited(monkeypatch: pytest.MonkeyPa
         assert kafka.fenced(f"{GROUP}-0") == (not wants)
 
 
+@pytest.mark.parametrize("owners", ["another", f"{GROUP}-{'x' * 4_000}", f"{LAST},another"])
+async def test_a_register_that_a_stranger_has_written_is_a_lost_one(
+    monkeypatch: pytest.MonkeyPatch, owners: str
+) -> None:
+    """The one whom it names may be nobody, and whoever may still commit would not be fenced."""
+    monkeypatch.setattr(ownership, "CLEANED_UP_S", -0.9)
+    kafka = Kafka(owners=owners)
+    task = me(1)
+    async with kafka.worker() as worker:
+        monkeypatch.setattr(waits, "LASTS_S", 0.0)
+        taking = asyncio.create_task(worker.take(task))
+        await asyncio.sleep(0.05)
+        (line,) = worker.waits.lasting
+        assert line.startswith(f"{GROUP}-0: the register of owners is lost; begins in 0 s (since ")
+        await taking
+        await worker.confirm(task)
+        assert worker.waits.lasting == []
+        assert kafka.owners == [worker.id]
+    assert set(kafka.epochs) == {worker.id}, "no stranger is fenced"
+
+
 async def test_a_lost_register_is_outwaited_though_an_input_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[int] = []
 
@@ -238,9 +263,9 @@ async def test_a_lost_register_is_outwaited_though_an_input_is_new(monkeypatch: 
 async def test_fences_of_one_worker_are_shared_and_not_kept() -> None:
     kafka = Kafka()
     async with kafka.worker() as worker:
-        await asyncio.gather(*(worker._fence("last") for _ in range(8)))
+        await asyncio.gather(*(worker._fence(LAST) for _ in range(8)))
         await asyncio.gather(*(worker._fence(f"worker-{number}") for number in range(8)))
-        assert kafka.epochs["last"] <= 1
+        assert kafka.epochs[LAST] <= 1
         assert worker._fences == {}
         assert kafka.looked_up <= {worker.id}, "nor who coordinates it"
 
@@ -275,7 +300,7 @@ async def test_a_member_that_slept_takes_nothing_over_by_partition() -> None:
 
 
 async def test_a_member_takes_over_by_partition_and_leaves_the_register_as_it_is() -> None:
-    for owners in ("", "one-that-has-stopped"):
+    for owners in ("", f"{GROUP}-one-that-has-stopped"):
         kafka = Kafka(NOTE + "in", owners)
         async with kafka.worker() as other:
             way = ByPartition(cast(Cluster, kafka), GROUP, 0, other.register, 1_000)

@@ -11,11 +11,12 @@ from aiokafka.protocol.transaction import EndTxnRequest
 
 from app.engine.errors import Fenced, InDoubt, Misconfigured, StaleGeneration
 from app.engine.kafka import cluster as cluster_module
-from app.engine.kafka import transaction
+from app.engine.kafka import transaction, waits
 from app.engine.kafka.admin import ensure_topics
 from app.engine.kafka.cluster import TP, Cluster, Committed, Membership
 from app.engine.kafka.protocol import EndTxn, Produce, TxnOffsetCommit
 from app.engine.kafka.transaction import Outbox, Producer
+from app.engine.kafka.waits import Wait
 from app.engine.topics import TopicSpec
 
 TOPIC = "of-the-producer"
@@ -212,16 +213,20 @@ async def test_a_transaction_that_took_too_long_is_not_committed(
     assert await values_from(cluster, starts) == {TP(TOPIC, 1): [b"2"]}
 
 
-async def test_a_stable_offset_waits_for_the_transaction_that_may_change_it(
-    cluster: Cluster, group: str
+async def test_a_stable_offset_waits_for_the_transaction_that_may_change_it_and_says_so(
+    cluster: Cluster, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(waits, "LASTS_S", 0.1)
+    wait = Wait()
     producer = a_producer(cluster, group)
     await producer.begin()
     await open_transaction(producer, 7, an_outbox(b"1"))
     assert await cluster.group_offsets(group, [IN]) == {IN: None}
-    asking = asyncio.create_task(cluster.group_offsets(group, [IN], stable=True))
-    await asyncio.sleep(0.2)
+    asking = asyncio.create_task(cluster.group_offsets(group, [IN], stable=True, wait=wait))
+    await asyncio.sleep(0.5)
     assert not asking.done()
+    told = f"an open transaction may change {group}'s offset of {TOPIC}-0 (since "
+    assert (wait.lasting or "").startswith(told)
     await producer.commit()
     assert await asyncio.wait_for(asking, 10) == {IN: Committed(7, "note 7")}
 

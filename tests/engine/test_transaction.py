@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
@@ -16,8 +16,8 @@ from aiokafka.protocol.transaction import (
 )
 
 from app.engine.errors import Fenced, InDoubt, StaleGeneration
-from app.engine.kafka import transaction
-from app.engine.kafka.cluster import NO_MEMBER, TP, Committed, Membership
+from app.engine.kafka import transaction, waits
+from app.engine.kafka.cluster import NO_MEMBER, TP, Cluster, Committed, Membership
 from app.engine.kafka.protocol import (
     Abilities,
     ApiVersions,
@@ -267,6 +267,32 @@ async def test_a_record_that_kafka_will_never_take_is_told_apart(code: int) -> N
     with pytest.raises(RecordRefused) as refused:
         await a_producer(Kafka((Produce, code))).send([an_outbox()])
     assert refused.value.tp == OUT
+
+
+@pytest.mark.parametrize("what", [InitProducerId, Produce])
+async def test_what_kafka_refuses_for_long_is_told_until_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch, what: type
+) -> None:
+    """As it does for ever where transaction.version has been taken back under way (Kafka 4.0.2)."""
+    now = 100.0
+    monkeypatch.setattr(waits, "time", SimpleNamespace(monotonic=lambda: now, strftime=lambda _: "noon"))
+    refusals = [(what, 51)] * 3
+    kafka = Kafka(*refusals)
+    producer = Producer(cast(Cluster, kafka), "sum-a", "sum", 10_000, "lane")
+    told: list[list[str]] = []
+
+    async def pause(_: float) -> None:
+        nonlocal now
+        told.append(producer.waits.lasting)
+        now += 3.0
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    outbox = Outbox(transactional=True)
+    outbox.append(OUT, b"k", b"v", [], 0)
+    await (producer.begin() if what is InitProducerId else producer.send([outbox]))
+    line = "Kafka answers, but takes no request for sum-a: ConcurrentTransactions (51) (since noon)"
+    assert told == [[], [], [line]]
+    assert producer.waits.lasting == []
 
 
 @pytest.mark.parametrize("code", [14, 15, 16, 51])

@@ -49,6 +49,7 @@ def an_app(**more: Any) -> Any:
             "has_topics": True,
             "assignments": 1,
             "kafka_silent_s": 0.3,
+            "waits": [],
             "wanted": {0, 1, 2, 5},
             "tasks": {number: a_task() for number in (0, 1, 2, 5)},
             "standbys": {},
@@ -70,6 +71,7 @@ def test_a_worker_that_works_has_no_reason() -> None:
         ({"has_topics": False}, "kafka", "Kafka on kafka:9092 has not been reached yet"),
         ({"assignments": 0}, "assignment", "the group has not assigned any partitions yet"),
         ({"kafka_silent_s": 7.0}, "kafka", "Kafka on kafka:9092 does not answer"),
+        ({"waits": ["Kafka answers, but"]}, "commit", "Kafka answers, but"),
         ({"global_tables": [a_table(ready=False)]}, "global-table", "global table prices is being read"),
         ({"global_tables": [a_table(waits_for="prices: upgrade")]}, "waits", "prices: upgrade"),
         (

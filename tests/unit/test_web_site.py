@@ -426,6 +426,20 @@ async def test_what_is_not_there_is_a_page_that_says_so(group: Group) -> None:
     assert "positions, quarantine, sessions" in said["error"]
 
 
+@pytest.mark.parametrize("foreign", [b"nope", b"\xff\x00garbage", b"", b'{"a": "\xff"}', b"[" * 1_500])
+async def test_what_is_no_json_is_shown_as_text(group: Group, foreign: bytes) -> None:
+    partition = partition_of(b"foreign", PARTITIONS)
+    group.task(partition).store.apply({"positions": {b"foreign": foreign}}, {"positions": 5})
+    shown = foreign.decode(errors="backslashreplace")
+
+    _, page = await group.json("/api/tables/positions/")
+    _, record = await group.json("/api/tables/positions/foreign")
+
+    assert page["records"][0]["value"] == record["value"] == shown
+    for path in ("/tables/positions/", "/tables/positions/foreign"):
+        assert (await group.get(path))[0] == 200
+
+
 async def test_answers_are_bounded(group: Group) -> None:
     for number in range(700):
         group.put(f"k{number:03d}", {"text": "x" * (4_000 if number % 2 else 1_500)})

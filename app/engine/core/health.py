@@ -74,6 +74,8 @@ def _of_engine(manager: Any) -> Iterator[Reason]:
     silent_s = manager.kafka_silent_s
     if silent_s > KAFKA_SILENT_S_MAX:
         yield Reason("kafka", f"Kafka on {manager.app.settings.bootstrap} does not answer")
+    for line in manager.waits:
+        yield Reason("commit", line)
     for table in manager.app.global_tables:
         yield from _of_global_table(table)
     yield from _of_tasks(manager)

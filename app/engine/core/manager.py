@@ -433,3 +433,9 @@ class TaskManager(TableManager):
     def kafka_silent_s(self) -> float:
         """How long Kafka has been asked without any answer."""
         return self._cluster.silent_s
+
+    @property
+    def waits(self) -> list[str]:
+        """One line for each reason why nothing has been committed for long, though Kafka answers."""
+        owners = {task.ownership for task in self.tasks.values()}
+        return sorted({line for each in owners for line in each.waits.lasting})

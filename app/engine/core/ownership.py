@@ -16,6 +16,7 @@ from app.engine.core.committer import Committer, Ends, Party, Share
 from app.engine.errors import Fenced
 from app.engine.kafka.cluster import NO_MEMBER, TP, Cluster, Committed, Membership
 from app.engine.kafka.transaction import Producer, is_by_worker
+from app.engine.kafka.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Ownership(Protocol):
 
     `take` ends what the last owner has under way and fences it. `confirm` follows when offsets are read,
     and before the tables. `check` gives the task up if it has another owner; `release` forgets it.
-    `by_worker` is noted with each offset.
+    `by_worker` is noted with each offset; `waits` tells what holds it up.
     """
 
     async def take(self, task: Party) -> None: ...
@@ -43,6 +44,8 @@ class Ownership(Protocol):
 
     @property
     def opens_at(self) -> float: ...
+    @property
+    def waits(self) -> Waits: ...
     @property
     def by_worker(self) -> bool: ...
 
@@ -59,14 +62,18 @@ class Register:
         self._group = group
         self._topic = topic
         self._producer = producer
+        self._id_chars_max = len(id_of_worker(group))
 
     async def read(self, partitions: Iterable[int]) -> dict[int, list[str]]:
-        """By partition, the owners' ids, [] where nobody has claimed it."""
+        """By partition, the owners' ids, [] where nobody has claimed it or a stranger has written."""
         found = await self._cluster.group_offsets(self._group, [TP(self._topic, p) for p in partitions])
-        return {
-            tp.partition: [] if each is None or not each.note.startswith(OWNERS) else _ids(each.note)
-            for tp, each in found.items()
-        }
+        return {tp.partition: [] if each is None else self._owners(each.note) for tp, each in found.items()}
+
+    def _owners(self, note: str) -> list[str]:
+        """The ids in a note, all or none: to fence a strange one would leave the true owner unfenced."""
+        ids = [each for each in note.removeprefix(OWNERS).split(",") if each]
+        are_ours = all(each.startswith(f"{self._group}-") and len(each) <= self._id_chars_max for each in ids)
+        return ids if note.startswith(OWNERS) and are_ours else []
 
     async def write(self, partition: int, owners: Iterable[str], membership: Membership) -> None:
         """Replace the owners; raises StaleGeneration when the group has moved on."""
@@ -74,8 +81,9 @@ class Register:
         await self._producer.commit_offsets({TP(self._topic, partition): Committed(0, note)}, membership)
 
 
-def _ids(note: str) -> list[str]:
-    return [each for each in note.removeprefix(OWNERS).split(",") if each]
+def id_of_worker(group: str) -> str:
+    """A transactional id for all tasks of a worker, new with each call."""
+    return f"{group}-{uuid4().hex}"
 
 
 def id_of_release_before(group: str, partition: int) -> str:
@@ -104,6 +112,10 @@ class _InTransactions:
     def opens_at(self) -> float:
         return self.committer.opens_at
 
+    @property
+    def waits(self) -> Waits:
+        return self.committer.producer.waits
+
 
 class ByWorker(_InTransactions):
     """One transactional id for all tasks of this worker, new for each process.
@@ -116,7 +128,7 @@ class ByWorker(_InTransactions):
     def __init__(
         self, cluster: Cluster, group: str, register_topic: str, timeout_ms: int, interval_s: float = 0.0
     ) -> None:
-        self.id = f"{group}-{uuid4().hex}"
+        self.id = id_of_worker(group)
         self.membership = NO_MEMBER
         self._cluster = cluster
         self._group = group
@@ -167,8 +179,11 @@ class ByWorker(_InTransactions):
     async def _outwait(self, partition: int) -> None:
         """Wait until no owner can have a transaction open: nobody knows whom to fence."""
         wait_s = self._timeout_ms / 1e3 + CLEANED_UP_S
-        log.error("%s-%s: the register of owners is lost; begins in %.0f s", self._group, partition, wait_s)
-        await asyncio.sleep(wait_s)
+        lost = f"{self._group}-{partition}: the register of owners is lost; begins in {wait_s:.0f} s"
+        log.error("%s", lost)
+        with self.waits.begin() as wait:
+            wait.because(lost)
+            await asyncio.sleep(wait_s)
 
     async def _notes(self, inputs: Iterable[TP]) -> list[str]:
         """What is noted with the committed offset of each input, nothing where there is none."""
@@ -322,6 +337,10 @@ class AtLeastOnce:
 
     def expect_no_more(self, task: Party) -> None:
         pass
+
+    @property
+    def waits(self) -> Waits:
+        return self._producer.waits
 
     @property
     def by_worker(self) -> bool:

@@ -67,7 +67,7 @@ async def take_over(task: OwnedPartition) -> Restored:
         "%s is ours after %.3f s: %.3f to fence, %.3f for offsets, %.3f to restore %s records",
         *(task, time.monotonic() - marks[0], fenced_s, asked_s, restored_s, restored),
     )
-    return Restored(restored, restored_s)
+    return Restored(restored, round(restored_s, 3))
 
 
 async def restore_tables(task: OwnedPartition) -> int:
@@ -82,7 +82,10 @@ async def restore_tables(task: OwnedPartition) -> int:
 
 async def find_start(task: OwnedPartition) -> Start:
     """Where each input goes on. One that no commit has named is new, and begins where its topic does."""
-    committed = await task.cluster.group_offsets(task.app_id, list(task.inputs), stable=task.transactional)
+    with task.ownership.waits.begin() as wait:
+        committed = await task.cluster.group_offsets(
+            task.app_id, list(task.inputs), stable=task.transactional, wait=wait
+        )
     known = {name for each in committed.values() if each is not None for name in read_note(each.note)}
     fresh = [tp for tp, each in committed.items() if each is None]
     is_first = len(fresh) == len(committed)
@@ -97,9 +100,16 @@ async def find_start(task: OwnedPartition) -> Start:
     if begins and not is_first:
         where = ", ".join(f"{tp.topic} (offset {offset})" for tp, offset in begins.items())
         log.warning("%s has inputs that are new to it and reads them from where they begin: %s", task, where)
+    positions = {tp: begins[tp] if each is None else each.offset for tp, each in committed.items()}
+    if strange := [tp for tp, each in committed.items() if each is not None and not read_note(each.note)]:
+        where = ", ".join(f"{tp.topic} (offset {positions[tp]})" for tp in strange)
+        log.warning(
+            "%s goes on from offsets without the note of a worker, as somebody may have set them: %s",
+            task,
+            where,
+        )
     note = write_note(known | {tp.topic for tp in task.inputs}, by_worker=task.ownership.by_worker)
     is_noted = all(each is not None and each.note == note for each in committed.values())
-    positions = {tp: begins[tp] if each is None else each.offset for tp, each in committed.items()}
     return Start(positions, is_first, note, is_noted)
 
 

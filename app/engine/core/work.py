@@ -156,7 +156,7 @@ class UnitOfWork(Effects, Generic[V]):
                 if data is not None:
                     value = decode(headers.get(EVENT_TYPE) or b"", headers.get(SCHEMA_VERSION) or b"", data)
                     if key_of is not None and key != key_of(value):
-                        raise ValueError(f"the key {key!r} is not the one of the value, {key_of(value)!r}")
+                        raise ValueError(_other_key(key, key_of(value)))
                 else:
                     value = None
                     _require_tombstone(spec, key)
@@ -345,6 +345,13 @@ def unit_of_work(origin: Batch[V] | OwnedPartition) -> UnitOfWork[V]:
     if isinstance(origin, Batch):
         return UnitOfWork(origin.task, origin)
     return UnitOfWork(origin, None)
+
+
+def _other_key(key: bytes | None, meant: bytes) -> str:
+    meant_text = meant.decode(errors="backslashreplace")
+    if key is None:
+        return f"the record has no key, and the one of the value is '{meant_text}'"
+    return f"the key '{key.decode(errors='backslashreplace')}' is not the one of the value, '{meant_text}'"
 
 
 def _require_tombstone(spec: TopicSpec, key: bytes | None) -> None:

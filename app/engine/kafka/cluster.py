@@ -29,6 +29,7 @@ from app.engine.kafka.protocol import (
     abilities,
 )
 from app.engine.kafka.repeats import Repeats
+from app.engine.kafka.waits import Wait
 from app.engine.retries import Pauses
 
 log = logging.getLogger(__name__)
@@ -428,18 +429,20 @@ class Cluster:
         return {tp: None if each is None else each.offset for tp, each in found.items()}
 
     async def group_offsets(
-        self, group: str, tps: Sequence[TP], *, stable: bool = False
+        self, group: str, tps: Sequence[TP], *, stable: bool = False, wait: Wait | None = None
     ) -> dict[TP, Committed | None]:
         """The group's committed offset of each partition with its note, None where it has none.
 
-        With `stable` it waits while an open transaction may still change one of them.
+        With `stable` it waits while an open transaction may still change one of them, and tells `wait`.
         """
         topics = [(topic, [each[0] for each in p]) for topic, p in by_topic(dict.fromkeys(tps, 0))]
         request = OffsetFetch(group, topics, stable)
-        attempt = partial(self._fetch_offsets, group, request)
+        attempt = partial(self._fetch_offsets, group, request, wait or Wait())
         return await pauses(UNSTABLE_PAUSE_S).until_done(_Unstable, lambda: retry(attempt))
 
-    async def _fetch_offsets(self, group: str, request: OffsetFetch) -> dict[TP, Committed | None]:
+    async def _fetch_offsets(
+        self, group: str, request: OffsetFetch, wait: Wait
+    ) -> dict[TP, Committed | None]:
         node = await self.coordinator(0, group)
         found: dict[TP, Committed | None] = {}
         try:
@@ -448,11 +451,15 @@ class Cluster:
             for topic, partitions, _ in response.topics:
                 for partition, offset, _, note, code, _ in partitions:
                     if code == UNSTABLE_OFFSET_COMMIT:
+                        wait.because(
+                            f"an open transaction may change {group}'s offset of {topic}-{partition}"
+                        )
                         raise _Unstable
                     await self._raise(code)
                     known = Committed(offset, note or "") if offset >= 0 else None
                     found[TP(topic, partition)] = known
         except RETRIABLE:
+            wait.no_more()
             self.forget_coordinator(0, group)
             raise
         return found

@@ -58,8 +58,9 @@ class Reader(Protocol):
 class _Place:
     """A partition of one reading, and from where it is to be read next.
 
-    `line` is where it is being read. `not_before` and `patient_until` (monotonic) say how long nothing shall
-    be asked, and how long the main line's turn may be waited for.
+    `line` is where it is being read; `heard` says whether any answer has told of it. `not_before` and
+    `patient_until` (monotonic) say how long nothing shall be asked, and how long the main line's turn may be
+    waited for.
     """
 
     def __init__(self, reading: "Reading", tp: TP, position: int) -> None:
@@ -67,6 +68,7 @@ class _Place:
         self.tp = tp
         self.position = position
         self.line: _Line | None = None
+        self.heard = False
         self.not_before = 0.0
         self.patient_until = 0.0
 
@@ -88,6 +90,13 @@ class _Line:
         self._changed: dict[TP, None] = {}
 
     def add(self, place: _Place) -> None:
+        """Read a place here too.
+
+        The node would say nothing of a partition that it remembers from another reading, until it has
+        something new: then the session begins anew, and its first answer tells of all.
+        """
+        if self.session is not None and not place.heard and self.session.knows(place.tp):
+            self.session.lose()
         self.places[place.tp] = place
         self._changed[place.tp] = None
         place.line = self
@@ -314,6 +323,7 @@ class Fetcher:
             place.patient_until = 0.0 if part.data else time.monotonic() + PATIENCE_S
             if part.data and not self._deliver(line, place, part):
                 continue
+            place.heard = True
             place.reading.reader.hear(part.tp, place.position, part.high, part.stable)
             if part.stable < part.high and place.position >= part.stable:
                 line.standing[part.tp] = (part.high, part.stable)

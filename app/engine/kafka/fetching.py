@@ -93,6 +93,10 @@ class Session:
         self._known.difference_update(forgotten)
         return Fetch(news, bounds, isolation, session_id=self.id, epoch=self.epoch, forgotten=forgotten)
 
+    def knows(self, tp: TP) -> bool:
+        """Whether the broker remembers a partition, and so answers for it only when something is new."""
+        return self.epoch != BEGIN and tp in self._known
+
     def answered(self, response: Any) -> None:
         """Take note of an answer; raises what it says of the whole session."""
         if response.error_code:

@@ -41,6 +41,7 @@ from app.engine.kafka.protocol import (
     TxnOffsetCommit,
     abilities,
 )
+from app.engine.kafka.waits import Wait, Waits
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +215,7 @@ class Producer:
 
     `version2` is what the last `begin` found of the cluster: whether every transaction has an epoch of its
     own. A cluster that has taken the feature back meanwhile still knows the requests of that version.
+    `waits` tells what Kafka does not take.
     """
 
     def __init__(
@@ -230,6 +232,7 @@ class Producer:
         self._late: set[asyncio.Future[Any]] = set()
         self.has_unanswered = False
         self.version2 = False
+        self.waits = Waits()
 
     async def begin(self) -> None:
         """Take the transactional id over: ends an open transaction and fences whoever had the id before."""
@@ -400,6 +403,17 @@ class Producer:
         self, kind: int, key: str, request: Callable[[], Any], codes: Callable[[Any], list[int]]
     ) -> Any:
         """Send to the coordinator until it gives a definite answer; raises Fenced or TransactionFailed."""
+        with self.waits.begin() as wait:
+            return await self._until_taken(wait, kind, key, request, codes)
+
+    async def _until_taken(
+        self,
+        wait: Wait,
+        kind: int,
+        key: str,
+        request: Callable[[], Any],
+        codes: Callable[[Any], list[int]],
+    ) -> Any:
         busy, away = pauses(BUSY_PAUSE_S).in_turn(), pauses(RETRY_PAUSE_S).in_turn()
         while True:
             node = await self._cluster.coordinator(kind, key)
@@ -409,10 +423,12 @@ class Producer:
                 log.debug("%s away: %r", key, error)
                 self.has_unanswered |= key in (self._group, self.transactional_id)
                 found = MOVED
+                wait.no_more()
             else:
                 found = {code for code in codes(response) if code}
                 if not found:
                     return response
+                wait.because(_refusal(key, found))
             if found & FENCED:
                 raise Fenced(f"{key}: {_names(found)}")
             if found & GENERATION:
@@ -425,6 +441,12 @@ class Producer:
 
     async def _produce(self, batches: dict[TP, bytearray], patience_s: float | None) -> dict[TP, int]:
         """Write one batch a partition; returns the offset of each batch's first record."""
+        with self.waits.begin() as wait:
+            return await self._until_written(wait, batches, patience_s)
+
+    async def _until_written(
+        self, wait: Wait, batches: dict[TP, bytearray], patience_s: float | None
+    ) -> dict[TP, int]:
         bases: dict[TP, int] = {}
         away_since: dict[TP, float] = {}
         busy_pauses, away_pauses = pauses(BUSY_PAUSE_S).in_turn(), pauses(RETRY_PAUSE_S).in_turn()
@@ -435,6 +457,8 @@ class Producer:
             batches = {tp: data for tp, data in batches.items() if tp not in written}
             if not batches:
                 return bases
+            if busy:
+                wait.because(_refusal(self.transactional_id or self._group, BUSY))
             away_since = {tp: away_since.get(tp, began_at) for tp in batches if tp not in busy}
             if not away_since:
                 await asyncio.sleep(next(busy_pauses))
@@ -552,6 +576,10 @@ def _rank(failure: BaseException) -> int:
     if isinstance(failure, StaleGeneration):
         return 1
     return 0 if isinstance(failure, Fenced) else 2
+
+
+def _refusal(name: str, codes: set[int]) -> str:
+    return f"Kafka answers, but takes no request for {name}: {_names(codes)}"
 
 
 def _names(codes: set[int]) -> str:

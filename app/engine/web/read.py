@@ -288,7 +288,7 @@ def _find(tasks: list[Task], table: str, key: str) -> Found | None:
         with _giving_up(task):
             value = held.raw(key)
         if value is not None:
-            return Found(task.partition, msgspec.Raw(value))
+            return Found(task.partition, _as_json(value))
     return None
 
 
@@ -312,9 +312,18 @@ def _row(key: bytes, value: bytes, partition: int) -> Row:
     name = key[:KEY_BYTES_MAX].decode(errors="ignore")
     key_cut = len(key) > KEY_BYTES_MAX
     if len(value) <= VALUE_BYTES_MAX:
-        return Row(name, partition, len(value), value=msgspec.Raw(value), key_cut=key_cut)
+        return Row(name, partition, len(value), value=_as_json(value), key_cut=key_cut)
     text = value[: 4 * TEXT_CHARS_MAX].decode(errors="ignore")[:TEXT_CHARS_MAX]
     return Row(name, partition, len(value), text=text, key_cut=key_cut)
+
+
+def _as_json(value: bytes) -> msgspec.Raw:
+    """A value as it is; one that is no JSON, as somebody else may write into a changelog, as a text."""
+    try:
+        msgspec.json.decode(value)
+    except (ValueError, RecursionError):
+        return msgspec.Raw(msgspec.json.encode(value.decode(errors="backslashreplace")))
+    return msgspec.Raw(value)
 
 
 def _report(task: Task) -> TaskState:

@@ -113,7 +113,7 @@ def _owned(partition: int, task: Task | None) -> Owned:
         partition,
         state,
         task.counts.records,
-        task.stalled_s,
+        round(task.stalled_s, 3),
         task.restored,
         task.counts.batches,
         task.dead_letters.held_keys,
