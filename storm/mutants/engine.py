@@ -71,7 +71,7 @@ def _take_later(patch: Patch) -> Callable[[OwnedPartition], Awaitable[None]]:
     async def nothing(way: ByWorker, task: OwnedPartition) -> None:
         pass
 
-    async def any_offsets(cluster: Cluster, group: str, tps: Any, *, stable: bool = False) -> Any:
+    async def any_offsets(cluster: Cluster, group: str, tps: Any, **asked: Any) -> Any:
         return await group_offsets(cluster, group, tps)
 
     async def take_now(task: OwnedPartition) -> None:

@@ -534,7 +534,7 @@ def no_fencing(patch: Patch) -> None:
     async def nothing(way: ByWorker, task: Any) -> None:
         pass
 
-    async def any_offsets(cluster: Cluster, group: str, tps: Any, *, stable: bool = False) -> Any:
+    async def any_offsets(cluster: Cluster, group: str, tps: Any, **asked: Any) -> Any:
         return await group_offsets(cluster, group, tps)
 
     patch.setattr(ByWorker, "take", nothing)

@@ -456,7 +456,7 @@ async def dead_letters(world: World, vain_s: float) -> list[str]:
         Dead(stands, "", attempts=1),
         Dead(f"{world.corrections.name}/0/{edge.offset}", "missing", attempts=1),
         Dead(f"{world.numbers.name}/0/{keyless.offset}", "", attempts=1),
-        Dead(f"{world.numbers.name}/0/{stranger.offset}", "the key b'other'", attempts=1),
+        Dead(f"{world.numbers.name}/0/{stranger.offset}", "the key 'other'", attempts=1),
         *(Dead(world.source(each), behind=first[each.key]) for each in [*held, *held_later]),
     ]
     dead = [each.id for each in [fails, poison, *held, *held_later]]

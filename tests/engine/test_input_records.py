@@ -94,7 +94,7 @@ async def test_a_record_without_a_key_lies_anywhere_and_is_judged_by_its_value(
     if spec.key_of is None:
         assert errors == []
     else:
-        assert [error.startswith("ValueError: the key None is not") for error in errors] == [True]
+        assert [error.startswith("ValueError: the record has no key") for error in errors] == [True]
 
 
 async def test_a_stray_is_told_apart_from_what_waits_behind_a_dead_letter(alone: Alone) -> None:
