@@ -64,7 +64,7 @@ def mutant(rule: int, scenario: str, shows: str) -> Callable[[Callable[[Patch], 
 # -- rule 1: fence, then offsets, then tables, then the first fetch
 
 
-def _take_later(patch: Patch) -> Callable[[OwnedPartition], Awaitable[None]]:
+def take_later(patch: Patch) -> Callable[[OwnedPartition], Awaitable[None]]:
     """Leave the take-over to the function returned; until then nobody waits for what is under way."""
     take, confirm, group_offsets = ByWorker.take, ByWorker.confirm, Cluster.group_offsets
 
@@ -87,7 +87,7 @@ def _take_later(patch: Patch) -> Callable[[OwnedPartition], Awaitable[None]]:
 
 @mutant(1, "take_over", shows="2 totals for")
 def offsets_before_fencing(patch: Patch) -> None:
-    take_now, find_start = _take_later(patch), take_over_module.find_start
+    take_now, find_start = take_later(patch), take_over_module.find_start
 
     async def find_first(task: OwnedPartition) -> Start:
         found = await find_start(task)
@@ -99,7 +99,7 @@ def offsets_before_fencing(patch: Patch) -> None:
 
 @mutant(1, "take_over", shows="follows count")
 def restore_before_fencing(patch: Patch) -> None:
-    take_now, find_start = _take_later(patch), take_over_module.find_start
+    take_now, find_start = take_later(patch), take_over_module.find_start
     restore_tables = take_over_module.restore_tables
 
     async def find_later(task: OwnedPartition) -> Start:

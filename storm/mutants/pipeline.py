@@ -23,7 +23,6 @@ from app.engine.core import take_over as take_over_module
 from app.engine.core.dead_letter import DeadLetters
 from app.engine.core.effects import Effects, TableView
 from app.engine.core.ownership import ByWorker
-from app.engine.kafka.cluster import Cluster
 from app.engine.state import standby as standby_module
 from app.engine.state.restore import Incoming
 from app.topics import EXECUTIONS
@@ -40,6 +39,7 @@ from models.events import (
     TradeExecuted,
 )
 from models.values import Side
+from storm.mutants.engine import take_later
 from storm.mutants.mutant import Mutant
 from storm.mutants.patching import Patch
 from storm.plan import VICTIMS
@@ -529,18 +529,8 @@ def unknown_field_is_an_error_inside(patch: Patch) -> None:
 @mutant("I1", *SERVICES, faults=("freeze-at:before the commit", "kill"))
 def no_fencing(patch: Patch) -> None:
     """Nobody is ever fenced, and offsets are committed as nobody's, in whatever generation."""
-    group_offsets = Cluster.group_offsets
-
-    async def nothing(way: ByWorker, task: Any) -> None:
-        pass
-
-    async def any_offsets(cluster: Cluster, group: str, tps: Any, **asked: Any) -> Any:
-        return await group_offsets(cluster, group, tps)
-
-    patch.setattr(ByWorker, "take", nothing)
-    patch.setattr(ByWorker, "confirm", nothing)
+    take_later(patch)  # and never
     patch.setattr(ByWorker, "assigned", lambda way, membership: None)
-    patch.setattr(Cluster, "group_offsets", any_offsets)
 
 
 @mutant("I1", *SERVICES, faults=("kill",))
