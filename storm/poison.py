@@ -1,9 +1,10 @@
 """What a clumsy outside writes: records that nobody can take in, and sound ones that have to be refused.
 
-Garbage ends as a dead letter: at both edges, and put between two services by a stranger. Of those between two
-services there are several under one key, so that all but the first have to wait behind it; a command about
-that key does not. At the edges each is a dead letter alone: the ticks that come after one have to become
-prices. What stands on another partition than its key's is a dead letter alone, too.
+Garbage ends as a dead letter: at both edges, and put between two services by a stranger: bytes that nobody
+can read, and executions of orders that there are not, on which agents fail. Of those between two services
+there are several under one key, so that all but the first have to wait behind it; a command about that key
+does not. At the edges each is a dead letter alone: the ticks that come after one have to become prices. What
+stands on another partition than its key's is a dead letter alone, too.
 
 Sound and wrong are orders of accounts and instruments of our own: too old, halted, restricted, in another
 currency, with a field that nobody knows, with a wild number; prices far off and numbers that jump. Sound and
@@ -20,7 +21,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.engine.kafka.cluster import partition_of
-from app.engine.topics import TopicSpec
+from app.engine.topics import EVENT_TYPE, SCHEMA_VERSION, TopicSpec
 from app.topics import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
@@ -41,8 +42,8 @@ from models.commands import (
     SetRestriction,
     SetRiskLimits,
 )
-from models.events import OrderReceived, TickReceived
-from models.values import Frozen, Instrument
+from models.events import OrderAcknowledged, OrderReceived, TickReceived
+from models.values import Frozen, Instrument, Side
 
 NAME_PREFIX = "poison-"
 UNREADABLE = (b"\xff\xfe no JSON", b'{"order_id": 7}', b"", b"[" * 2_000, b'{"price_ticks": "NaN"}')
@@ -106,12 +107,31 @@ def _garbage(name: str) -> Iterator[Poison]:
     for value in UNREADABLE:
         for topic in (RISK_DECISIONS.name, COMPLIANCE_DECISIONS.name):
             yield Poison(topic, key, value, [])
+    for venue_sequence in (1, 2):
+        yield _execution_of_nobody(f"{name}-nobody", venue_sequence)
     yield _limits(name, version=1, kill_switch=True)
 
 
 def _unbelievable(symbol: str) -> Poison:
     """A tick that can be read, and whose price cannot be true: market data refuses it."""
     return _tick(symbol, sequence=1, price_ticks=0)
+
+
+def _execution_of_nobody(account_id: str, venue_sequence: int) -> Poison:
+    """A record that services can read and their agents fail on: there is no such order.
+
+    Its numbers are text, which our models take and the checker does not: to that it is a stranger's.
+    """
+    told = {
+        "order_id": f"{account_id}-1",
+        "account_id": account_id,
+        "symbol": DOLLARS,
+        "side": Side.BUY,
+        "venue_order_id": "V0",
+        "venue_sequence": str(venue_sequence),
+    }
+    headers = [(EVENT_TYPE, OrderAcknowledged.__name__.encode()), (SCHEMA_VERSION, b"1")]
+    return Poison(EXECUTIONS.name, account_id.encode(), msgspec.json.encode(told), headers)
 
 
 def _strays(name: str) -> Iterator[Poison]:
