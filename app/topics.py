@@ -16,6 +16,10 @@ from models.commands import (
 )
 from models.events import (
     AccountRegistered,
+    CancelAccepted,
+    CancelRefused,
+    CancelRejected,
+    CancelRequested,
     CommandAnswered,
     ComplianceDecision,
     CounterpartyRegistered,
@@ -27,13 +31,22 @@ from models.events import (
     OrderCancelled,
     OrderComplianceApproved,
     OrderComplianceRejected,
+    Ordered,
     OrderExpired,
     OrderNotUnderstood,
     OrderReceived,
+    OrderReplaced,
     OrderRiskApproved,
     OrderRiskRejected,
     OrderWithheld,
     PriceUpdated,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+    ReplaceRejected,
+    ReplaceRequested,
+    ReplaceRiskApproved,
+    ReplaceRiskRejected,
+    ReplaceWithheld,
     RestrictionInForce,
     RiskDecision,
     RiskLimitBreached,
@@ -53,23 +66,34 @@ suspended, a halt or a restriction is lifted by a record that says so. A record 
 else's; taken at its word it would lift a halt without a trace.
 """
 
+CANCELS = frozenset({CancelRequested.__name__, CancelAccepted.__name__})
+"""They pass a quarantine: who cancels wants less, whatever else waits."""
+
 
 def _account(value: Any) -> bytes:
     return str(value.account_id).encode()
 
 
-def _account_of_order(value: Any) -> bytes:
-    return str(value.order.account_id).encode()
+def _account_decided(decision: Any) -> bytes:
+    about = getattr(decision, "order", None) or decision.request
+    return str(about.account_id).encode()
 
 
-def _account_of_new_order(received: Any) -> bytes:
-    """An order's id is its account and sequence, so that no id can ever stand for two orders."""
-    order = _understood(received)
-    if order.sequence < 1:
-        raise ValueError(f"sequences count from 1, this one is {order.sequence}")
-    if order.order_id != f"{order.account_id}-{order.sequence}":
-        raise ValueError(f"order_id {order.order_id[:64]!r} is not account_id-sequence")
-    return _account(order)
+def _account_of_ordered(received: Any) -> bytes:
+    """The id of an order and of a replace is its account and sequence: no id can ever stand for two."""
+    match received:
+        case CancelRequested():
+            return _account(received)
+        case ReplaceRequested(request_id=id_, sequence=sequence):
+            name = "request_id"
+        case _:
+            received = _understood(received)
+            name, id_, sequence = "order_id", received.order_id, received.sequence
+    if sequence < 1:
+        raise ValueError(f"sequences count from 1, this one is {sequence}")
+    if id_ != f"{received.account_id}-{sequence}":
+        raise ValueError(f"{name} {id_[:64]!r} is not account_id-sequence")
+    return _account(received)
 
 
 def _symbol(value: Any) -> bytes:
@@ -104,8 +128,14 @@ def _commanded(command: Any) -> bytes:
     return _SUBJECTS[type(command)](command)
 
 
-def _order_id(received: Any) -> str:
-    return str(_understood(received).order_id)
+def _ordered_id(received: Any) -> str:
+    match received:
+        case CancelRequested(order_id=order_id, request_id=request_id):
+            return f"{order_id}/cancel/{request_id}"
+        case ReplaceRequested(request_id=request_id):
+            return str(request_id)
+        case _:
+            return str(_understood(received).order_id)
 
 
 def _understood(received: OrderReceived | OrderNotUnderstood) -> OrderReceived:
@@ -129,10 +159,11 @@ MARKET_ALERTS = TopicSpec("market-alerts", JsonCodec(MarketDataAlert), _symbol)
 PRICES = TopicSpec("prices", JsonCodec(PriceUpdated), _symbol, config=IN_FORCE)
 ORDERS = TopicSpec(
     "orders",
-    JsonCodec[OrderReceived | OrderNotUnderstood](OrderReceived),
-    _account_of_new_order,
+    JsonCodec[Ordered](OrderReceived, CancelRequested, ReplaceRequested),
+    _account_of_ordered,
     edge=True,
-    id_of=_order_id,
+    id_of=_ordered_id,
+    protects=CANCELS,
     config={**BROKER_CLOCK, **LARGE},
 )
 RISK_LIMITS = TopicSpec(
@@ -170,21 +201,45 @@ RESTRICTED_LIST = TopicSpec("restricted-list", JsonCodec(RestrictionInForce), _s
 HALTS = TopicSpec("halts", JsonCodec(HaltInForce), _scope, config=IN_FORCE)
 RISK_DECISIONS = TopicSpec(
     "risk-decisions",
-    JsonCodec[RiskDecision](OrderRiskApproved, OrderRiskRejected),
-    _account_of_order,
+    JsonCodec[RiskDecision](
+        OrderRiskApproved,
+        OrderRiskRejected,
+        CancelAccepted,
+        CancelRefused,
+        ReplaceRiskApproved,
+        ReplaceRiskRejected,
+    ),
+    _account_decided,
+    protects=CANCELS,
     config=BROKER_CLOCK,
 )
 RISK_ALERTS = TopicSpec("risk-alerts", JsonCodec(RiskLimitBreached), _account)
 COMPLIANCE_DECISIONS = TopicSpec(
     "compliance-decisions",
-    JsonCodec[ComplianceDecision](OrderComplianceApproved, OrderComplianceRejected),
-    _account_of_order,
+    JsonCodec[ComplianceDecision](
+        OrderComplianceApproved,
+        OrderComplianceRejected,
+        CancelAccepted,
+        ReplaceComplianceApproved,
+        ReplaceComplianceRejected,
+    ),
+    _account_decided,
+    protects=CANCELS,
     config=BROKER_CLOCK,
 )
 EXECUTIONS = TopicSpec(
     "executions",
     JsonCodec[Execution](
-        OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld
+        OrderAcknowledged,
+        TradeExecuted,
+        OrderCancelled,
+        OrderExpired,
+        VenueRejected,
+        OrderReplaced,
+        CancelRejected,
+        ReplaceRejected,
+        OrderWithheld,
+        ReplaceWithheld,
     ),
     _account,
     config=BROKER_CLOCK,

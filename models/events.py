@@ -6,6 +6,7 @@
 from typing import NamedTuple
 
 from models.reasons import (
+    CancelReasonText,
     ComplianceReasonText,
     MarketDataFaultText,
     RiskReasonText,
@@ -22,6 +23,7 @@ from models.values import (
     IsoDate,
     LiquidityText,
     PartyStatus,
+    RequestId,
     Side,
     Symbol,
     TimeInForce,
@@ -57,6 +59,36 @@ class OrderNotUnderstood(NamedTuple):
     unknown_fields: tuple[str, ...]
 
 
+class CancelRequested(Frozen):
+    """A client wants what is open of an order cancelled. Topic `orders`, key account.
+
+    It never waits behind a quarantine and takes no number of the account. `request_id` is the client's own;
+    asked for twice, the order is still cancelled once.
+    """
+
+    request_id: RequestId
+    account_id: AccountId
+    order_id: str
+    submitted_at_ms: int
+
+
+class ReplaceRequested(Frozen):
+    """A client wants another quantity and price for an order that is open. Topic `orders`, key account.
+
+    `sequence` is one of the account's, as an order's, and `request_id` is `<account_id>-<sequence>`.
+    `quantity_lots` is the new total: what is filled counts towards it. Numbers may be absurd: risk refuses
+    them.
+    """
+
+    request_id: str
+    account_id: AccountId
+    sequence: Int64
+    order_id: str
+    quantity_lots: int
+    price_ticks: int
+    submitted_at_ms: int
+
+
 class OrderRiskApproved(Frozen):
     """Within every limit; its worst-case exposure is reserved until the order ends.
 
@@ -88,6 +120,58 @@ class OrderRiskRejected(Frozen):
     detail: str = ""
 
 
+class CancelAccepted(Frozen):
+    """A cancel on its way to the venue. Risk lets every one pass whose order may be open; so does compliance.
+
+    Topics `risk-decisions` and, as it is, `compliance-decisions`. `number` counts the account's cancels from
+    1: the venue knows it as `<account_id>-c<number>`.
+    """
+
+    request: CancelRequested
+    number: int
+    symbol: str
+    side: Side
+
+    @property
+    def cancel_id(self) -> str:
+        return f"{self.request.account_id}-c{self.number}"
+
+
+class CancelRefused(Frozen):
+    """There is nothing to cancel. `source` is where the request stands: topic/partition/offset."""
+
+    request: CancelRequested
+    reason: CancelReasonText
+    source: str
+
+
+class ReplaceRiskApproved(Frozen):
+    """Within every limit; until it is answered the larger of the old and the new order is reserved.
+
+    The other fields are those of `OrderRiskApproved`.
+    """
+
+    request: ReplaceRequested
+    symbol: str
+    side: Side
+    reference_price_ticks: int
+    reference_tick_sequence: int
+    reference_tick_epoch: int
+    price_age_ms: int
+    limits_version: int
+    received_at_ms: int
+    decided_at_ms: int
+
+
+class ReplaceRiskRejected(Frozen):
+    """Refused by risk: the order stays as it is. `source` and `detail` as in `OrderRiskRejected`."""
+
+    request: ReplaceRequested
+    reason: RiskReasonText
+    source: str
+    detail: str = ""
+
+
 class RiskLimitBreached(Frozen):
     """An alert for people: an order would have broken a limit. Topic `risk-alerts`, key account."""
 
@@ -106,6 +190,21 @@ class OrderComplianceRejected(Frozen):
     """Refused by compliance: terminal; risk releases the reservation."""
 
     order: OrderReceived
+    reason: ComplianceReasonText
+
+
+class ReplaceComplianceApproved(Frozen):
+    """May be sent to the venue."""
+
+    request: ReplaceRequested
+    symbol: str
+    side: Side
+
+
+class ReplaceComplianceRejected(Frozen):
+    """Refused by compliance: the order stays as it is; risk releases what was reserved for the new one."""
+
+    request: ReplaceRequested
     reason: ComplianceReasonText
 
 
@@ -149,9 +248,14 @@ class TradeExecuted(VenueReport):
 
 
 class OrderCancelled(VenueReport):
-    """The rest of the order was cancelled: terminal. `cancelled_lots` were still open."""
+    """The rest of the order was cancelled: terminal. `cancelled_lots` were still open.
+
+    `request_id` is the cancel that asked for it (`CancelAccepted.cancel_id`); None: the venue did it by
+    itself.
+    """
 
     cancelled_lots: int
+    request_id: str | None = None
 
 
 class OrderExpired(VenueReport):
@@ -167,6 +271,32 @@ class VenueRejected(VenueReport):
     rejected_lots: int
 
 
+class OrderReplaced(VenueReport):
+    """The order has another quantity and price; `leaves_lots` of it are open, 0 ends it as filled.
+
+    `quantity_lots` is the total, what is filled included.
+    """
+
+    request_id: str
+    quantity_lots: int
+    price_ticks: int
+    leaves_lots: int
+
+
+class CancelRejected(VenueReport):
+    """The venue refused a cancel: the order goes on as it was, or is over already."""
+
+    request_id: str
+    reason: VenueReasonText
+
+
+class ReplaceRejected(VenueReport):
+    """The venue refused a replace: the order goes on as it was, or is over already."""
+
+    request_id: str
+    reason: VenueReasonText
+
+
 class OrderWithheld(Frozen):
     """Ours, not the venue's: an approved order that was never sent, by a last look. Terminal.
 
@@ -179,6 +309,21 @@ class OrderWithheld(Frozen):
     side: Side
     reason: WithheldReasonText
     withheld_lots: int
+    looked_at_ms: int
+
+
+class ReplaceWithheld(Frozen):
+    """Ours, not the venue's: an approved replace that was never sent, by a last look. The order stays.
+
+    Topic `executions`, key account. `looked_at_ms` is the worker's time.
+    """
+
+    order_id: str
+    account_id: str
+    symbol: str
+    side: Side
+    request_id: str
+    reason: WithheldReasonText
     looked_at_ms: int
 
 
@@ -301,12 +446,37 @@ class HaltInForce(Frozen):
     why: str = ""
 
 
-AnyVenueReport = OrderAcknowledged | TradeExecuted | OrderCancelled | OrderExpired | VenueRejected
-Execution = AnyVenueReport | OrderWithheld
-"""What stands on `executions`: the venue's reports, and our own word that an order was never sent."""
+AnyVenueReport = (
+    OrderAcknowledged
+    | TradeExecuted
+    | OrderCancelled
+    | OrderExpired
+    | VenueRejected
+    | OrderReplaced
+    | CancelRejected
+    | ReplaceRejected
+)
+Execution = AnyVenueReport | OrderWithheld | ReplaceWithheld
+"""What stands on `executions`: the venue's reports, and our own word that something was never sent."""
 
-RiskDecision = OrderRiskApproved | OrderRiskRejected
-ComplianceDecision = OrderComplianceApproved | OrderComplianceRejected
+Ordered = OrderReceived | OrderNotUnderstood | CancelRequested | ReplaceRequested
+"""What stands on `orders`."""
+
+RiskDecision = (
+    OrderRiskApproved
+    | OrderRiskRejected
+    | CancelAccepted
+    | CancelRefused
+    | ReplaceRiskApproved
+    | ReplaceRiskRejected
+)
+ComplianceDecision = (
+    OrderComplianceApproved
+    | OrderComplianceRejected
+    | CancelAccepted
+    | ReplaceComplianceApproved
+    | ReplaceComplianceRejected
+)
 
 OrderEvent = RiskDecision | ComplianceDecision | Execution
 """What is said of an order after it has come."""

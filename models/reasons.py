@@ -20,6 +20,10 @@ class RiskReason(StrEnum):
     ACCOUNT_SUSPENDED = "account_suspended"
     HALTED = "halted"
     KILL_SWITCH_ON = "kill_switch_on"
+    UNKNOWN_ORDER = "unknown_order"
+    ORDER_ENDED = "order_ended"
+    CANCEL_PENDING = "cancel_pending"
+    REPLACE_PENDING = "replace_pending"
     UNKNOWN_INSTRUMENT = "unknown_instrument"
     INSTRUMENT_NOT_TRADABLE = "instrument_not_tradable"
     INSTRUMENT_CHANGED = "instrument_changed"
@@ -38,8 +42,18 @@ class RiskReason(StrEnum):
     GROSS_EXPOSURE_LIMIT = "gross_exposure_limit"
 
 
+class CancelReason(StrEnum):
+    """Why there is nothing to cancel, first match wins. FIX 4.4's CxlRejReason: 1, 0, 3."""
+
+    UNKNOWN_ORDER = "unknown_order"
+    ORDER_ENDED = "order_ended"
+    CANCEL_PENDING = "cancel_pending"
+
+
 class ComplianceReason(StrEnum):
     """Refusals of the compliance service, first match wins."""
+
+    ORDER_ENDED = "order_ended"
 
     RESTRICTED_INSTRUMENT = "restricted_instrument"
     DUPLICATE_ORDER = "duplicate_order"
@@ -53,11 +67,18 @@ class VenueReason(StrEnum):
     PRICE_OUT_OF_BAND = "price_out_of_band"
     MARKET_CLOSED = "market_closed"
     REJECTED_ON_DEMAND = "rejected_on_demand"
+    UNKNOWN_ORDER = "unknown_order"
+    ORDER_ENDED = "order_ended"
 
 
 class WithheldReason(StrEnum):
-    """Why an approved order does not leave for the venue, first match wins."""
+    """Why an approved order or replace does not leave for the venue, first match wins.
 
+    CANCEL_REQUESTED withholds an order that had not left when its cancel came; ORDER_ENDED is of replaces.
+    """
+
+    CANCEL_REQUESTED = "cancel_requested"
+    ORDER_ENDED = "order_ended"
     ACCOUNT_SUSPENDED = "account_suspended"
     HALTED = "halted"
     KILL_SWITCH_ON = "kill_switch_on"
@@ -80,6 +101,7 @@ class MarketDataFault(StrEnum):
 _KNOWN_FIRST = Field(union_mode="left_to_right")
 
 RiskReasonText = Annotated[RiskReason | str, _KNOWN_FIRST]
+CancelReasonText = Annotated[CancelReason | str, _KNOWN_FIRST]
 ComplianceReasonText = Annotated[ComplianceReason | str, _KNOWN_FIRST]
 VenueReasonText = Annotated[VenueReason | str, _KNOWN_FIRST]
 WithheldReasonText = Annotated[WithheldReason | str, _KNOWN_FIRST]

@@ -18,6 +18,7 @@ LOTS_MAX = 10**15
 """More than that the venue does not take in one order, and no limit allows."""
 
 AccountId = Annotated[str, Field(min_length=1, max_length=256)]
+RequestId = Annotated[str, Field(min_length=1, max_length=256)]
 Symbol = Annotated[str, Field(min_length=1, max_length=64)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,12}$")]
 IsoDate = Annotated[str, Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")]

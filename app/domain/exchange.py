@@ -26,7 +26,7 @@ from models.events import (
     RestrictionInForce,
 )
 from models.reasons import WithheldReason
-from models.values import Frozen, PartyStatus, State
+from models.values import Frozen, PartyStatus, Side, State
 
 BASIS_POINTS: Final = 10_000
 CLOCK_BEHIND_MS_MAX: Final = 1_000
@@ -83,10 +83,29 @@ class Session(Frozen):
     by_partition: bool = False
 
 
-class Sent(State, frozen=True):
-    """The account's last order that was intended. Table `sent`, key account, written by exchange."""
+class Sent(State, frozen=True, omit_defaults=True):
+    """The account's last order or replace and its last cancel that were taken on. Table `sent`, key account.
+
+    Written by exchange.
+    """
 
     order_sequence_last: int
+    cancel_number_last: int = 0
+
+
+class Request(State, frozen=True):
+    """A cancel or a replace that is not answered yet. Table `requests`, key account/request, by exchange.
+
+    `quantity_lots` (the new total) and `price_ticks` are what a replace asks for; a cancel has None.
+    """
+
+    request_id: str
+    account_id: str
+    order_id: str
+    symbol: str
+    side: Side
+    quantity_lots: int | None = None
+    price_ticks: int | None = None
 
 
 class Controls(Frozen):

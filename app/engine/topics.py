@@ -1,6 +1,6 @@
 """Topics as data: name, key, value types, partitions and retention, declared once by the application."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
 
@@ -40,8 +40,9 @@ class TopicSpec(Generic[V]):
     quarantines its key, since the records behind it may depend on it. `id_of` gives the identity of a value
     of an edge topic, from which the ids of the events made of it derive. With `tombstones` a record without a
     value reaches the agent, with None as its value, which nobody compares with its key; from a global table
-    it removes its key. Without, it is a record that can't be read. A topic that
-    `protects` (kill switches, limits, cancels) never waits behind a quarantine and never causes one.
+    it removes its key. Without, it is a record that can't be read. What
+    `protects` (kill switches, limits, cancels) never waits behind a quarantine and never causes one: all
+    records of the topic, or those of the event types that are named.
     """
 
     name: str
@@ -52,7 +53,14 @@ class TopicSpec(Generic[V]):
     config: Mapping[str, str] = field(default_factory=dict)
     id_of: Callable[[V], str] | None = None
     tombstones: bool = False
-    protects: bool = False
+    protects: bool | frozenset[str] = False
+
+    def passes(self, headers: Iterable[tuple[str, bytes | None]]) -> bool:
+        """Whether a record with these headers passes quarantines."""
+        if isinstance(self.protects, bool):
+            return self.protects
+        event_type = next((value for name, value in headers if name == EVENT_TYPE), None)
+        return event_type is not None and event_type.decode("utf-8", "replace") in self.protects
 
     def __hash__(self) -> int:
         return hash(self.name)

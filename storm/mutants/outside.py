@@ -142,7 +142,7 @@ def kill_switch_waits_for_a_version(patch: Patch) -> None:
 @mutant("I7", *SERVICES, faults=("poison",))
 def kill_switch_waits_behind_a_quarantine(patch: Patch) -> None:
     """What protects is held behind a dead letter of its account like everything else."""
-    patch.setattr(TopicSpec, "protects", property(lambda spec: False, lambda spec, value: None))
+    patch.setattr(TopicSpec, "passes", lambda spec, headers: False)
 
 
 @mutant("I7", "exchange", faults=("poison",))

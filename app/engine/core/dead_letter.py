@@ -4,7 +4,7 @@ The record goes to the dead-letter topic as it came, with headers that tell its 
 is then quarantined: later records of that key follow it there, marked `dead-letter-held-behind`, in order,
 while other keys flow. The quarantine is a table of its own and survives like any other. What nobody can
 depend on holds no key: garbage at the edge, a record on a partition that is not its key's, and poison that
-says so. A topic that `protects` passes a quarantine and never causes one.
+says so. What `TopicSpec.protects` passes a quarantine and never causes one.
 
 What did not come from Kafka (`UnitOfWork.bury`) goes there too: `dead-letter-source` says where from.
 

@@ -145,7 +145,7 @@ class UnitOfWork(Effects, Generic[V]):
             if key not in at_home and (stray := task.stray(key, topic)) is not None:
                 self.make_dead_letter(raw, stray, quarantine=False)
                 continue
-            if some_held and not spec.protects and dead_letters.holds(self, spec, raw):
+            if some_held and not spec.passes(raw.headers) and dead_letters.holds(self, spec, raw):
                 continue
             if batch.poison is not None:
                 holds_key = not isinstance(batch.poison, Poison) or batch.poison.holds_key
@@ -190,7 +190,7 @@ class UnitOfWork(Effects, Generic[V]):
     ) -> None:
         """Make the record a dead letter, and let the service answer it (`App.buried`) in the same commit."""
         spec, task, batch = self._spec, self.task, self.batch
-        quarantine = quarantine and not spec.protects
+        quarantine = quarantine and not spec.passes(raw.headers)
         task.dead_letters.bury(self, spec, raw, error, attempts, quarantine=quarantine)
         if batch is None or not batch.answers:
             return
