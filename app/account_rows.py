@@ -22,7 +22,7 @@ from app.domain.compliance import (
 from app.domain.recent import Recent, RecentOrder
 from app.domain.resting import OpenOrder, Resting
 from app.engine import Table, UnitOfWork
-from models.events import OrderReceived, OrderRiskApproved
+from models.events import OrderReceived, OrderRiskApproved, ReplaceRequested
 
 ACCOUNTS_REMEMBERED_MAX: Final = 10_000
 
@@ -95,11 +95,18 @@ class AccountRows:
         remembered.resting.add(opened)
         self._open_orders[f"{account_id}/{order.order_id}"] = opened
         self._recent[f"{account_id}/{remembered.recent.add(row)}"] = row
-        self._accounts[account_id] = apply_compliance(account, order)
+        self._accounts[account_id] = apply_compliance(account, order.sequence)
 
-    def reject(self, account: ComplianceAccount, order: OrderReceived) -> None:
-        """Of an order that was rejected only its sequence is kept."""
-        self._accounts[order.account_id] = apply_compliance(account, order)
+    def judged(self, account: ComplianceAccount, about: OrderReceived | ReplaceRequested) -> None:
+        """Keep the number of a replace, and of an order that was rejected: all that is kept of that."""
+        self._accounts[about.account_id] = apply_compliance(account, about.sequence)
+
+    def change(self, account_id: str, order_id: str, before: OpenOrder, after: OpenOrder) -> None:
+        """Keep what has changed of an open order."""
+        resting = self._edit(account_id).resting
+        resting.remove(before)
+        resting.add(after)
+        self._open_orders[f"{account_id}/{order_id}"] = after
 
     def end(self, account_id: str, account: ComplianceAccount, order_id: str, ended: OpenOrder) -> None:
         """Forget an open order; `account` is what is left."""

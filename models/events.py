@@ -446,16 +446,13 @@ class HaltInForce(Frozen):
     why: str = ""
 
 
-AnyVenueReport = (
-    OrderAcknowledged
-    | TradeExecuted
-    | OrderCancelled
-    | OrderExpired
-    | VenueRejected
-    | OrderReplaced
-    | CancelRejected
-    | ReplaceRejected
-)
+OrderReport = OrderAcknowledged | TradeExecuted | OrderCancelled | OrderExpired | VenueRejected
+"""What the venue says of an order by itself."""
+
+RequestReport = OrderReplaced | CancelRejected | ReplaceRejected
+"""What the venue answers to a cancel or a replace, besides OrderCancelled."""
+
+AnyVenueReport = OrderReport | RequestReport
 Execution = AnyVenueReport | OrderWithheld | ReplaceWithheld
 """What stands on `executions`: the venue's reports, and our own word that something was never sent."""
 

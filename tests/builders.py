@@ -179,6 +179,7 @@ def a_reservation(**changed: Any) -> Reservation:
         "side": "buy",
         "price_ticks": PRICE_TICKS,
         "open_lots": 10,
+        "quantity_lots": 10,
     }
     reservation |= changed
     return Reservation(**(reservation | {"side": Side(reservation["side"])}))

@@ -5,23 +5,33 @@ Only approved orders count: one that was refused never reached the market, so th
 
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from app.domain.errors import InvariantBroken
 from app.domain.fills import sequence_of
 from app.domain.lifecycle import ends
 from app.domain.recent import DUPLICATE_WITHIN_MS, Recent, RecentOrder
 from app.domain.resting import BUY, OpenOrder, Resting
 from models.events import (
+    CancelRejected,
     Execution,
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderReceived,
+    OrderReplaced,
     OrderRiskApproved,
     OrderWithheld,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+    ReplaceRejected,
+    ReplaceRequested,
+    ReplaceRiskApproved,
+    ReplaceWithheld,
     RestrictionInForce,
     VenueReport,
 )
 from models.reasons import ComplianceReason
-from models.values import State, TimeInForce, maker
+from models.values import Side, State, TimeInForce, maker
 
 IOC: Final = TimeInForce.IOC  # found faster
 
@@ -85,21 +95,53 @@ def decide_compliance(
         return OrderComplianceRejected(order=order, reason=ComplianceReason.RESTRICTED_INSTRUMENT)
     if repeats(approval, remembered.recent.get(_kind(order))):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.DUPLICATE_ORDER)
-    resting = remembered.resting
-    best_ticks = resting.best_sell(order.symbol) if order.side is BUY else resting.best_buy(order.symbol)
-    if best_ticks is not None and crosses(order, best_ticks):
+    if matches_own(order.symbol, order.side, order.price_ticks, remembered.resting):
         return OrderComplianceRejected(order=order, reason=ComplianceReason.SELF_MATCH)
     return _approved(order=order)
 
 
-def is_judged(account: ComplianceAccount, approval: OrderRiskApproved) -> bool:
-    """Whether the approval has come before: then it is not judged again."""
-    return approval.order.sequence <= account.last_sequence
+def decide_replace(
+    approval: ReplaceRiskApproved,
+    opened: OpenOrder | None,
+    remembered: Remembered,
+    restriction: RestrictionInForce | None,
+    *,
+    is_restriction_unreadable: bool = False,
+) -> ReplaceComplianceApproved | ReplaceComplianceRejected:
+    """Judge a replace that risk approved, by the rules of an order but the one for duplicates.
+
+    `opened` is the order's row, None once it has ended.
+    """
+    request = approval.request
+    reason = None
+    if opened is None:
+        reason = ComplianceReason.ORDER_ENDED
+    elif is_restriction_unreadable or (restriction is not None and restriction.restricted):
+        reason = ComplianceReason.RESTRICTED_INSTRUMENT
+    elif matches_own(approval.symbol, approval.side, request.price_ticks, remembered.resting):
+        reason = ComplianceReason.SELF_MATCH
+    if reason is not None:
+        return ReplaceComplianceRejected(request=request, reason=reason)
+    return ReplaceComplianceApproved(request=request, symbol=approval.symbol, side=approval.side)
 
 
-def apply_compliance(account: ComplianceAccount, order: OrderReceived) -> ComplianceAccount:
-    """Fold a decision in, whatever it was: the order is the last judged."""
-    return ComplianceAccount(last_sequence=order.sequence, last_venue_sequence=account.last_venue_sequence)
+def matches_own(symbol: str, side: Side, price_ticks: int, resting: Resting) -> bool:
+    """Whether the price meets that of an order of the other side which the account has."""
+    if side is BUY:
+        best_ticks = resting.best_sell(symbol)
+        return best_ticks is not None and price_ticks >= best_ticks
+    best_ticks = resting.best_buy(symbol)
+    return best_ticks is not None and price_ticks <= best_ticks
+
+
+def is_judged(account: ComplianceAccount, sequence: int) -> bool:
+    """Whether the approval with this number has come before: then it is not judged again."""
+    return sequence <= account.last_sequence
+
+
+def apply_compliance(account: ComplianceAccount, sequence: int) -> ComplianceAccount:
+    """Fold a decision in, whatever it was: the order or replace is the last judged."""
+    return ComplianceAccount(last_sequence=sequence, last_venue_sequence=account.last_venue_sequence)
 
 
 def open_order(order: OrderReceived) -> OpenOrder:
@@ -124,10 +166,13 @@ def is_repeat(account: ComplianceAccount, opened: OpenOrder | None, event: Execu
     """Whether the report has come before, and its order, `opened`, has ended since: then it changes nothing.
 
     The venue numbers the reports of an account without going back. OrderWithheld has no number: it is a
-    repeat if it ends an order that was judged and is not open.
+    repeat if it ends an order that was judged and is not open. What became of a request may come after the
+    order's end.
     """
     if opened is not None:
         return False
+    if isinstance(event, CancelRejected | ReplaceRejected | ReplaceWithheld):
+        return True
     if isinstance(event, OrderWithheld):
         return sequence_of(event) <= account.last_sequence
     return isinstance(event, VenueReport) and event.venue_sequence <= account.last_venue_sequence
@@ -146,12 +191,27 @@ def apply_execution(
             f"which compliance does not know as open"
         )
     if not ends(event):
-        return account, opened
+        return account, _answered(opened, event)
     if isinstance(event, VenueReport):
         account = ComplianceAccount(
             last_sequence=account.last_sequence, last_venue_sequence=event.venue_sequence
         )
     return account, None
+
+
+def _answered(opened: OpenOrder, event: Execution) -> OpenOrder:
+    """The row with the replace answered that it waits for; as it is if the event does not do that."""
+    if not isinstance(event, OrderReplaced | ReplaceRejected | ReplaceWithheld):
+        return opened
+    if event.request_id != opened.replace_id:
+        return opened
+    price_ticks = event.price_ticks if isinstance(event, OrderReplaced) else opened.price_ticks
+    return replace(opened, price_ticks=price_ticks, replace_id=None, replace_price_ticks=0)
+
+
+def replacing(opened: OpenOrder, request: ReplaceRequested) -> OpenOrder:
+    """The row while the replace is on its way."""
+    return replace(opened, replace_id=request.request_id, replace_price_ticks=request.price_ticks)
 
 
 class Moved(NamedTuple):
@@ -198,10 +258,3 @@ def repeats(approval: OrderRiskApproved, recent: RecentOrder | None) -> bool:
         and recent.order_id != approval.order.order_id
         and abs(received_at_ms(approval) - recent.at_ms) <= DUPLICATE_WITHIN_MS
     )
-
-
-def crosses(order: OrderReceived, resting_ticks: int) -> bool:
-    """Whether the order meets one of the other side that rests at this price."""
-    if order.side is BUY:
-        return order.price_ticks >= resting_ticks
-    return order.price_ticks <= resting_ticks

@@ -1,21 +1,24 @@
 """What a report leaves open of an order, checked against what was open before it."""
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from app.domain.errors import InvariantBroken
 from models.events import (
-    Execution,
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
+    OrderReport,
     OrderWithheld,
+    ReplaceWithheld,
     TradeExecuted,
     VenueRejected,
     VenueReport,
 )
 
+DIGITS_MAX: Final = 20
 
-def open_lots_after(report: Execution, open_lots: int) -> int:
+
+def open_lots_after(report: OrderReport | OrderWithheld, open_lots: int) -> int:
     """Return the lots still open after `report`; 0 means that it ended the order.
 
     Raises InvariantBroken when the report's own lots do not fit `open_lots`: a fill of more than is open, an
@@ -43,20 +46,28 @@ def open_lots_after(report: Execution, open_lots: int) -> int:
     return left_lots
 
 
-def sequence_of(event: OrderWithheld) -> int:
+def number_of(account_id: str, order_id: str) -> int | None:
+    """The number that an order's id ends with; None for an id that is not `<account_id>-<sequence>`."""
+    account, _, number = order_id.rpartition("-")
+    is_number = number.isascii() and number.isdigit() and len(number) < DIGITS_MAX
+    return int(number) if account == account_id and is_number else None
+
+
+def sequence_of(event: OrderWithheld | ReplaceWithheld) -> int:
     """The sequence of the order, which its id ends with.
 
     Raises InvariantBroken for an id that is not `<account_id>-<sequence>`.
     """
-    try:
-        return int(event.order_id.removeprefix(f"{event.account_id}-"))
-    except ValueError:
+    number = number_of(event.account_id, event.order_id)
+    if number is None:
         raise InvariantBroken(
-            f"OrderWithheld of {event.order_id[:64]!r}, no order id of account {event.account_id[:64]!r}"
-        ) from None
+            f"{type(event).__name__} of {event.order_id[:64]!r}, no order id of account "
+            f"{event.account_id[:64]!r}"
+        )
+    return number
 
 
-def _contradiction(report: Execution, open_lots: int) -> InvariantBroken:
+def _contradiction(report: OrderReport | OrderWithheld, open_lots: int) -> InvariantBroken:
     number = f" {report.venue_sequence}" if isinstance(report, VenueReport) else ""
     return InvariantBroken(
         f"{type(report).__name__}{number} of order {report.order_id} "

@@ -1,13 +1,16 @@
-"""The life of an order: one table of which event takes it from which state to which.
+"""The life of an order: which event takes it from which state to which, and what is asked of it meanwhile.
 
-Whoever asks whether an order is over, or whether an event may come now, asks here.
+Whoever asks whether an order is over, whether an event may come now, or whether it may be cancelled or
+replaced, asks here. What is asked and not answered (`Pending`) goes on beside what is filled (`OrderState`):
+a fill may come while a cancel is pending. Of both together the pending one is shown (`shown`), as in FIX 4.4,
+volume 4, appendix D.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from models.events import Execution, OrderEvent, TradeExecuted
+from models.events import Execution, OrderEvent, OrderReplaced, TradeExecuted
 
 
 class OrderState(StrEnum):
@@ -27,8 +30,18 @@ class OrderState(StrEnum):
     WITHHELD = "withheld"
 
 
+class Pending(StrEnum):
+    """What is asked of an order and not answered. One replace at a time, and a cancel on top of it."""
+
+    NOTHING = "nothing"
+    REPLACE = "pending replace"
+    CANCEL = "pending cancel"
+    BOTH = "pending cancel and replace"
+
+
 LAST_FILL: Final = "TradeExecuted, nothing left"
-"""A fill is of two kinds: whether it leaves anything open."""
+REPLACED_AS_FILLED: Final = "OrderReplaced, nothing left"
+"""A fill and a replace are of two kinds each: whether they leave anything open."""
 
 _NEW, _APPROVED, _PENDING, _OPEN, _PARTLY, *_ = OrderState
 
@@ -46,14 +59,39 @@ TRANSITIONS: Final[Mapping[OrderState, Mapping[str, OrderState]]] = {
         "OrderCancelled": OrderState.CANCELLED,
         "OrderExpired": OrderState.EXPIRED,
         "VenueRejected": OrderState.REJECTED,
+        "OrderReplaced": _OPEN,
     },
     _PARTLY: {
         "TradeExecuted": _PARTLY,
         LAST_FILL: OrderState.FILLED,
         "OrderCancelled": OrderState.CANCELLED,
         "OrderExpired": OrderState.EXPIRED,
+        "OrderReplaced": _PARTLY,
+        REPLACED_AS_FILLED: OrderState.FILLED,
     },
 }
+
+_REPLACE_ANSWERED: Final = (
+    "OrderReplaced",
+    REPLACED_AS_FILLED,
+    "ReplaceRejected",
+    "ReplaceWithheld",
+    "ReplaceComplianceRejected",
+)
+
+REQUESTS: Final[Mapping[Pending, Mapping[str, Pending]]] = {
+    Pending.NOTHING: {"CancelAccepted": Pending.CANCEL, "ReplaceRiskApproved": Pending.REPLACE},
+    Pending.REPLACE: {
+        "CancelAccepted": Pending.BOTH,
+        **dict.fromkeys(_REPLACE_ANSWERED, Pending.NOTHING),
+    },
+    Pending.CANCEL: {"CancelRejected": Pending.NOTHING},
+    Pending.BOTH: {
+        "CancelRejected": Pending.REPLACE,
+        **dict.fromkeys(_REPLACE_ANSWERED, Pending.CANCEL),
+    },
+}
+"""What asks and what answers. An order's end answers the rest: nothing is pending of what is over."""
 
 ENDS: Final = frozenset(OrderState) - TRANSITIONS.keys()
 """The states in which an order is over."""
@@ -75,14 +113,24 @@ ENDED_UNFILLED: Final = frozenset(
 
 def kind_of(event: OrderEvent) -> str:
     """The name of an event in the table."""
-    if isinstance(event, TradeExecuted) and event.leaves_lots == 0:
-        return LAST_FILL
+    if isinstance(event, TradeExecuted | OrderReplaced) and event.leaves_lots == 0:
+        return LAST_FILL if isinstance(event, TradeExecuted) else REPLACED_AS_FILLED
     return type(event).__name__
 
 
 def state_after(state: OrderState, event: OrderEvent) -> OrderState | None:
     """The state that an event leads to; None when it can't come in this one."""
     return TRANSITIONS.get(state, {}).get(kind_of(event))
+
+
+def pending_after(pending: Pending, kind: str) -> Pending | None:
+    """What is pending after an event of that name; None when it neither may be asked now nor answers."""
+    return REQUESTS[pending].get(kind)
+
+
+def shown(state: OrderState, pending: Pending) -> str:
+    """The state that people are shown."""
+    return state.value if state in ENDS or pending is Pending.NOTHING else pending.value
 
 
 def ends(event: Execution) -> bool:

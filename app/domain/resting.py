@@ -10,16 +10,19 @@ SPARE_PRICES: Final = 8
 """So many prices that are gone may stay in a heap beside as many as are there."""
 
 
-class OpenOrder(State, frozen=True):
+class OpenOrder(State, frozen=True, omit_defaults=True):
     """An approved order that has not ended. Table `open_orders`, key account/order, written by compliance.
 
-    `rests` is False for one that can't wait in the book.
+    `rests` is False for one that can't wait in the book. While the replace `replace_id` is not answered, it
+    may rest at `replace_price_ticks` as well.
     """
 
     symbol: str
     side: Side
     price_ticks: int
     rests: bool
+    replace_id: str | None = None
+    replace_price_ticks: int = 0
 
 
 class Resting:
@@ -37,20 +40,16 @@ class Resting:
 
     def add(self, order: OpenOrder) -> None:
         if order.rests:
-            side, rank = self._place(order)
-            prices = side.get(order.symbol)
-            if prices is None:
-                prices = side[order.symbol] = _Prices()
-            prices.add(rank)
+            self._add(order.symbol, order.side, order.price_ticks)
+            if order.replace_id is not None:
+                self._add(order.symbol, order.side, order.replace_price_ticks)
 
     def remove(self, order: OpenOrder) -> None:
         """Take out an order that was added; KeyError for another one."""
         if order.rests:
-            side, rank = self._place(order)
-            prices = side[order.symbol]
-            prices.remove(rank)
-            if prices.are_gone:
-                del side[order.symbol]
+            self._remove(order.symbol, order.side, order.price_ticks)
+            if order.replace_id is not None:
+                self._remove(order.symbol, order.side, order.replace_price_ticks)
 
     def best_buy(self, symbol: str) -> int | None:
         """The highest price at which an order to buy rests."""
@@ -62,9 +61,23 @@ class Resting:
         prices = self._sells.get(symbol)
         return None if prices is None else prices.first()
 
-    def _place(self, order: OpenOrder) -> tuple[dict[str, "_Prices"], int]:
-        """The side of an order, and its price there: the lower the better."""
-        return (self._buys, -order.price_ticks) if order.side is BUY else (self._sells, order.price_ticks)
+    def _add(self, symbol: str, side: Side, price_ticks: int) -> None:
+        orders, rank = self._place(side, price_ticks)
+        prices = orders.get(symbol)
+        if prices is None:
+            prices = orders[symbol] = _Prices()
+        prices.add(rank)
+
+    def _remove(self, symbol: str, side: Side, price_ticks: int) -> None:
+        orders, rank = self._place(side, price_ticks)
+        prices = orders[symbol]
+        prices.remove(rank)
+        if prices.are_gone:
+            del orders[symbol]
+
+    def _place(self, side: Side, price_ticks: int) -> tuple[dict[str, "_Prices"], int]:
+        """The orders of a side, and a price there: the lower the better."""
+        return (self._buys, -price_ticks) if side is BUY else (self._sells, price_ticks)
 
 
 class _Prices:

@@ -8,8 +8,11 @@ comes again changes nothing: `is_repeat` tells it.
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from app.domain.errors import InvariantBroken
 from app.domain.fills import open_lots_after, sequence_of
+from app.domain.lifecycle import Pending
 from app.domain.profit import Profit, booked, rescaled
 from app.domain.reference import Known, Reference, halted_by, untradable
 from models.commands import SetRiskLimits
@@ -19,10 +22,13 @@ from models.events import (
     InstrumentListed,
     OrderComplianceRejected,
     OrderReceived,
+    OrderReport,
     OrderRiskApproved,
     OrderRiskRejected,
     OrderWithheld,
     PriceUpdated,
+    ReplaceRequested,
+    RiskDecision,
     TradeExecuted,
     VenueReport,
 )
@@ -87,8 +93,9 @@ class AccountRisk(State, frozen=True, omit_defaults=True):
 
     `last_sequence` is None until the first order. `last_approved_sequence` is None only in books of the
     release that did not keep it. `last_venue_sequence` and `last_compliance_sequence` are those of the last
-    report that moved lots and of the last rejection by compliance: what is not above them is a repeat.
-    A holding stays when it is flat: there are no more of them than instruments.
+    report that changed something and of the last rejection by compliance: what is not above them is a repeat.
+    `cancels` is how many have been accepted. A holding stays when it is flat: there are no more of them than
+    instruments.
     """
 
     holdings: dict[str, Holding]
@@ -97,6 +104,7 @@ class AccountRisk(State, frozen=True, omit_defaults=True):
     last_approved_sequence: int | None = None
     last_venue_sequence: int = 0
     last_compliance_sequence: int = 0
+    cancels: int = 0
 
     def holding(self, symbol: str) -> Holding:
         return self.holdings.get(symbol, NOTHING_HELD)
@@ -109,14 +117,42 @@ class AccountRisk(State, frozen=True, omit_defaults=True):
         return self.last_sequence or 0
 
 
-class Reservation(State, frozen=True):
-    """What one approved order still holds. Table `reservations`, key account/order, written by risk."""
+class PendingReplace(State, frozen=True):
+    """A replace that is approved and not answered: the new total quantity and the new price."""
+
+    request_id: str
+    quantity_lots: int
+    price_ticks: int
+
+
+class Reservation(State, frozen=True, omit_defaults=True):
+    """What one approved order still holds. Table `reservations`, key account/order, written by risk.
+
+    `quantity_lots` is its total, what is filled included; None for what the release approved that did not
+    keep it. `cancel_id` is the cancel that is not answered yet, `replace` the replace.
+    """
 
     order_id: str
     symbol: str
     side: Side
     price_ticks: int
     open_lots: int
+    quantity_lots: int | None = None
+    cancel_id: str | None = None
+    replace: PendingReplace | None = None
+
+    @property
+    def pending(self) -> Pending:
+        if self.replace is None:
+            return Pending.NOTHING if self.cancel_id is None else Pending.CANCEL
+        return Pending.REPLACE if self.cancel_id is None else Pending.BOTH
+
+    @property
+    def more_lots(self) -> int:
+        """What a pending replace asks for beyond the order as it is: reserved until it is answered."""
+        if self.replace is None or self.quantity_lots is None:
+            return 0
+        return max(0, self.replace.quantity_lots - self.quantity_lots)
 
 
 class Refusal(NamedTuple):
@@ -149,13 +185,55 @@ def decide_risk(
     those of SEC rule 15c3-5(c)(1): credit and capital thresholds before entry, and price and size parameters
     order by order.
     """
-    (accounts, _), (instruments, unreadable_instruments), _, (prices, unreadable_prices) = reference
-    registered = accounts.get(order.account_id)
+    registered = reference.accounts.values.get(order.account_id)
     if limits is None or registered is None:
         return Refusal(RiskReason.UNKNOWN_ACCOUNT)
-    refusal = _account_refusal(order, account, limits, registered, reference, unknown_fields)
+    refusal = account_refusal(order, account, limits, registered, reference, unknown_fields)
     if refusal is not None:
         return refusal
+    price = judge_terms(
+        order,
+        received_at_ms=received_at_ms,
+        decided_at_ms=decided_at_ms,
+        account=account,
+        limits=limits,
+        registered=registered,
+        reference=reference,
+        open_orders=account.open_orders,
+        more_lots=order.quantity_lots,
+    )
+    if isinstance(price, Refusal):
+        return price
+    return _approval(
+        order=order,
+        reference_price_ticks=price.price_ticks,
+        reference_tick_sequence=price.tick_sequence,
+        price_age_ms=price_age_ms(price, decided_at_ms),
+        limits_version=limits.version,
+        reference_tick_epoch=price.epoch,
+        received_at_ms=received_at_ms,
+        decided_at_ms=decided_at_ms,
+    )
+
+
+def judge_terms(
+    order: OrderReceived,
+    *,
+    received_at_ms: int,
+    decided_at_ms: int,
+    account: AccountRisk,
+    limits: SetRiskLimits,
+    registered: AccountRegistered,
+    reference: Reference,
+    open_orders: int,
+    more_lots: int | None,
+) -> PriceUpdated | Refusal:
+    """Judge what an account wants to have at the venue; returns the price it was judged by.
+
+    `open_orders` are the account's others, `more_lots` what the order would add to the lots that are open;
+    None: nothing that could cost more than what is open already.
+    """
+    _, (instruments, unreadable_instruments), _, (prices, unreadable_prices) = reference
     symbol = order.symbol
     listed = instruments.get(symbol)
     if listed is None or symbol in unreadable_instruments:
@@ -169,24 +247,19 @@ def decide_risk(
     price = prices.get(symbol)
     if price is None or price.scale != listed.scale or symbol in unreadable_prices:
         return Refusal(RiskReason.NO_PRICE)
-    price_age_ms = decided_at_ms - price.observed_at_ms if decided_at_ms > price.observed_at_ms else 0
-    if price_age_ms > limits.price_age_ms_max:
+    if price_age_ms(price, decided_at_ms) > limits.price_age_ms_max:
         return Refusal(RiskReason.STALE_PRICE)
-    refusal = _limit_refusal(
-        order, limits, account.open_orders, listed.instrument, price
-    ) or exposure_refusal(order, limits, account, holding, listed.instrument, price, reference)
-    if refusal is not None:
-        return refusal
-    return _approval(
-        order=order,
-        reference_price_ticks=price.price_ticks,
-        reference_tick_sequence=price.tick_sequence,
-        price_age_ms=price_age_ms,
-        limits_version=limits.version,
-        reference_tick_epoch=price.epoch,
-        received_at_ms=received_at_ms,
-        decided_at_ms=decided_at_ms,
-    )
+    refusal = _limit_refusal(order, limits, open_orders, listed.instrument, price)
+    if refusal is None and more_lots is not None:
+        refusal = exposure_refusal(
+            order, limits, account, holding, listed.instrument, price, reference, more_lots
+        )
+    return price if refusal is None else refusal
+
+
+def price_age_ms(price: PriceUpdated, decided_at_ms: int) -> int:
+    """How old the price is at the decision; one from the future is new."""
+    return decided_at_ms - price.observed_at_ms if decided_at_ms > price.observed_at_ms else 0
 
 
 def rejection(order: OrderReceived, refusal: Refusal, source: str) -> OrderRiskRejected:
@@ -215,13 +288,12 @@ def apply_decision(
     holding = _with_order(
         account.holdings.get(order.symbol, NOTHING_HELD), order, outcome.reference_price_ticks, listed
     )
-    return AccountRisk(
+    return replace(
+        account,
         holdings={**account.holdings, order.symbol: holding},
         last_sequence=order.sequence,
         open_orders=account.open_orders + 1,
         last_approved_sequence=order.sequence,
-        last_venue_sequence=account.last_venue_sequence,
-        last_compliance_sequence=account.last_compliance_sequence,
     )
 
 
@@ -234,11 +306,14 @@ def reserve(outcome: OrderRiskApproved) -> Reservation:
         side=order.side,
         price_ticks=order.price_ticks,
         open_lots=order.quantity_lots,
+        quantity_lots=order.quantity_lots,
     )
 
 
 def is_repeat(
-    account: AccountRisk, reservation: Reservation | None, event: Execution | OrderComplianceRejected
+    account: AccountRisk,
+    reservation: Reservation | None,
+    event: OrderReport | OrderWithheld | OrderComplianceRejected,
 ) -> bool:
     """Whether the event has come before: then it changes nothing.
 
@@ -254,20 +329,23 @@ def is_repeat(
 
 
 def apply_report(
-    account: AccountRisk, reservation: Reservation | None, event: Execution | OrderComplianceRejected
+    account: AccountRisk,
+    reservation: Reservation | None,
+    event: OrderReport | OrderWithheld | OrderComplianceRejected,
 ) -> tuple[AccountRisk, Reservation | None]:
     """Fold in what became of an approved order; the reservation is None once the order has ended.
 
-    A fill moves its lots from open to the position; an ending releases what is open. Raises InvariantBroken
-    for a report without a reservation and for one that does not fit it. `is_repeat` has to be asked before.
+    A fill moves its lots from open to the position; an ending releases what is reserved. Raises
+    InvariantBroken for a report without a reservation and for one that does not fit it. `is_repeat` has to be
+    asked before.
     """
     venue_sequence, compliance_sequence = account.last_venue_sequence, account.last_compliance_sequence
     if isinstance(event, OrderComplianceRejected):
         order = event.order
-        reservation = _reservation_of(event, order.order_id, order.symbol, order.side, reservation)
+        reservation = reservation_of(event, order.order_id, order.symbol, order.side, reservation)
         open_lots, compliance_sequence = 0, order.sequence
     else:
-        reservation = _reservation_of(event, event.order_id, event.symbol, event.side, reservation)
+        reservation = reservation_of(event, event.order_id, event.symbol, event.side, reservation)
         open_lots = open_lots_after(event, reservation.open_lots)
         if isinstance(event, VenueReport):
             venue_sequence = event.venue_sequence
@@ -276,43 +354,38 @@ def apply_report(
         return account, reservation
     if account.open_orders == 0:
         raise InvariantBroken(f"a report of order {reservation.order_id}, but its account has none open")
+    if not open_lots:
+        moved_lots += reservation.more_lots
     holding = account.holding(reservation.symbol)
     filled_lots, profit = 0, holding.profit
     if isinstance(event, TradeExecuted):
         filled_lots, profit = event.quantity_lots, booked(profit, holding.position_lots, event)
     holding = move_lots(holding, reservation, moved_lots, filled_lots, profit)
-    account = AccountRisk(
+    account = replace(
+        account,
         holdings={**account.holdings, reservation.symbol: holding},
-        last_sequence=account.last_sequence,
         open_orders=account.open_orders - (open_lots == 0),
         last_approved_sequence=account.approved_up_to,
         last_venue_sequence=venue_sequence,
         last_compliance_sequence=compliance_sequence,
     )
-    return account, _shrunk(reservation, open_lots) if open_lots else None
+    return account, replace(reservation, open_lots=open_lots) if open_lots else None
 
 
 def with_last_sequence(account: AccountRisk, sequence: int) -> AccountRisk:
     """The account with another last order, though not one that was approved."""
-    return AccountRisk(
-        holdings=account.holdings,
-        last_sequence=sequence,
-        open_orders=account.open_orders,
-        last_approved_sequence=account.approved_up_to,
-        last_venue_sequence=account.last_venue_sequence,
-        last_compliance_sequence=account.last_compliance_sequence,
-    )
+    return replace(account, last_sequence=sequence, last_approved_sequence=account.approved_up_to)
 
 
-def _account_refusal(
-    order: OrderReceived,
+def account_refusal(
+    order: OrderReceived | ReplaceRequested,
     account: AccountRisk,
     limits: SetRiskLimits,
     registered: AccountRegistered,
     reference: Reference,
     unknown_fields: Sequence[str],
 ) -> Refusal | None:
-    """Whether the account may send this order at all."""
+    """Whether the account may send this at all."""
     last_sequence = account.last_sequence
     if last_sequence is None:
         last_sequence = 0
@@ -406,17 +479,19 @@ def exposure_refusal(
     instrument: Instrument,
     price: PriceUpdated,
     reference: Reference,
+    more_lots: int,
 ) -> Refusal | None:
     """Whether the account stays within its limits whatever of its open orders is filled, this one among them.
 
     An order that leads towards zero and not through it is not held against them: it can only reduce.
+    `more_lots` is what it adds to the lots that are open.
     """
     long_lots = holding.position_lots + holding.open_buy_lots
     short_lots = holding.open_sell_lots - holding.position_lots
     if order.side is BUY:
-        grown_lots, other_lots = long_lots + order.quantity_lots, short_lots
+        grown_lots, other_lots = long_lots + more_lots, short_lots
     else:
-        grown_lots, other_lots = short_lots + order.quantity_lots, long_lots
+        grown_lots, other_lots = short_lots + more_lots, long_lots
     if grown_lots <= 0:
         return None
     if grown_lots > limits.position_lots_max:
@@ -493,13 +568,14 @@ def _with_order(
     )
 
 
-def _reservation_of(
-    event: Execution | OrderComplianceRejected,
+def reservation_of(
+    event: Execution | RiskDecision | OrderComplianceRejected,
     order_id: str,
     symbol: str,
     side: Side,
     reservation: Reservation | None,
 ) -> Reservation:
+    """The reservation, which has to be there and of this order; raises InvariantBroken."""
     if reservation is None:
         raise InvariantBroken(f"{type(event).__name__} of order {order_id}, for which nothing is reserved")
     if (reservation.order_id, reservation.symbol, reservation.side) != (order_id, symbol, side):
@@ -534,14 +610,4 @@ def move_lots(
         open_sell_price_ticks=holding.open_sell_price_ticks if open_sell_lots else 0,
         scale=holding.scale,
         profit=profit,
-    )
-
-
-def _shrunk(reservation: Reservation, open_lots: int) -> Reservation:
-    return Reservation(
-        order_id=reservation.order_id,
-        symbol=reservation.symbol,
-        side=reservation.side,
-        price_ticks=reservation.price_ticks,
-        open_lots=open_lots,
     )

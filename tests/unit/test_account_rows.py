@@ -27,6 +27,7 @@ from models.events import (
     OrderReceived,
     OrderRiskApproved,
     OrderWithheld,
+    ReplaceWithheld,
 )
 from models.values import Side, TimeInForce
 from tests.builders import NOW_MS, a_fill, acknowledged, an_approval, an_order, cancelled, withheld
@@ -165,7 +166,7 @@ class Before:
 
     def book(self, report: Execution) -> str:
         if report.order_id not in self.open_orders:
-            if isinstance(report, OrderWithheld):
+            if isinstance(report, OrderWithheld | ReplaceWithheld):
                 is_repeat = int(report.order_id.rpartition("-")[2]) <= self.last_sequence
             else:
                 is_repeat = report.venue_sequence <= self.last_venue_sequence

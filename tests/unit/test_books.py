@@ -26,9 +26,9 @@ from app.domain.risk import (
     reserve,
 )
 from models.events import (
-    AnyVenueReport,
     OrderComplianceRejected,
     OrderReceived,
+    OrderReport,
     OrderRiskApproved,
     TradeExecuted,
 )
@@ -54,7 +54,7 @@ from tests.builders import (
 LIMITS = limits(position_lots_max=40, gross_exposure_micros_max=5_000_000, open_orders_max=6)
 INSTRUMENTS = {"BTC-USD": BTC, "ETH-USD": ETH}
 MICROS = {"BTC-USD": 1, "ETH-USD": 10}
-ENDINGS: dict[str, Callable[..., AnyVenueReport]] = {
+ENDINGS: dict[str, Callable[..., OrderReport]] = {
     "cancelled": cancelled,
     "expired": expired,
     "rejected": venue_rejected,
@@ -120,7 +120,7 @@ class Books(RuleBasedStateMachine):
         self.marks: dict[str, int] = {}
         self.approvals: list[OrderReceived] = []
         self.since: Counter[tuple[str, Side]] = Counter()
-        self.seen: list[AnyVenueReport | OrderComplianceRejected] = []
+        self.seen: list[OrderReport | OrderComplianceRejected] = []
 
     @rule(
         symbol=st.sampled_from(sorted(INSTRUMENTS)),
@@ -258,7 +258,7 @@ class Books(RuleBasedStateMachine):
             "venue_sequence": venue_sequence,
         }
 
-    def report(self, order_id: str, report: AnyVenueReport) -> None:
+    def report(self, order_id: str, report: OrderReport) -> None:
         """The venue's report goes through the exchange, which reads it twice, and then through risk."""
         self.session, intent, emit = apply_venue_report(self.session, self.intents[order_id], report)
         assert emit

@@ -2649,7 +2649,7 @@ def write_with_the_services(world: World) -> None:
         account_id, order_id = (event.order if decided else event).account_id, order_id_of(record.event)
         account, key = accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT), f"{account_id}/{order_id}"
         if decided:
-            accounts[account_id] = apply_compliance(account, event.order)
+            accounts[account_id] = apply_compliance(account, event.order.sequence)
             if isinstance(event, models.events.OrderComplianceApproved):
                 intents[key] = new_intent(event.order)
                 open_orders[key] = open_order(event.order)

@@ -15,20 +15,30 @@ from app.domain.compliance import (
     apply_compliance,
     apply_execution,
     decide_compliance,
+    decide_replace,
     is_judged,
     is_repeat,
     moved,
     open_order,
     recent_order,
+    replacing,
 )
 from app.domain.errors import InvariantBroken
 from app.domain.recent import RECENT_ORDERS_MAX, Recent, RecentOrder
 from app.domain.resting import OpenOrder, Resting
 from models.events import (
+    CancelRejected,
+    Execution,
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderReceived,
+    OrderReplaced,
     OrderRiskApproved,
+    ReplaceComplianceApproved,
+    ReplaceRejected,
+    ReplaceRequested,
+    ReplaceRiskApproved,
+    ReplaceWithheld,
     RestrictionInForce,
 )
 from models.reasons import ComplianceReason
@@ -57,7 +67,7 @@ class Kept:
 
     def approve(self, approval: OrderRiskApproved) -> "Kept":
         order = approval.order
-        self.account = apply_compliance(self.account, order)
+        self.account = apply_compliance(self.account, order.sequence)
         self.open_orders[order.order_id] = opened = open_order(order)
         self.remembered.resting.add(opened)
         self.remembered.recent.add(recent_order(approval))
@@ -183,15 +193,15 @@ def test_an_order_that_has_ended_can_still_be_repeated_by_mistake() -> None:
 def test_of_a_decision_the_account_keeps_the_sequence() -> None:
     account = ComplianceAccount(last_sequence=1, last_venue_sequence=7)
 
-    assert apply_compliance(account, another_order()) == ComplianceAccount(
+    assert apply_compliance(account, another_order().sequence) == ComplianceAccount(
         last_sequence=2, last_venue_sequence=7
     )
 
 
 def test_an_approval_that_comes_again_is_known() -> None:
-    assert is_judged(after(an_order()).account, an_approval(an_order()))
-    assert is_judged(after(an_order(), another_order(quantity_lots=1)).account, an_approval(an_order()))
-    assert not is_judged(after(an_order()).account, an_approval(another_order()))
+    assert is_judged(after(an_order()).account, an_order().sequence)
+    assert is_judged(after(an_order(), another_order(quantity_lots=1)).account, an_order().sequence)
+    assert not is_judged(after(an_order()).account, another_order().sequence)
 
 
 @pytest.mark.parametrize(
@@ -418,3 +428,123 @@ def test_prices_that_are_gone_take_no_room_beside_those_that_are_not() -> None:
 
     assert len(resting._sells["BTC-USD"]._heap) < 20
     assert resting.best_sell("BTC-USD") == 1
+
+
+# -- replace
+
+
+def a_replace(price_ticks: int = 90_000) -> ReplaceRiskApproved:
+    request = ReplaceRequested(
+        request_id="acc-1-2",
+        account_id="acc-1",
+        sequence=2,
+        order_id="acc-1-1",
+        quantity_lots=5,
+        price_ticks=price_ticks,
+        submitted_at_ms=NOW_MS,
+    )
+    return ReplaceRiskApproved(
+        request=request,
+        symbol="BTC-USD",
+        side=Side.BUY,
+        reference_price_ticks=90_000,
+        reference_tick_sequence=1,
+        reference_tick_epoch=0,
+        price_age_ms=0,
+        limits_version=1,
+        received_at_ms=NOW_MS,
+        decided_at_ms=NOW_MS,
+    )
+
+
+def resting_at(*prices_ticks: int, side: Side) -> Remembered:
+    resting = Resting()
+    for price_ticks in prices_ticks:
+        resting.add(OpenOrder(symbol="BTC-USD", side=side, price_ticks=price_ticks, rests=True))
+    return Remembered(Recent(), resting)
+
+
+OPENED = OpenOrder(symbol="BTC-USD", side=Side.BUY, price_ticks=90_000, rests=True)
+NOTHING_RESTS = resting_at(side=Side.BUY)
+
+
+@pytest.mark.parametrize(
+    ("opened", "remembered", "restricted", "unreadable", "reason"),
+    [
+        (None, NOTHING_RESTS, True, False, ComplianceReason.ORDER_ENDED),
+        (OPENED, NOTHING_RESTS, True, False, ComplianceReason.RESTRICTED_INSTRUMENT),
+        (OPENED, NOTHING_RESTS, False, True, ComplianceReason.RESTRICTED_INSTRUMENT),
+        (OPENED, resting_at(90_000, side=Side.SELL), False, False, ComplianceReason.SELF_MATCH),
+        (OPENED, resting_at(90_001, side=Side.SELL), False, False, None),
+        (OPENED, resting_at(80_000, 99_000, side=Side.BUY), False, False, None),
+    ],
+)
+def test_a_replace_is_judged_by_its_new_price(
+    opened: OpenOrder | None,
+    remembered: Remembered,
+    restricted: bool,
+    unreadable: bool,
+    reason: ComplianceReason | None,
+) -> None:
+    outcome = decide_replace(
+        a_replace(),
+        opened,
+        remembered,
+        a_restriction(restricted=restricted),
+        is_restriction_unreadable=unreadable,
+    )
+
+    assert outcome.request == a_replace().request
+    assert getattr(outcome, "reason", None) is reason
+    assert isinstance(outcome, ReplaceComplianceApproved) is (reason is None)
+
+
+def test_while_a_replace_is_on_its_way_the_order_rests_at_both_prices() -> None:
+    resting = Resting()
+    asked = replacing(OPENED, a_replace(91_000).request)
+    resting.add(asked)
+    assert resting.best_buy("BTC-USD") == 91_000
+
+    resting.remove(asked)
+    resting.add(OPENED)
+    assert resting.best_buy("BTC-USD") == 90_000
+
+
+OURS: dict[str, Any] = {"order_id": "acc-1-1", "account_id": "acc-1", "symbol": "BTC-USD", "side": "buy"}
+FROM_VENUE = {**OURS, "venue_order_id": "V1", "venue_sequence": 3, "request_id": "acc-1-2"}
+TERMS = {"quantity_lots": 5, "price_ticks": 91_000}
+
+
+@pytest.mark.parametrize(
+    ("event", "price_ticks"),
+    [
+        (OrderReplaced(**FROM_VENUE, **TERMS, leaves_lots=5), 91_000),
+        (ReplaceRejected(**FROM_VENUE, reason="order_ended"), 90_000),
+        (ReplaceWithheld(**OURS, request_id="acc-1-2", reason="halted", looked_at_ms=0), 90_000),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_the_answer_to_a_replace_leaves_one_price(event: Execution, price_ticks: int) -> None:
+    asked = replacing(OPENED, a_replace(91_000).request)
+
+    _, left = apply_execution(NEW_COMPLIANCE_ACCOUNT, asked, event)
+
+    assert left == OpenOrder(symbol="BTC-USD", side=Side.BUY, price_ticks=price_ticks, rests=True)
+    assert apply_execution(NEW_COMPLIANCE_ACCOUNT, left, event)[1] is left
+    assert is_repeat(NEW_COMPLIANCE_ACCOUNT, None, event) is not isinstance(event, OrderReplaced)
+
+
+def test_a_refused_cancel_changes_nothing_before_and_behind_the_orders_end() -> None:
+    event = CancelRejected(**FROM_VENUE, reason="order_ended")
+
+    assert apply_execution(NEW_COMPLIANCE_ACCOUNT, OPENED, event)[1] is OPENED
+    assert is_repeat(NEW_COMPLIANCE_ACCOUNT, None, event)
+
+
+def test_a_replace_to_what_is_filled_ends_the_order() -> None:
+    event = OrderReplaced(**FROM_VENUE, **TERMS, leaves_lots=0)
+
+    account, left = apply_execution(NEW_COMPLIANCE_ACCOUNT, OPENED, event)
+
+    assert left is None
+    assert is_repeat(account, None, event)

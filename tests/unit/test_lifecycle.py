@@ -1,5 +1,6 @@
 """The life of an order: every event in every state, and what the docs draw of it."""
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,27 @@ from typing import Any
 import pytest
 
 from app.domain.fills import open_lots_after
-from app.domain.lifecycle import ENDED_UNFILLED, ENDS, LAST_FILL, TRANSITIONS, OrderState, ends, state_after
+from app.domain.lifecycle import (
+    ENDED_UNFILLED,
+    ENDS,
+    LAST_FILL,
+    REPLACED_AS_FILLED,
+    REQUESTS,
+    TRANSITIONS,
+    OrderState,
+    Pending,
+    ends,
+    pending_after,
+    shown,
+    state_after,
+)
 from models.events import (
     OrderAcknowledged,
     OrderCancelled,
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderExpired,
+    OrderReplaced,
     OrderRiskApproved,
     OrderRiskRejected,
     OrderWithheld,
@@ -43,16 +58,39 @@ EVENTS: dict[str, Any] = {
         OrderWithheld,
     )
 }
-EVENTS |= {"TradeExecuted": an(TradeExecuted, leaves_lots=1), LAST_FILL: an(TradeExecuted, leaves_lots=0)}
+EVENTS |= {
+    "TradeExecuted": an(TradeExecuted, leaves_lots=1),
+    LAST_FILL: an(TradeExecuted, leaves_lots=0),
+    "OrderReplaced": an(OrderReplaced, leaves_lots=1),
+    REPLACED_AS_FILLED: an(OrderReplaced, leaves_lots=0),
+}
 MATRIX = """
-              RiskA RiskR CompA CompR Ack   Canc  Exp   VRej  With  Fill  Last
-new           appr  rej   -     -     -     -     -     -     -     -     -
-approved      -     -     pend  rej   -     -     -     -     -     -     -
-pending       -     -     -     -     open  -     -     rej   with  -     -
-open          -     -     -     -     -     canc  exp   rej   -     part  fill
-partly filled -     -     -     -     -     canc  exp   -     -     part  fill
+              RiskA RiskR CompA CompR Ack   Canc  Exp   VRej  With  Fill  Last  Repl  Less
+new           appr  rej   -     -     -     -     -     -     -     -     -     -     -
+approved      -     -     pend  rej   -     -     -     -     -     -     -     -     -
+pending       -     -     -     -     open  -     -     rej   with  -     -     -     -
+open          -     -     -     -     -     canc  exp   rej   -     part  fill  open  -
+partly filled -     -     -     -     -     canc  exp   -     -     part  fill  part  fill
 """
-"""FIX 4.4 volume 4, appendix D, without what is not there yet: cancel and replace requests, busts."""
+"""FIX 4.4 volume 4, appendix D: what is done."""
+PENDING_MATRIX = """
+                            CancA  ReplA  CancR  Repl  Less  ReplR With  CompR
+nothing                     canc   repl   -      -     -     -     -     -
+pending replace             both   -      -      none  none  none  none  none
+pending cancel              -      -      none   -     -     -     -     -
+pending cancel and replace  -      -      repl   canc  canc  canc  canc  canc
+"""
+"""The same, what is asked: a second request of a kind is refused, and so is a replace under a cancel."""
+REQUEST_KINDS = (
+    "CancelAccepted",
+    "ReplaceRiskApproved",
+    "CancelRejected",
+    "OrderReplaced",
+    REPLACED_AS_FILLED,
+    "ReplaceRejected",
+    "ReplaceWithheld",
+    "ReplaceComplianceRejected",
+)
 SHORT = {
     "appr": "approved",
     "rej": "rejected",
@@ -63,6 +101,16 @@ SHORT = {
     "exp": "expired",
     "part": "partly filled",
     "fill": "filled",
+    "none": "nothing",
+    "both": "pending cancel and replace",
+    "repl": "pending replace",
+}
+PENDING_SHORT = SHORT | {"canc": "pending cancel"}
+PENDING_CELLS = {
+    (pending, kind): PENDING_SHORT.get(cell)
+    for line in PENDING_MATRIX.strip().splitlines()[1:]
+    for pending in [line[:28].strip()]
+    for kind, cell in zip(REQUEST_KINDS, line[28:].split(), strict=True)
 }
 CELLS = {
     (state, kind): SHORT.get(cell)
@@ -75,6 +123,17 @@ CELLS = {
 @pytest.mark.parametrize(("state", "kind"), list(product(OrderState, EVENTS)), ids=str)
 def test_every_event_in_every_state(state: OrderState, kind: str) -> None:
     assert state_after(state, EVENTS[kind]) == CELLS.get((state, kind))
+
+
+@pytest.mark.parametrize(("pending", "kind"), list(product(Pending, REQUEST_KINDS)), ids=str)
+def test_every_request_and_answer_whatever_is_pending(pending: Pending, kind: str) -> None:
+    assert pending_after(pending, kind) == PENDING_CELLS[pending, kind]
+
+
+def test_what_is_pending_is_shown_before_what_is_filled_but_not_of_what_is_over() -> None:
+    assert shown(OrderState.PARTLY_FILLED, Pending.REPLACE) == "pending replace"
+    assert shown(OrderState.PARTLY_FILLED, Pending.NOTHING) == "partly filled"
+    assert shown(OrderState.FILLED, Pending.CANCEL) == "filled"
 
 
 def test_an_order_that_is_over_stays_over_and_every_other_state_leads_to_an_end() -> None:
@@ -100,14 +159,15 @@ def test_what_ends_an_order_unfilled_leaves_nothing_open() -> None:
         assert open_lots_after(an(type(EVENTS[kind]), **lots), 7) == 0
 
 
-def drawn() -> str:
-    """The table as the docs have it."""
+def drawn(head: str, table: Mapping[Any, Mapping[str, Any]]) -> str:
+    """A table as the docs have it."""
     rows = [
         f"| {state} | {' · '.join(f'{kind} → **{after}**' for kind, after in row.items())} |"
-        for state, row in TRANSITIONS.items()
+        for state, row in table.items()
     ]
-    return "\n".join(["| state | event → next state |", "|---|---|", *rows])
+    return "\n".join([f"| {head} | event → next |", "|---|---|", *rows])
 
 
-def test_the_docs_show_it_as_it_is() -> None:
-    assert drawn() in DOCS.read_text(encoding="utf-8"), drawn()
+@pytest.mark.parametrize(("head", "table"), [("state", TRANSITIONS), ("pending", REQUESTS)])
+def test_the_docs_show_it_as_it_is(head: str, table: Mapping[Any, Mapping[str, Any]]) -> None:
+    assert drawn(head, table) in DOCS.read_text(encoding="utf-8"), drawn(head, table)
