@@ -124,13 +124,15 @@ class CancelAccepted(Frozen):
     """A cancel on its way to the venue. Risk lets every one pass whose order may be open; so does compliance.
 
     Topics `risk-decisions` and, as it is, `compliance-decisions`. `number` counts the account's cancels from
-    1: the venue knows it as `<account_id>-c<number>`.
+    1: the venue knows it as `<account_id>-c<number>`. `source` is where the request stands:
+    topic/partition/offset.
     """
 
     request: CancelRequested
     number: int
     symbol: str
     side: Side
+    source: str
 
     @property
     def cancel_id(self) -> str:
@@ -138,7 +140,7 @@ class CancelAccepted(Frozen):
 
 
 class CancelRefused(Frozen):
-    """There is nothing to cancel. `source` is where the request stands: topic/partition/offset."""
+    """There is nothing to cancel. `source` is where the request stands."""
 
     request: CancelRequested
     reason: CancelReasonText

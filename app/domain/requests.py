@@ -61,7 +61,11 @@ def decide_cancel(
     if pending_after(reservation.pending, CancelAccepted.__name__) is None:
         return CancelRefused(request=request, reason=CancelReason.CANCEL_PENDING, source=source)
     return CancelAccepted(
-        request=request, number=account.cancels + 1, symbol=reservation.symbol, side=reservation.side
+        request=request,
+        number=account.cancels + 1,
+        symbol=reservation.symbol,
+        side=reservation.side,
+        source=source,
     )
 
 
