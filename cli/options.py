@@ -21,6 +21,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--speed", type=_speed, default="10", metavar="X", help="times real speed, or 'max'; default: 10")
     add("--exit", action="store_true", help="with --orders: end when all is quiet, and check")
     add("--json", type=Path, metavar="FILE", help="with --exit: write the result there")
+    add("--requests", type=whole(0, 100), metavar="P", help="cancels and replaces in 100 turns; default: 10")
     add("--seed", type=whole(0, COUNT_MAX), metavar="S", help="of the accounts' dice; default: 1")
     add(
         "--partitions", type=_partitions, metavar="N", help=f"of new topics, {PARTITIONS_ALLOWED}; default: 8"
@@ -55,6 +56,7 @@ def run_options(parsed: argparse.Namespace) -> RunOptions:
         orders=parsed.orders,
         speed=parsed.speed,
         seed=parsed.seed,
+        requests=parsed.requests,
         exit=parsed.exit,
         json=parsed.json,
     )

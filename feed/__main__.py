@@ -20,6 +20,7 @@ from feed.accounts import SLOTS_MAX
 from feed.main import Feed, Options, Summary
 
 EXIT_USER_ERROR = 2
+REQUESTS_PERCENT = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +58,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
         seed=given.seed,
         accounts=given.accounts,
         orders_per_tick=given.orders_per_tick,
+        requests_percent=given.requests,
         outstanding_max=given.max_outstanding,
         resume=given.resume,
         new_session=given.new_session,
@@ -79,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_whole(0), default=1, metavar="S", help="default: 1")
     add("--accounts", type=_whole(1), default=32, metavar="A", help="ordinary accounts; default: 32")
     add("--orders-per-tick", type=_rate, default=4.0, metavar="R", help="up to 8; default: 4")
+    add(
+        "--requests",
+        type=_percent,
+        default=REQUESTS_PERCENT,
+        metavar="P",
+        help="in P of 100 cases cancel or replace an earlier order instead; default: %(default)s",
+    )
     add(
         "--max-outstanding",
         type=_whole(0),
@@ -103,6 +112,12 @@ def _whole(low: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _percent(text: str) -> int:
+    if not text.isdecimal() or int(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from 0 to 100")
+    return int(text)
 
 
 def _orders(text: str) -> int | None:

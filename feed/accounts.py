@@ -12,7 +12,7 @@ from feed import garbage
 from feed.dice import Dice
 from feed.garbage import RawRecord
 from feed.roster import NEWCOMER, Roster, trader_names
-from models.events import OrderReceived
+from models.events import CancelRequested, OrderReceived, ReplaceRequested
 from models.values import Side, TimeInForce
 
 SLOTS_MAX = 8
@@ -21,7 +21,10 @@ SLOTS_MAX = 8
 _TRADERS_PER_MILLE = 895
 _BREAKERS_PER_MILLE = 85
 _REPEATS_PERCENT = 40
-REPEAT = "repeat"
+REPEAT, CANCEL, REPLACE = "repeat", "cancel", "replace"
+_CANCELS_PERCENT = 60
+"""Of the requests; the others are replaces."""
+_LOOKBACK_TICKS = 50
 _RATE_UNIT = 1_000
 _TREND_WINDOW = 32
 _BLOCK_TICKS = 512
@@ -51,10 +54,16 @@ class Wish(NamedTuple):
     submitted_in_ms: int = 0
 
 
-class Placed(NamedTuple):
-    """An order and what its account meant by it. Its `submitted_at_ms` counts from the moment of sending."""
+Ordered = OrderReceived | CancelRequested | ReplaceRequested
 
-    order: OrderReceived
+
+class Placed(NamedTuple):
+    """An order or a request and what its account meant by it.
+
+    Its `submitted_at_ms` counts from the moment of sending.
+    """
+
+    order: Ordered
     intent: str
 
 
@@ -272,13 +281,23 @@ def roster(accounts: int) -> Roster:
 class Accounts:
     """What all accounts do at each tick, from a seed.
 
-    Of 1,000 orders 895 come from ordinary accounts, 85 from breakers, and 20 records are garbage.
+    Of 1,000 orders 895 come from ordinary accounts, 85 from breakers, and 20 records are garbage. In
+    `requests_percent` of 100 cases an ordinary account rather cancels or replaces an order that it has sent
+    to rest, if the draw finds one.
     """
 
-    def __init__(self, market: Market, who: Roster, seed: int, orders_per_tick: float = 4.0) -> None:
+    def __init__(
+        self,
+        market: Market,
+        who: Roster,
+        seed: int,
+        orders_per_tick: float = 4.0,
+        requests_percent: int = 0,
+    ) -> None:
         self._market = market
         self._who = who
         self._seed = seed
+        self._requests_percent = requests_percent
         self._rate = round(orders_per_tick * _RATE_UNIT)
         if not 1 <= self._rate <= SLOTS_MAX * _RATE_UNIT:
             raise ValueError(f"orders_per_tick is {orders_per_tick}: allowed is 0.001 to {SLOTS_MAX}")
@@ -300,7 +319,8 @@ class Accounts:
         if garbage.is_huge(self._orders_before(sequence) + slot):
             return garbage.huge(self._sound(sequence, slot, dice))
         if who < _TRADERS_PER_MILLE:
-            return self._placed(sequence, slot, dice, dice.pick(self._who.traders))
+            request = self._request(sequence, slot) if self._requests_percent else None
+            return request or self._placed(sequence, slot, dice, dice.pick(self._who.traders))
         if who < _TRADERS_PER_MILLE + _BREAKERS_PER_MILLE:
             return self._placed(sequence, slot, dice, dice.pick(self._who.breakers))
         return self._garbage(sequence, slot, dice)
@@ -323,9 +343,25 @@ class Accounts:
         wish = _small(Moment(self._market, sequence, dice))
         return _order(dice.pick(self._who.garbage), sequence * SLOTS_MAX + slot, wish)
 
+    def _request(self, sequence: int, slot: int) -> Placed | None:
+        """A cancel or replace of an earlier order; its dice are its own, so that orders are drawn as ever."""
+        dice = Dice(self._seed, sequence, SLOTS_MAX + slot)
+        if not dice.percent(self._requests_percent):
+            return None
+        earlier = self._earlier(sequence, dice)
+        if earlier is None or not isinstance(earlier.order, OrderReceived):
+            return None
+        order = earlier.order
+        if order.time_in_force is not TimeInForce.GTC:
+            return None
+        number = sequence * SLOTS_MAX + slot
+        if dice.percent(_CANCELS_PERCENT):
+            return Placed(_cancel(order, number), CANCEL)
+        return Placed(_replace(order, number, self._market.price_ticks(sequence), dice), REPLACE)
+
     def _earlier(self, sequence: int, dice: Dice) -> Placed | None:
-        """A trader's order after one of the last 50 ticks, or None when there was none in the slot drawn."""
-        earlier = sequence - dice.between(1, 50)
+        """What a trader sent after one of the last ticks, or None when there was none in the slot drawn."""
+        earlier = sequence - dice.between(1, _LOOKBACK_TICKS)
         slot = dice.below(max(1, self._slots(earlier)))
         if earlier < 1 or slot >= self._slots(earlier):
             return None
@@ -333,6 +369,31 @@ class Accounts:
             return None
         found = self._reaction(earlier, slot)
         return found if isinstance(found, Placed) else None
+
+
+def _cancel(order: OrderReceived, number: int) -> CancelRequested:
+    return CancelRequested(
+        request_id=f"{order.account_id}-cancel-{number}",
+        account_id=order.account_id,
+        order_id=order.order_id,
+        submitted_at_ms=0,
+    )
+
+
+def _replace(order: OrderReceived, number: int, last_ticks: int, dice: Dice) -> ReplaceRequested:
+    """Up to twice or down to a part of the quantity, at the old price or nearer to the market's."""
+    price_ticks = order.price_ticks
+    if dice.percent(50):
+        price_ticks += (last_ticks - price_ticks) // 2
+    return ReplaceRequested(
+        request_id=f"{order.account_id}-{number}",
+        account_id=order.account_id,
+        sequence=number,
+        order_id=order.order_id,
+        quantity_lots=max(1, order.quantity_lots * dice.between(2, 20) // 10),
+        price_ticks=price_ticks,
+        submitted_at_ms=0,
+    )
 
 
 def _order(account_id: str, sequence: int, wish: Wish) -> OrderReceived:

@@ -44,7 +44,10 @@ PROGRESS_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to feed and how fast; `orders` None goes on for ever, `speed` None is as fast as possible."""
+    """What to feed and how fast; `orders` None goes on for ever, `speed` None is as fast as possible.
+
+    In `requests_percent` of 100 cases an account rather cancels or replaces an earlier order.
+    """
 
     bootstrap: str
     venue_url: str | None
@@ -55,6 +58,7 @@ class Options:
     seed: int = 1
     accounts: int = 32
     orders_per_tick: float = 4.0
+    requests_percent: int = 0
     outstanding_max: int = 5_000
     resume: bool = False
     new_session: bool = False
@@ -62,7 +66,7 @@ class Options:
 
 @dataclass
 class Summary:
-    """What was sent. `orders_sent` counts all records put on `orders`, garbage included."""
+    """What was sent. `orders_sent` counts all records put on `orders`: requests and garbage too."""
 
     orders_sent: int = 0
     ticks_sent: int = 0
@@ -114,7 +118,9 @@ class Feed:
         self._options = options
         self._market = Replay.load(options.market_data)
         self._who = roster(options.accounts)
-        self._accounts = Accounts(self._market, self._who, options.seed, options.orders_per_tick)
+        self._accounts = Accounts(
+            self._market, self._who, options.seed, options.orders_per_tick, options.requests_percent
+        )
         self._pace = Pace(self._market, options.speed, time.monotonic)
         self._outlet = Outlet(options.bootstrap)
         self._readers = Readers(options.bootstrap)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from app.engine.topics import TopicSpec
 from models.commands import SetRiskLimits
-from models.events import OrderReceived, TickReceived
+from models.events import CancelRequested, OrderReceived, ReplaceRequested, TickReceived
 from models.registry import contract_of
 from models.values import Frozen
 
@@ -39,10 +39,11 @@ def tick_record(tick: TickReceived, number: int | None = None) -> Record:
     return Record(tick.symbol.encode(), to_json(tick), [*headers_of(tick, event_id, tick.symbol), own])
 
 
-def order_record(order: OrderReceived, sent_at_ms: int) -> Record:
-    """The order as sent now: its `submitted_at_ms` counted from the moment of sending until here."""
+def order_record(order: OrderReceived | CancelRequested | ReplaceRequested, sent_at_ms: int) -> Record:
+    """An order or request as sent now: until here its `submitted_at_ms` counted from that moment."""
     sent = order.model_copy(update={"submitted_at_ms": order.submitted_at_ms + sent_at_ms})
-    return Record(order.account_id.encode(), to_json(sent), headers_of(order, order.order_id, order.order_id))
+    event_id = order.order_id if isinstance(order, OrderReceived) else order.request_id
+    return Record(order.account_id.encode(), to_json(sent), headers_of(order, event_id, order.order_id))
 
 
 def limits_record(limits: SetRiskLimits) -> Record:

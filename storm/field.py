@@ -38,6 +38,9 @@ TELLING: Final = ("rror", "storm:", "stuck", "Timeout (")
 ACCOUNTS: Final = 96
 """Enough that every partition has some."""
 
+REQUESTS_PERCENT: Final = 20
+"""Of the accounts' turns: they rather cancel or replace an earlier order."""
+
 
 async def until(condition: Callable[[], object], within_s: float) -> bool:
     """Wait until it holds; False when it does not within the time."""
@@ -238,7 +241,13 @@ class Field(Pipeline):
         """Let orders flow, from where the last feed stopped."""
         shared = self.shared | {"KAFKA_BOOTSTRAP": self.bootstrap}
         self.feed = EndlessFeed(
-            self.plan.data_dir, shared, orders=None, speed=str(speed), seed=seed, accounts=ACCOUNTS
+            self.plan.data_dir,
+            shared,
+            orders=None,
+            speed=str(speed),
+            seed=seed,
+            accounts=ACCOUNTS,
+            requests=REQUESTS_PERCENT,
         )
         await self.processes.add(self.feed)
 

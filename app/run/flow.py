@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from app.domain.lifecycle import ENDED_UNFILLED
+from app.run.monitor import REQUESTS
 from app.topics import COMPLIANCE_DECISIONS, ORDERS, RISK_DECISIONS
 
 
@@ -63,7 +64,11 @@ class Flow(NamedTuple):
 def flow(
     orders: int, events: Mapping[str, int], dead_letters: Mapping[tuple[str, str], int], filled: int
 ) -> Flow:
-    """From counts of records on `orders`, events by type, dead letters by origin, and filled orders."""
+    """From counts of records on `orders`, events by type, dead letters by origin, and filled orders.
+
+    Cancels and replaces, which stand on `orders` as well, are none.
+    """
+    orders -= sum(events.get(each, 0) for each in REQUESTS)
     ended = sum(events.get(each, 0) for each in ENDED_UNFILLED)
     exchange = _step(
         "exchange",

@@ -97,6 +97,7 @@ class _Run:
             orders=options.orders,
             speed=options.speed,
             seed=options.seed,
+            requests=options.requests,
             sent=lambda: self._monitor.new_orders,
         )
         await pipeline.processes.add(feed)

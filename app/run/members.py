@@ -193,6 +193,7 @@ class Feed(Child):
         speed: str,
         seed: int | None,
         accounts: int | None = None,
+        requests: int | None = None,
         sent: Callable[[], int] = lambda: 0,
         **kwargs: Any,
     ) -> None:
@@ -201,6 +202,7 @@ class Feed(Child):
         super().__init__("feed", data_dir / "logs", **kwargs)
         self._shared = shared
         self._accounts = accounts
+        self._requests = requests
         self._orders = orders
         self._speed = speed
         self._seed = seed
@@ -219,6 +221,7 @@ class Feed(Child):
             *("--orders", str(left or "unlimited")),
             *(() if self._seed is None else ("--seed", str(self._seed))),
             *(() if self._accounts is None else ("--accounts", str(self._accounts))),
+            *(() if self._requests is None else ("--requests", str(self._requests))),
         ]
 
     def environment(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from app.engine.topics import EVENT_TYPE
 from app.processes.supervisor import Dispensable
 from app.run.kept_counts import Counts, read_counts, write_counts
 from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
+from models.reasons import WithheldReason
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,19 +51,50 @@ class _Order(msgspec.Struct):
     sequence: int
 
 
+class _Request(msgspec.Struct):
+    account_id: str
+    sequence: int = 0
+
+
 class _Approval(msgspec.Struct):
-    order: _Order
+    """Of an order, a replace or a cancel: that has a number of its own."""
+
+    order: _Order | None = None
+    request: _Request | None = None
+    number: int = 0
 
 
 class _Cursor(msgspec.Struct):
     venue_sequence_last: int = 0
 
 
+WITHHELD: Final = "OrderWithheld"
+REQUESTS: Final = frozenset({"CancelRequested", "ReplaceRequested"})
+WITH_REASON: Final = frozenset(
+    {
+        "OrderRiskRejected",
+        "OrderComplianceRejected",
+        "VenueRejected",
+        WITHHELD,
+        "CancelRefused",
+        "ReplaceRiskRejected",
+        "ReplaceComplianceRejected",
+        "CancelRejected",
+        "ReplaceRejected",
+        "ReplaceWithheld",
+    }
+)
+
 _refusal = msgspec.json.Decoder(_Refusal)
 _fill = msgspec.json.Decoder(_Fill)
 _cursor = msgspec.json.Decoder(_Cursor)
 _approval = msgspec.json.Decoder(_Approval)
 APPROVED: Final = "OrderComplianceApproved"
+TO_THE_VENUE: Final = frozenset({APPROVED, "ReplaceComplianceApproved", "CancelAccepted"})
+"""What compliance lets pass: the venue is to get it."""
+PASSED_ON: Final = "cancels and replaces passed on"
+CANCELLED_UNSENT: Final = "orders withheld for a cancel"
+"""Counted among the events, though they are none."""
 
 
 class Monitor(Service):
@@ -88,7 +120,7 @@ class Monitor(Service):
         self.filled = 0
         self.venue_sequences: dict[int, int] = {}
         self.positions: dict[TP, int] = {}
-        self._approved_up_to: dict[str, int] = {}
+        self._approved_up_to: dict[tuple[str, bool], int] = {}
         self.last_outcome_at_ms = 0
         """The broker's time of the last decision or execution."""
         self.first_order_at_ms: int | None = None
@@ -209,11 +241,12 @@ class Monitor(Service):
         if topic == DEAD_LETTERS.name:
             self.dead_letters.update(_origin(dict(record.headers)) for record in records)
         elif topic == ORDERS.name:
+            self.events.update(each for record in records if (each := _event(record)) in REQUESTS)
             self._note_new(tp, records)
         elif topic == CURSORS:
             self._note_cursors(records)
         elif records:
-            self._count_events(records)
+            self._count_events(topic, records)
             self.last_outcome_at_ms = max(self.last_outcome_at_ms, records[-1].timestamp)
 
     def _note_new(self, tp: TP, records: Sequence[RawRecord]) -> None:
@@ -224,26 +257,33 @@ class Monitor(Service):
             self.new_orders += len(new)
             self.first_order_at_ms = min(new[0], self.first_order_at_ms or new[0])
 
-    def _count_events(self, records: Sequence[RawRecord]) -> None:
+    def _count_events(self, topic: str, records: Sequence[RawRecord]) -> None:
         for record in records:
-            event = (dict(record.headers).get(EVENT_TYPE) or b"").decode(errors="replace")
-            if event == APPROVED and self._has_counted(record):
+            event = _event(record)
+            if topic == COMPLIANCE_DECISIONS.name and event in TO_THE_VENUE:
+                if not self._has_counted(record):
+                    self.events[APPROVED if event == APPROVED else PASSED_ON] += 1
                 continue
             self.events[event] += 1
-            if event.endswith("Rejected") and (refusal := _decoded(_refusal, record)) is not None:
+            if event in WITH_REASON and (refusal := _decoded(_refusal, record)) is not None:
                 self.rejected[refusal.reason] += 1
+                self.events[CANCELLED_UNSENT] += (
+                    event == WITHHELD and refusal.reason == WithheldReason.CANCEL_REQUESTED
+                )
             elif event == "TradeExecuted" and (fill := _decoded(_fill, record)) is not None:
                 self.filled += fill.leaves_lots == 0
 
     def _has_counted(self, record: Any) -> bool:
-        """Whether an order was approved before: a tool may write an approval twice, it is one order."""
+        """Whether it was let pass before: a tool may write that twice, it goes to the venue once."""
         approval = _decoded(_approval, record)
-        if approval is None:
+        about = approval and (approval.order or approval.request)
+        if not approval or not about:
             return False
-        order = approval.order
-        if order.sequence <= self._approved_up_to.get(order.account_id, 0):
+        number = approval.number or about.sequence
+        of = (about.account_id, approval.number > 0)
+        if number <= self._approved_up_to.get(of, 0):
             return True
-        self._approved_up_to[order.account_id] = order.sequence
+        self._approved_up_to[of] = number
         return False
 
     def _note_cursors(self, records: Sequence[RawRecord]) -> None:
@@ -260,6 +300,10 @@ def _decoded(decoder: msgspec.json.Decoder[T], record: Any) -> T | None:
     except (ValueError, RecursionError) as error:  # no JSON, text that is no UTF-8, brackets without end
         log.warning("%s at offset %s is passed over: %s", record.key, record.offset, error)
         return None
+
+
+def _event(record: Any) -> str:
+    return (dict(record.headers).get(EVENT_TYPE) or b"").decode(errors="replace")
 
 
 def _origin(headers: dict[str, bytes | None]) -> tuple[str, str]:

@@ -30,3 +30,4 @@ class RunOptions:
     seed: int | None
     exit: bool
     json: Path | None
+    requests: int | None = None

@@ -16,7 +16,7 @@ from typing import Final
 
 from app.engine.kafka.cluster import LATEST, TP, Cluster
 from app.errors import StuckError
-from app.run.monitor import Monitor
+from app.run.monitor import CANCELLED_UNSENT, PASSED_ON, Monitor
 from app.topics import (
     COMPLIANCE_DECISIONS,
 )
@@ -26,12 +26,14 @@ log = logging.getLogger(__name__)
 
 STILL_S_MAX: Final = 60.0
 LOOK_EVERY_S: Final = 0.2
+_AT_THE_VENUE: Final = "SELECT (SELECT count(*) FROM orders) + (SELECT count(*) FROM requests)"
 
 
 @dataclass(frozen=True)
 class Standing:
     """One look. `ends` are the last stable offsets of all inputs, `behind` what is missing to them by
-    service, zeros left out; `unsent` orders are approved and not at the venue, `unread` reports not booked.
+    service, zeros left out; `unsent` orders, cancels and replaces may go and are not at the venue, `unread`
+    reports are not booked.
     """
 
     ends: Mapping[TP, int]
@@ -55,7 +57,7 @@ class Standing:
             for service, tps in self.behind.items()
         ]
         if self.unsent:
-            parts.append(f"{self.unsent:,} approved orders have not reached the venue")
+            parts.append(f"{self.unsent:,} approved orders or requests have not reached the venue")
         if self.unread:
             parts.append(f"{self.unread:,} reports of the venue are not booked")
         if self.uncounted:
@@ -113,16 +115,19 @@ class Lookout:
             return 0, 0
         try:
             with closing(sqlite3.connect(f"{self._ledger.as_uri()}?mode=ro", uri=True)) as ledger:
-                (known,) = ledger.execute("SELECT count(*) FROM orders").fetchone()
+                (known,) = ledger.execute(_AT_THE_VENUE).fetchone()
                 sequences = dict(ledger.execute("SELECT session, last_sequence FROM sessions"))
         except sqlite3.OperationalError as error:  # the venue has not made it yet, or is being restarted
             log.debug("the venue's ledger can't be read now: %s", error)
             return None
-        lost = self._monitor.dead_letters["exchange", COMPLIANCE_DECISIONS.name]
-        lost += self._monitor.events["OrderWithheld"]
-        booked = self._monitor.venue_sequences
-        unread = sum(max(0, last - booked.get(session, 0)) for session, last in sequences.items())
-        return max(0, self._monitor.approved - lost - known), unread
+        monitor = self._monitor
+        lost = monitor.dead_letters["exchange", COMPLIANCE_DECISIONS.name]
+        lost += monitor.events["OrderWithheld"] + monitor.events["ReplaceWithheld"]
+        due = monitor.approved + monitor.events[PASSED_ON] - monitor.events[CANCELLED_UNSENT]
+        unread = sum(
+            max(0, last - monitor.venue_sequences.get(session, 0)) for session, last in sequences.items()
+        )
+        return max(0, due - lost - known), unread
 
 
 class Patience:

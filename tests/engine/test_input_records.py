@@ -21,6 +21,7 @@ from tests.engine.service import JsonCodec, Number, key_of
 HOME, OTHER, AWAY = a_key(1), a_key(1, 1), a_key(2)
 ORDERS = TopicSpec("orders", JsonCodec(Number), key_of, edge=True, id_of=lambda number: str(number.id))
 REPORTS = TopicSpec("reports", JsonCodec(Number), key_of)
+MIXED = TopicSpec("mixed", JsonCodec(Number), key_of, edge=True, protects=frozenset({"Cancel"}))
 SWITCHES = TopicSpec("switches", JsonCodec(Number), key_of, edge=True, tombstones=True, protects=True)
 STATE = TopicSpec("state", JsonCodec(Number), key_of, tombstones=True)
 ANYBODY = TopicSpec("anybody", JsonCodec(Number))
@@ -186,6 +187,15 @@ async def test_what_protects_passes_a_quarantine(alone: Alone) -> None:
     came = [msgspec.json.decode(each.value or b"")["id"] for each in alone.sent(OUT)]
     assert came == ["switch", "switch", "none", "none"]
     assert alone.task.dead_letters.counts == {("reports", "DecodeError"): 1, ("orders", "held"): 1}
+
+
+@pytest.mark.parametrize(("event_type", "passes"), [(b"Cancel", True), (b"Number", False), (None, False)])
+async def test_only_the_event_types_that_protect_pass_a_quarantine(
+    event_type: bytes | None, passes: bool
+) -> None:
+    headers = [] if event_type is None else [("event-type", event_type)]
+
+    assert MIXED.passes([("other", b"Cancel"), *headers]) is passes
 
 
 @pytest.mark.parametrize(

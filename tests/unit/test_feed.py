@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import UserError
 from feed import garbage
-from feed.accounts import BREAKERS, REPEAT, SLOTS_MAX, Accounts, Placed, roster
+from feed.accounts import BREAKERS, CANCEL, REPEAT, REPLACE, SLOTS_MAX, Accounts, Ordered, Placed, roster
 from feed.demo import instruments
 from feed.dice import Dice
 from feed.garbage import RawRecord
@@ -24,8 +24,8 @@ from feed.limits import (
 from feed.main import next_session
 from feed.replay import FIRST_SESSION, Pace, Replay, Session, Trade, parse_trades, to_units
 from feed.wire import order_record, tick_record
-from models.events import OrderReceived, TickReceived
-from models.values import INT64_MAX
+from models.events import CancelRequested, OrderReceived, ReplaceRequested, TickReceived
+from models.values import INT64_MAX, TimeInForce
 
 BTC = instruments()["BTC-USD"]
 
@@ -50,7 +50,9 @@ def sent(accounts: Accounts, ticks: range) -> list[Placed | RawRecord]:
 
 def orders(accounts: Accounts, ticks: range) -> list[OrderReceived]:
     return [
-        each.order for each in sent(accounts, ticks) if isinstance(each, Placed) and each.intent != REPEAT
+        each.order
+        for each in sent(accounts, ticks)
+        if isinstance(each, Placed) and each.intent != REPEAT and isinstance(each.order, OrderReceived)
     ]
 
 
@@ -180,13 +182,15 @@ def test_momentum_follows_the_trend_and_reversion_opposes_it() -> None:
     sides = {
         (each.intent, each.order.side.value)
         for each in sent(accounts, range(8_300, 9_100))
-        if isinstance(each, Placed) and each.intent in ("momentum", "reversion")
+        if isinstance(each, Placed)
+        and isinstance(each.order, OrderReceived)
+        and each.intent in ("momentum", "reversion")
     }
     assert sides == {("momentum", "buy"), ("reversion", "sell")}
 
 
 def test_a_repeat_is_an_earlier_order_with_the_same_id_and_sequence() -> None:
-    known: dict[str, OrderReceived] = {}
+    known: dict[str, Ordered] = {}
     repeats = 0
     for each in sent(some_accounts(), range(1, 5_001)):
         if not isinstance(each, Placed):
@@ -343,3 +347,44 @@ def test_a_tick_travels_under_its_symbol() -> None:
     assert record.key == b"BTC-USD"
     assert TickReceived.model_validate_json(record.value or b"").sequence == 5
     assert dict(record.headers)["event-id"] == b"BTC-USD/0/5"
+
+
+# -- cancels and replaces
+
+
+def test_accounts_cancel_and_replace_what_they_have_sent_to_rest() -> None:
+    accounts = Accounts(a_market(), roster(32), 7, 4.0, requests_percent=20)
+    placed = [each for each in sent(accounts, range(1, 2_001)) if isinstance(each, Placed)]
+    ordered = {each.order.order_id: each.order for each in placed if isinstance(each.order, OrderReceived)}
+    cancels = [each.order for each in placed if isinstance(each.order, CancelRequested)]
+    replaces = [each.order for each in placed if isinstance(each.order, ReplaceRequested)]
+    assert {each.intent for each in placed} >= {CANCEL, REPLACE}
+
+    assert len(cancels) + len(replaces) > 0.05 * len(placed)
+    assert len(cancels) > len(replaces) > 0
+    requests: list[CancelRequested | ReplaceRequested] = [*cancels, *replaces]
+    for request in requests:
+        order = ordered[request.order_id]
+        assert request.account_id == order.account_id
+        assert order.time_in_force is TimeInForce.GTC
+    assert any(each.quantity_lots > ordered[each.order_id].quantity_lots for each in replaces)
+    assert any(each.price_ticks != ordered[each.order_id].price_ticks for each in replaces)
+
+
+def test_a_replace_takes_a_number_of_its_account_between_those_of_its_orders() -> None:
+    accounts = Accounts(a_market(), roster(4), 7, 4.0, requests_percent=50)
+    last: dict[str, int] = defaultdict(int)
+    for each in sent(accounts, range(1, 1_001)):
+        if not isinstance(each, Placed) or each.intent == REPEAT:
+            continue
+        if not isinstance(each.order, CancelRequested):
+            assert each.order.sequence > last[each.order.account_id]
+            last[each.order.account_id] = each.order.sequence
+
+
+def test_without_requests_the_orders_are_the_same() -> None:
+    some = sent(Accounts(a_market(), roster(32), 7, 2.0, requests_percent=10), range(1, 500))
+    none = sent(some_accounts(), range(1, 500))
+
+    same = [ours for ours, theirs in zip(some, none, strict=True) if ours == theirs]
+    assert len(none) * 0.8 < len(same) < len(none)

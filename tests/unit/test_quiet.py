@@ -41,8 +41,8 @@ async def test_no_movement_for_long_is_an_error_that_says_where() -> None:
         await until_quiet(looks(stuck), still_s_max=0.3)
 
     assert str(raised.value) == (
-        "nothing has moved for 0 s: risk is 3 records behind (orders/0: 3); 2 approved orders have not "
-        "reached the venue; 5 reports of the venue are not booked"
+        "nothing has moved for 0 s: risk is 3 records behind (orders/0: 3); 2 approved orders or requests "
+        "have not reached the venue; 5 reports of the venue are not booked"
     )
 
 
