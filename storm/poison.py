@@ -42,7 +42,7 @@ from models.commands import (
     SetRestriction,
     SetRiskLimits,
 )
-from models.events import OrderAcknowledged, OrderReceived, TickReceived
+from models.events import CancelRequested, OrderAcknowledged, OrderReceived, TickReceived
 from models.values import Frozen, Instrument, Side
 
 NAME_PREFIX = "poison-"
@@ -110,6 +110,15 @@ def _garbage(name: str) -> Iterator[Poison]:
     for venue_sequence in (1, 2):
         yield _execution_of_nobody(f"{name}-nobody", venue_sequence)
     yield _limits(name, version=1, kill_switch=True)
+    yield _cancel(name)
+
+
+def _cancel(account_id: str) -> Poison:
+    """A cancel of an account whose records wait: it passes them by, and there is nothing to cancel."""
+    request = CancelRequested(
+        request_id="1", account_id=account_id, order_id=f"{account_id}-1", submitted_at_ms=_now_ms()
+    )
+    return Poison(ORDERS.name, *order_record(request, 0))
 
 
 def _unbelievable(symbol: str) -> Poison:

@@ -351,7 +351,7 @@ def endings_missed_by_compliance(patch: Patch) -> None:
 @mutant("I7", "compliance")
 def self_match_approved(patch: Patch) -> None:
     """An order may meet its own account's resting one."""
-    patch.setattr(compliance, "crosses", lambda order, resting_ticks: False)
+    patch.setattr(compliance, "matches_own", lambda symbol, side, price_ticks, resting: False)
 
 
 @mutant("I7", "compliance")

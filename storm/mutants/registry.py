@@ -6,6 +6,7 @@ from storm.mutants.engine import BROKEN_RULES
 from storm.mutants.mutant import Mutant
 from storm.mutants.outside import OUTSIDE
 from storm.mutants.pipeline import PIPELINE, SERVICES
+from storm.mutants.requests import REQUESTS
 
 
 def _rule(
@@ -123,4 +124,6 @@ _ENGINE: Final = (
     ),
 )
 
-MUTANTS: Final = {each.name: each for each in (*_ENGINE, *PIPELINE.values(), *OUTSIDE.values())}
+_ALL: Final = (*_ENGINE, *PIPELINE.values(), *REQUESTS.values(), *OUTSIDE.values())
+
+MUTANTS: Final = {each.name: each for each in _ALL}
