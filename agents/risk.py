@@ -2,15 +2,8 @@
 
 import time
 
+from agents.risk_commands import remove_limits, set_limits, set_sequence
 from app.counts import Count
-from app.domain.limits import (
-    apply_limits,
-    apply_sequence,
-    decide_limits,
-    decide_removal,
-    decide_sequence,
-    decide_unread,
-)
 from app.domain.reference import Reference
 from app.domain.requests import (
     Answer,
@@ -36,20 +29,16 @@ from app.domain.risk import (
     rejection,
     reserve,
 )
-from app.engine import Batches, RawRecord, Record, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
+from app.engine import Batches, Record, UnitOfWork, unit_of_work
 from app.risk import app
 from app.service import known
 from app.topics import (
-    ACCOUNT_COMMANDS,
     ACCOUNTS,
-    COMMAND_ANSWERS,
     HALTS,
     INSTRUMENTS,
     PRICES,
     RISK_ALERTS,
     RISK_DECISIONS,
-    RISK_LIMITS,
-    account_of,
     named,
 )
 from app.topology import RISK
@@ -59,7 +48,6 @@ from models.events import (
     CancelRefused,
     CancelRejected,
     CancelRequested,
-    CommandAnswered,
     ComplianceDecision,
     Execution,
     OrderComplianceApproved,
@@ -97,15 +85,9 @@ CANCELS_REFUSED = Count(
 REPEATS = Count(
     app, "risk_repeats_ignored_total", "Reports and decisions that had been booked before, by type.", "type"
 )
-ANSWERED = Count(
-    app, "risk_commands_total", "Commands that risk has answered, by type and answer.", "type", "answer"
-)
 RiskInput = SetRiskLimits | SetAccountSequence | Execution | ComplianceDecision | Ordered | None
 OfOrder = OrderReceived | CancelRequested | ReplaceRequested | Execution
 """What names an order and its account."""
-
-UNREAD = {RISK_LIMITS.name: SetRiskLimits.__name__, ACCOUNT_COMMANDS.name: SetAccountSequence.__name__}
-"""What a record is taken for that cannot be read."""
 
 
 @app.agent(app.inputs(*named(*RISK.inputs)))
@@ -127,7 +109,8 @@ async def check_risk(batches: Batches[RiskInput]) -> None:
                     case SetRiskLimits() as command:
                         set_limits(work, command)
                     case SetAccountSequence() as command:
-                        set_sequence(work, command)
+                        is_registered = command.account_id in reference.accounts.values
+                        set_sequence(work, command, is_registered=is_registered)
                     case None:
                         remove_limits(work, record)
                     case OrderComplianceApproved() | ReplaceComplianceApproved() | CancelAccepted():
@@ -246,51 +229,3 @@ def keep(work: UnitOfWork, account: AccountRisk, reservation: Reservation | None
         del work[RESERVATIONS][key]
     else:
         work[RESERVATIONS][key] = reservation
-
-
-def set_limits(work: UnitOfWork, command: SetRiskLimits) -> None:
-    """Put limits in force, or the kill switch alone."""
-    in_force = work[LIMITS].get(command.account_id)
-    answer = decide_limits(command, in_force)
-    if answer.accepted:
-        work[LIMITS][command.account_id] = apply_limits(command, in_force)
-    tell(work, answer)
-
-
-def remove_limits(work: UnitOfWork, record: Record) -> None:
-    """Take an account's limits away: its record has no value."""
-    account_id = account_of(record.key)
-    answer = decide_removal(account_id, work[LIMITS].get(account_id))
-    if answer.accepted:
-        del work[LIMITS][account_id]
-    tell(work, answer)
-
-
-def set_sequence(work: UnitOfWork, command: SetAccountSequence) -> None:
-    """Set an account right again after an order with a sequence too high."""
-    account = work[POSITIONS].get(command.account_id, NEW_ACCOUNT)
-    is_known = command.account_id in work[LIMITS] and command.account_id in reference.accounts.values
-    answer = decide_sequence(command, account, is_known=is_known)
-    if answer.accepted:
-        work[POSITIONS][command.account_id] = apply_sequence(account, command)
-    tell(work, answer)
-
-
-@app.buried
-def refuse(work: UnitOfWork, spec: TopicSpec, raw: RawRecord, error: BaseException) -> None:
-    """Answer a command that cannot be read; a kill switch takes all the same, if its account is ours."""
-    command = UNREAD.get(spec.name)
-    if command is None:
-        return
-    account_id, why_not = account_of(raw.key), f"{type(error).__name__}: {error}"
-    in_force = None if isinstance(error, WrongPartition) else work[LIMITS].get(account_id)
-    answer, after = decide_unread(command, account_id, raw.value, why_not, in_force)
-    if after is not None and after is not in_force:
-        work[LIMITS][account_id] = after
-    tell(work, answer)
-
-
-def tell(work: UnitOfWork, answer: CommandAnswered) -> None:
-    """Answer a command."""
-    work.emit(COMMAND_ANSWERS, answer)
-    ANSWERED.add(work, type=answer.command, answer="accepted" if answer.accepted else "refused")
