@@ -6,10 +6,14 @@ call changes the books and returns the facts that came of it, in the order in wh
 - An incoming order first trades with resting orders of *other* accounts, best price first, then earliest
   arrival, at the resting order's price; own orders are skipped. Then it takes what is left of the last
   market trade, at that trade's price, if its limit allows. The rest rests (GTC) or is cancelled (IOC).
+- A replace gives a resting order another total quantity and price, under the guards of a new order. If only
+  the quantity falls, the order keeps its place in time. Else it gets a new place and is matched like an
+  incoming order. A total that is filled already ends it as filled.
 - A market trade at price P fills resting orders at P or through it (buys at P or above, sells at P or
   below), the furthest through first, then the earliest, each at its own limit, up to the trade's quantity.
 - A symbol's market is open from a market trade until `close`, which expires every resting order.
-- A symbol that is not listed any more takes no new order and no market trade; what rests in it stays.
+- A symbol that is not listed any more takes no new order, no replace and no market trade; what rests in it
+  stays until it is cancelled or the market closes.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -22,6 +26,8 @@ from models.reasons import VenueReason
 from models.values import Liquidity, Side, TimeInForce
 
 ADDED, REMOVED = Liquidity.ADDED, Liquidity.REMOVED
+REMOVALS_MIN = 64
+"""A side of a book makes its entries anew after so many removals at the earliest."""
 PRICE_BAND_PERCENT = 50
 """How far from the last price a limit may be, both ways, the bound itself allowed."""
 
@@ -43,7 +49,11 @@ class OrderStatus(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Order:
-    """A limit order at the venue. `arrival` numbers the orders taken, from 1; 0 is not taken yet."""
+    """A limit order at the venue. `quantity_lots` and `price_ticks` are those in force.
+
+    `arrival` numbers the orders taken, from 1; 0 is not taken. `priority` is its place in time: lower is
+    first, no two orders have the same, and it stays as it is while the order rests.
+    """
 
     order_id: str
     account_id: str
@@ -56,6 +66,7 @@ class Order:
     arrival: int = 0
     filled_lots: int = 0
     status: OrderStatus = OrderStatus.OPEN
+    priority: int = 0
 
     @property
     def leaves_lots(self) -> int:
@@ -63,13 +74,39 @@ class Order:
 
     @property
     def venue_order_id(self) -> str:
-        return f"V{self.arrival}"
+        """Empty for an order that was not taken."""
+        return f"V{self.arrival}" if self.arrival else ""
 
     def allows(self, price_ticks: int) -> bool:
         """Whether the limit is as good as this price, or better for the other side."""
         if self.side is Side.BUY:
             return price_ticks <= self.price_ticks
         return price_ticks >= self.price_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client wants of an order. `symbol` and `side` are its word, for an order that is unknown."""
+
+    session: int
+    request_id: str
+    account_id: str
+    order_id: str
+    symbol: str
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Request):
+    """The order is to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replace(Request):
+    """The order is to have another total quantity, what is filled included, and another price."""
+
+    quantity_lots: int
+    price_ticks: int
 
 
 class Acknowledged(NamedTuple):
@@ -92,8 +129,11 @@ class Filled(NamedTuple):
 
 
 class Cancelled(NamedTuple):
+    """`request_id` is the cancel that asked for it, None when nobody did."""
+
     order: Order
     lots: int
+    request_id: str | None = None
 
 
 class Expired(NamedTuple):
@@ -106,14 +146,32 @@ class Rejected(NamedTuple):
     reason: VenueReason
 
 
-Fact = Acknowledged | Filled | Cancelled | Expired | Rejected
+class Replaced(NamedTuple):
+    """What is in force from here on; `leaves_lots` is what was open before a match at the new price."""
+
+    order: Order
+    request_id: str
+    quantity_lots: int
+    price_ticks: int
+    leaves_lots: int
+
+
+class Refused(NamedTuple):
+    """A request that changes nothing. `order` is not taken (`arrival` 0) if its account has no such order."""
+
+    order: Order
+    request: Request
+    reason: VenueReason
+
+
+Fact = Acknowledged | Filled | Cancelled | Expired | Rejected | Replaced | Refused
 
 
 class _Queued(NamedTuple):
-    """Sorts by priority: `rank` grows as the price gets worse; `arrival` is unique."""
+    """Sorts by priority: `rank` grows as the price gets worse; `priority` is unique."""
 
     rank: int
-    arrival: int
+    priority: int
     order: Order
 
 
@@ -122,34 +180,45 @@ class BookSide:
 
     Each account queues its own orders; `_heads` ranks the accounts by the first of their queue, so that
     skipping an account is skipping one entry. An entry whose order is no longer first of its queue is
-    dropped when it comes up; `_headed` (arrivals) keeps an order from being entered twice.
+    dropped when it comes up; `_headed` (priorities) keeps an order from being entered twice.
+
+    An order may leave from anywhere. Its entries stay behind, and are dropped when they come up: the first of
+    a queue is always an order at rest. After as many removals as orders rest, all entries are made anew, so
+    that those left behind are never more than a multiple of the others.
     """
 
     def __init__(self, side: Side) -> None:
         self._rank_sign = -1 if side is Side.BUY else 1
+        self._resting: dict[str, Order] = {}
         self._queues: dict[str, list[_Queued]] = {}
         self._heads: list[_Queued] = []
         self._headed: set[int] = set()
+        self._removals = 0
 
     def add(self, order: Order) -> None:
+        self._resting[order.order_id] = order
         queue = self._queues.setdefault(order.account_id, [])
-        heappush(queue, _Queued(self._rank_sign * order.price_ticks, order.arrival, order))
+        heappush(queue, self._queued(order))
         self._enter_head(queue)
 
     def add_all(self, orders: Iterable[Order]) -> None:
         """Add many at once, as after a restart."""
         for order in orders:
-            queue = self._queues.setdefault(order.account_id, [])
-            queue.append(_Queued(self._rank_sign * order.price_ticks, order.arrival, order))
+            self._resting[order.order_id] = order
+            self._queues.setdefault(order.account_id, []).append(self._queued(order))
         for queue in self._queues.values():
             heapify(queue)
             self._enter_head(queue)
+
+    def resting(self, order_id: str) -> Order:
+        """Raises KeyError for an order that does not rest here."""
+        return self._resting[order_id]
 
     def best(self) -> Order | None:
         while self._heads:
             head = self._heads[0]
             queue = self._queues.get(head.order.account_id)
-            if queue and queue[0].arrival == head.arrival:
+            if queue and queue[0].priority == head.priority:
                 return head.order
             self._leave_head()
         return None
@@ -164,39 +233,64 @@ class BookSide:
         return best
 
     def remove(self, order: Order) -> None:
-        """Take out an order that `best` or `best_of_others` gave: the first of its account's queue."""
+        """Take out any order. Raises KeyError if it does not rest here."""
+        del self._resting[order.order_id]
+        self._removals += 1
+        if self._removals > max(len(self._resting), REMOVALS_MIN):
+            self._make_anew()
+            return
         queue = self._queues[order.account_id]
-        heappop(queue)
+        while queue and not self._is_resting(queue[0]):
+            heappop(queue)
         if queue:
             self._enter_head(queue)
         else:
             del self._queues[order.account_id]
 
     def clear(self) -> None:
+        self._resting.clear()
         self._queues.clear()
         self._heads.clear()
         self._headed.clear()
+        self._removals = 0
 
     def __iter__(self) -> Iterator[Order]:
         """Every resting order, in no particular order."""
-        return (queued.order for queue in self._queues.values() for queued in queue)
+        return iter(self._resting.values())
+
+    def _queued(self, order: Order) -> _Queued:
+        return _Queued(self._rank_sign * order.price_ticks, order.priority, order)
+
+    def _is_resting(self, queued: _Queued) -> bool:
+        """Whether the order is still in this place: it may have left, or have come back in another one."""
+        return queued.priority == queued.order.priority and queued.order.order_id in self._resting
+
+    def _make_anew(self) -> None:
+        resting = list(self)
+        self.clear()
+        self.add_all(resting)
 
     def _enter_head(self, queue: list[_Queued]) -> None:
         head = queue[0]
-        if head.arrival not in self._headed:
-            self._headed.add(head.arrival)
+        if head.priority not in self._headed:
+            self._headed.add(head.priority)
             heappush(self._heads, head)
 
     def _leave_head(self) -> None:
-        self._headed.discard(heappop(self._heads).arrival)
+        self._headed.discard(heappop(self._heads).priority)
 
 
 @dataclass(slots=True)
 class Numbers:
-    """Counters that ids are made of: orders taken and trades matched so far, over all symbols."""
+    """Counters so far, over all symbols: orders taken, trades matched, and places in time given to orders."""
 
     orders_taken: int = 0
     trades_matched: int = 0
+    places_given: int = 0
+
+    def next_place(self) -> int:
+        self.places_given += 1
+        return self.places_given
 
 
 class OrderBook:
@@ -216,6 +310,10 @@ class OrderBook:
         resting.sort(key=lambda order: order.arrival)
         return resting
 
+    def resting(self, side: Side, order_id: str) -> Order:
+        """Raises KeyError for an order that does not rest here."""
+        return self._sides[side].resting(order_id)
+
     def restore(self, orders: Iterable[Order]) -> None:
         """Let open orders rest as they were, without matching them."""
         by_side: dict[Side, list[Order]] = {side: [] for side in Side}
@@ -231,15 +329,33 @@ class OrderBook:
     def place(self, order: Order) -> list[Fact]:
         """Match an order that no guard refused, then let it rest or cancel what is left."""
         facts: list[Fact] = [Acknowledged(order)]
-        self._take_resting(order, facts)
-        self._take_liquidity(order, facts)
-        if not order.leaves_lots:
-            return facts
-        if order.time_in_force is TimeInForce.IOC:
+        self._match(order, facts)
+        if order.leaves_lots and order.time_in_force is TimeInForce.IOC:
             order.status = OrderStatus.CANCELLED
             facts.append(Cancelled(order, order.leaves_lots))
-        else:
+        elif order.leaves_lots:
             self._sides[order.side].add(order)
+        return facts
+
+    def cancel(self, order: Order, request_id: str | None) -> list[Fact]:
+        """End an order that rests."""
+        self._sides[order.side].remove(order)
+        order.status = OrderStatus.CANCELLED
+        return [Cancelled(order, order.leaves_lots, request_id)]
+
+    def replace(self, order: Order, request: Replace) -> list[Fact]:
+        """Change an order that rests, by a request that no guard refused."""
+        if request.price_ticks == order.price_ticks and request.quantity_lots < order.quantity_lots:
+            replaced = _replaced(order, request)
+            self._remove_if_filled(order)
+            return [replaced]
+        side = self._sides[order.side]
+        side.remove(order)
+        facts: list[Fact] = [_replaced(order, request)]
+        order.priority = self._numbers.next_place()
+        self._match(order, facts)
+        if order.leaves_lots:
+            side.add(order)
         return facts
 
     def trade(self, tick: Tick, price_ticks: int, quantity_lots: int) -> list[Fact]:
@@ -268,6 +384,11 @@ class OrderBook:
             order.status = OrderStatus.EXPIRED
         return [Expired(order, order.leaves_lots) for order in expired]
 
+    def _match(self, order: Order, facts: list[Fact]) -> None:
+        """Fill an order that does not rest, as far as its limit allows."""
+        self._take_resting(order, facts)
+        self._take_liquidity(order, facts)
+
     def _take_resting(self, order: Order, facts: list[Fact]) -> None:
         opposite = self._sides[Side.SELL if order.side is Side.BUY else Side.BUY]
         while order.leaves_lots:
@@ -293,7 +414,7 @@ class OrderBook:
         ]
         return min(
             candidates,
-            key=lambda order: (-abs(order.price_ticks - price_ticks), order.arrival),
+            key=lambda order: (-abs(order.price_ticks - price_ticks), order.priority),
             default=None,
         )
 
@@ -324,6 +445,29 @@ def _fill(
     return Filled(order, trade_id, quantity_lots, price_ticks, leaves_lots, liquidity, with_market)
 
 
+def _replaced(order: Order, request: Replace) -> Replaced:
+    """Put the request's quantity and price in force; a total that is filled already ends the order."""
+    order.quantity_lots = max(request.quantity_lots, order.filled_lots)
+    order.price_ticks = request.price_ticks
+    if not order.leaves_lots:
+        order.status = OrderStatus.FILLED
+    return Replaced(order, request.request_id, order.quantity_lots, order.price_ticks, order.leaves_lots)
+
+
+def _not_taken(request: Request) -> Order:
+    """Stands for the order of a request that names none of its account's."""
+    return Order(
+        request.order_id,
+        request.account_id,
+        request.session,
+        request.symbol,
+        request.side,
+        0,
+        0,
+        TimeInForce.GTC,
+    )
+
+
 @dataclass(slots=True)
 class Market:
     """Every symbol's book behind the venue's guards."""
@@ -343,11 +487,31 @@ class Market:
         """Take an order: number it, then refuse it or match it."""
         self.numbers.orders_taken += 1
         order.arrival = self.numbers.orders_taken
-        reason = self._refusal(order, reject_on_demand)
+        order.priority = self.numbers.next_place()
+        reason = self._refusal(order.symbol, order.price_ticks, reject_on_demand)
         if reason is not None:
             order.status = OrderStatus.REJECTED
             return [Rejected(order, reason)]
         return self.books[order.symbol].place(order)
+
+    def answer(self, request: Request, order: Order | None, *, reject_on_demand: bool = False) -> list[Fact]:
+        """Do what a request asks for, or refuse it; `order` is the one that it names, None if there is none.
+
+        An order that is open has to be the one that rests here.
+        """
+        if order is None or order.account_id != request.account_id:
+            return [Refused(_not_taken(request), request, VenueReason.UNKNOWN_ORDER)]
+        reason = self._refusal_of_request(request, order, reject_on_demand)
+        if reason is not None:
+            return [Refused(order, request, reason)]
+        book = self.books[order.symbol]
+        if isinstance(request, Replace):
+            return book.replace(order, request)
+        return book.cancel(order, request.request_id)
+
+    def cancel_unasked(self, order: Order) -> list[Fact]:
+        """End an order that rests, although nobody asked for it."""
+        return self.books[order.symbol].cancel(order, None)
 
     def has_seen(self, symbol: str, tick: Tick) -> bool:
         return tick <= self.books[symbol].tick
@@ -361,11 +525,20 @@ class Market:
     def close(self) -> list[Fact]:
         return [fact for book in self.books.values() for fact in book.close()]
 
-    def _refusal(self, order: Order, reject_on_demand: bool) -> VenueReason | None:
-        if order.symbol not in self.listed:
+    def _refusal_of_request(
+        self, request: Request, order: Order, reject_on_demand: bool
+    ) -> VenueReason | None:
+        if order.status is not OrderStatus.OPEN:
+            return VenueReason.ORDER_ENDED
+        if isinstance(request, Replace):
+            return self._refusal(order.symbol, request.price_ticks, reject_on_demand)
+        return VenueReason.REJECTED_ON_DEMAND if reject_on_demand else None
+
+    def _refusal(self, symbol: str, price_ticks: int, reject_on_demand: bool) -> VenueReason | None:
+        if symbol not in self.listed:
             return VenueReason.UNKNOWN_SYMBOL
-        book = self.books[order.symbol]
-        if book.is_out_of_band(order.price_ticks):
+        book = self.books[symbol]
+        if book.is_out_of_band(price_ticks):
             return VenueReason.PRICE_OUT_OF_BAND
         if not book.is_open:
             return VenueReason.MARKET_CLOSED

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from models.values import Instrument
-from venue.book import Fact, Filled, Market, Order, Tick
+from venue.book import Fact, Filled, Market, Order, OrderStatus, Refused, Request, Tick
 from venue.ledger import Ledger
 from venue.reports import report_of
 from venue.requests import MarketTick
@@ -15,7 +15,7 @@ from venue.terms import DEFAULT_RULES, Rules, moment_of, terms_of
 
 
 class Submission(NamedTuple):
-    """Client order ids: `accepted` were taken (a refusal is a report), `duplicates` were known before."""
+    """Ids of orders or requests: `accepted` were taken (a refusal is a report), `duplicates` were known."""
 
     accepted: list[str]
     duplicates: list[str]
@@ -70,10 +70,16 @@ class Exchange:
         self.on_reports = on_reports
         self._state: _State | None = self._load()
 
-    def submit(self, orders: Sequence[Order], rejects_next: Callable[[], bool] = _never) -> Submission:
+    def submit(
+        self,
+        orders: Sequence[Order],
+        rejects_next: Callable[[], bool] = _never,
+        cancels_next: Callable[[], bool] = _never,
+    ) -> Submission:
         """Take the orders whose id is new; count the others as received once more.
 
-        `rejects_next` is asked once for each order taken: True refuses it on demand.
+        `rejects_next` is asked once for each order taken: True refuses it on demand. `cancels_next` is asked
+        once for each that comes to rest: True cancels it unasked.
         """
         known = self._ledger.known([order.order_id for order in orders])
         accepted: list[str] = []
@@ -87,10 +93,48 @@ class Exchange:
                 known.add(order.order_id)
                 accepted.append(order.order_id)
                 facts += state.market.place(order, reject_on_demand=rejects_next())
+                if order.status is OrderStatus.OPEN and cancels_next():
+                    facts += state.market.cancel_unasked(order)
             sessions = self._record(state, facts)
             self._ledger.count_repeats(duplicates)
         self._tell(sessions)
         return Submission(accepted, duplicates)
+
+    def ask(self, requests: Sequence[Request], rejects_next: Callable[[], bool] = _never) -> Submission:
+        """Answer the requests whose id is new, each by a report; count the others as received once more.
+
+        `rejects_next` is asked once for each request taken: True refuses it on demand.
+        """
+        known = self._ledger.known_requests([request.request_id for request in requests])
+        answered: list[tuple[Request, Fact]] = []
+        duplicates: list[str] = []
+        facts: list[Fact] = []
+        with self._changing() as state:
+            orders = self._orders(state, [request.order_id for request in requests])
+            for request in requests:
+                if request.request_id in known:
+                    duplicates.append(request.request_id)
+                    continue
+                known.add(request.request_id)
+                answer, *fills = state.market.answer(
+                    request, orders.get(request.order_id), reject_on_demand=rejects_next()
+                )
+                answered.append((request, answer))
+                facts += [answer, *fills]
+            sessions = self._record(state, facts)
+            self._ledger.add_requests(answered)
+            self._ledger.count_repeated_requests(duplicates)
+        self._tell(sessions)
+        return Submission([request.request_id for request, _ in answered], duplicates)
+
+    def _orders(self, state: _State, order_ids: Sequence[str]) -> dict[str, Order]:
+        """The orders that the venue has, by id: those of the book as far as they rest."""
+        return {
+            order_id: state.market.books[order.symbol].resting(order.side, order_id)
+            if order.status is OrderStatus.OPEN
+            else order
+            for order_id, order in self._ledger.load_orders(order_ids).items()
+        }
 
     def claim(self, epochs: Mapping[int, int]) -> dict[int, int]:
         """Make each epoch its session's owner; all of them, or none when a session has a later one.
@@ -112,6 +156,11 @@ class Exchange:
         """Those the ledger has, in the order asked."""
         known = self._ledger.known(client_order_ids)
         return [client_order_id for client_order_id in client_order_ids if client_order_id in known]
+
+    def known_requests(self, request_ids: Sequence[str]) -> list[str]:
+        """Those the ledger has, in the order asked."""
+        known = self._ledger.known_requests(request_ids)
+        return [request_id for request_id in request_ids if request_id in known]
 
     def knows(self, symbol: str) -> bool:
         """Whether the symbol is listed, or has been."""
@@ -180,7 +229,8 @@ class Exchange:
             order = fact.order
             sequence = self._last(state, order.session) + 1
             state.sequences[order.session] = sessions[order.session] = sequence
-            touched[order.order_id] = order
+            if not isinstance(fact, Refused):
+                touched[order.order_id] = order
             terms = None
             if isinstance(fact, Filled):
                 terms = terms_of(fact, self._listed[order.symbol], self._rules, moment)

@@ -2,10 +2,14 @@
 
     hang_ms with requests or for_ms  the answers to the next `requests` calls, or to all calls of the next
                                      `for_ms`, come `hang_ms` late; the call itself is done at once
-    drop_acks             the next n POST /orders are done, but the connection closes without an answer
+    drop_acks             the next n POST /orders or /requests are done, but the connection closes without an
+                          answer
     duplicate_reports     the next n frames of reports are sent twice
-    added_fields          the next n answers about orders and frames of reports have a field that nobody knows
+    added_fields          the next n answers about orders or requests and frames of reports have a field that
+                          nobody knows
     reject_next           the next n new orders are refused with REJECTED_ON_DEMAND
+    reject_requests_next  the next n new requests to cancel or replace are refused with REJECTED_ON_DEMAND
+    cancel_next           the next n new orders that come to rest are cancelled at once, although nobody asked
     unavailable_ms        for n ms every call is answered 503, and open report streams are cut
     error_rate_per_mille  n of 1,000 calls, evenly spread by a counter, are answered 500 and not done
 
@@ -17,7 +21,9 @@ from typing import Literal, get_args
 
 from venue.requests import FaultsRequest
 
-Countdown = Literal["drop_acks", "duplicate_reports", "added_fields", "reject_next"]
+Countdown = Literal[
+    "drop_acks", "duplicate_reports", "added_fields", "reject_next", "reject_requests_next", "cancel_next"
+]
 COUNTDOWNS: tuple[Countdown, ...] = get_args(Countdown)
 
 

@@ -5,13 +5,25 @@
       account_id, symbol  TEXT
       session          INTEGER: the session it was sent on (a client's key shard), which gets its reports
       side             'buy' or 'sell'
-      quantity_lots, price_ticks  INTEGER: as ordered
+      quantity_lots, price_ticks  INTEGER: as in force, that is of the last replace, else as ordered; a
+                       replace to no more than what was filled leaves what was filled
       time_in_force    'gtc' or 'ioc'
-      venue_order_id   TEXT: 'V' and `arrival`
+      venue_order_id   TEXT: 'V' and `arrival`; a replace does not change it
       filled_lots      INTEGER: sum of its trades
       status           'open', 'filled', 'cancelled', 'expired' or 'rejected'
       receipts         INTEGER: how many times this id was received, repeats included; 1 is exactly once
       arrival          INTEGER: orders taken are numbered from 1
+      priority         INTEGER: the order's place in time, lower is first; taking an order gives it the next
+                       place, and so does a replace, unless only the quantity falls
+    requests       one row for every cancel and replace ever taken, refused ones included
+      request_id       TEXT, primary key
+      session          INTEGER: the session it was sent on
+      account_id, order_id  TEXT: as sent; the order may be unknown, or another account's
+      kind             'cancel' or 'replace'
+      quantity_lots, price_ticks  INTEGER: as asked for by a replace; NULL for a cancel
+      receipts         INTEGER: as of orders
+      outcome          TEXT: 'cancelled' or 'replaced', else the reason of its refusal as reported, such as
+                       'order_ended'
     reports        every report made; primary key (session, venue_sequence)
       session, venue_sequence  INTEGER: from 1 without a gap in each session
       type             TEXT: 'OrderAcknowledged', 'TradeExecuted', ...
@@ -28,9 +40,9 @@
     epochs         session, epoch: the highest that any owner of the session has named
     markets        symbol, price_ticks, tick_epoch, tick_sequence, liquidity_lots (left of the last market
                    trade), is_open; a symbol that is not listed any more stays
-    counters       name, value: 'orders_taken', 'trades_matched' and, in a ledger that was of version 1,
-                   'numbered_before': up to it and the next one the numbers of a session may leap, see
-                   `venue/upgrade.py`
+    counters       name, value: 'orders_taken', 'trades_matched', 'places_given' (the last `priority`) and, in
+                   a ledger that was of version 1, 'numbered_before': up to it and the next one the numbers of
+                   a session may leap, see `venue/upgrade.py`
 
 One transaction a request holds the change and its reports, and is committed before anything is answered or
 sent. `synchronous` is NORMAL: what is committed outlives a killed process; a power cut can take the last
@@ -42,19 +54,31 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from models.values import Side, TimeInForce
-from venue.book import Filled, Market, Numbers, Order, OrderStatus, Tick
+from venue.book import (
+    Cancelled,
+    Fact,
+    Filled,
+    Market,
+    Numbers,
+    Order,
+    OrderStatus,
+    Refused,
+    Replace,
+    Replaced,
+    Request,
+    Tick,
+)
 from venue.errors import StartError
 from venue.reports import NumberedReport, following
 from venue.terms import TradeTerms
-from venue.upgrade import NUMBERED_BEFORE, NotByKeyError, add_terms, upgrade
+from venue.upgrade import NUMBERED_BEFORE, REQUESTS, STEPS, NotByKeyError, add, upgrade
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BY_PARTITION = 1
 """The version whose sessions were the partition numbers of a client's topics."""
-WITHOUT_TERMS = 2
-"""The version whose trades have neither time nor fee nor counterparty."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,9 +99,11 @@ CREATE TABLE orders (
     filled_lots INTEGER NOT NULL,
     status TEXT NOT NULL,
     receipts INTEGER NOT NULL DEFAULT 1,
-    arrival INTEGER NOT NULL
+    arrival INTEGER NOT NULL,
+    priority INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX open_orders ON orders (arrival) WHERE status = 'open';
+{REQUESTS};
 CREATE TABLE reports (
     session INTEGER NOT NULL,
     venue_sequence INTEGER NOT NULL,
@@ -114,18 +140,24 @@ CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
-_SAVE_ORDER = """
-INSERT INTO orders (
-    client_order_id, account_id, session, symbol, side, quantity_lots, price_ticks, time_in_force,
-    venue_order_id, filled_lots, status, arrival
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (client_order_id) DO UPDATE SET filled_lots = excluded.filled_lots, status = excluded.status
+_ORDER_COLUMNS = """
+    client_order_id, account_id, session, symbol, side, quantity_lots, price_ticks, time_in_force, arrival,
+    filled_lots, status, priority
 """
 
-_OPEN_ORDERS = """
-SELECT client_order_id, account_id, session, symbol, side, quantity_lots, price_ticks, time_in_force,
-       arrival, filled_lots
-FROM orders WHERE status = 'open' ORDER BY arrival
+_SAVE_ORDER = f"""
+INSERT INTO orders ({_ORDER_COLUMNS}, venue_order_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (client_order_id) DO UPDATE SET
+    quantity_lots = excluded.quantity_lots, price_ticks = excluded.price_ticks,
+    filled_lots = excluded.filled_lots, status = excluded.status, priority = excluded.priority
+"""
+
+_OPEN_ORDERS = f"SELECT {_ORDER_COLUMNS} FROM orders WHERE status = 'open' ORDER BY arrival"
+
+_ADD_REQUEST = """
+INSERT INTO requests (
+    request_id, session, account_id, order_id, kind, quantity_lots, price_ticks, outcome
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -193,16 +225,18 @@ class Ledger:
         """The last `venue_sequence` of each session."""
         return dict(self._db.execute("SELECT session, last_sequence FROM sessions"))
 
+    def load_orders(self, client_order_ids: Sequence[str]) -> dict[str, Order]:
+        """The orders that the ledger has, by id, as they were at the last commit."""
+        rows = self._where_in(f"SELECT {_ORDER_COLUMNS} FROM orders WHERE client_order_id", client_order_ids)
+        return {order.order_id: order for order in map(_order_from, rows)}
+
     def known(self, client_order_ids: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        for start in range(0, len(client_order_ids), _IDS_PER_QUERY):
-            ids = client_order_ids[start : start + _IDS_PER_QUERY]
-            marks = ",".join("?" * len(ids))
-            rows = self._db.execute(
-                f"SELECT client_order_id FROM orders WHERE client_order_id IN ({marks})", ids
-            )
-            found.update(client_order_id for (client_order_id,) in rows)
-        return found
+        rows = self._where_in("SELECT client_order_id FROM orders WHERE client_order_id", client_order_ids)
+        return {client_order_id for (client_order_id,) in rows}
+
+    def known_requests(self, request_ids: Sequence[str]) -> set[str]:
+        rows = self._where_in("SELECT request_id FROM requests WHERE request_id", request_ids)
+        return {request_id for (request_id,) in rows}
 
     def count_repeats(self, client_order_ids: Iterable[str]) -> None:
         self._db.executemany(
@@ -210,8 +244,18 @@ class Ledger:
             [(client_order_id,) for client_order_id in client_order_ids],
         )
 
+    def count_repeated_requests(self, request_ids: Iterable[str]) -> None:
+        self._db.executemany(
+            "UPDATE requests SET receipts = receipts + 1 WHERE request_id = ?",
+            [(request_id,) for request_id in request_ids],
+        )
+
+    def add_requests(self, answered: Iterable[tuple[Request, Fact]]) -> None:
+        """Add requests, each with the fact that answers it."""
+        self._db.executemany(_ADD_REQUEST, [_request_row(*each) for each in answered])
+
     def save_orders(self, orders: Iterable[Order]) -> None:
-        """Insert new orders, update what was filled and the status of known ones."""
+        """Insert new orders, update what a fill, a replace or the end changes of known ones."""
         self._db.executemany(_SAVE_ORDER, [_row_of(order) for order in orders])
 
     def add_reports(self, reports: Iterable[NumberedReport]) -> None:
@@ -241,6 +285,7 @@ class Ledger:
             [
                 ("orders_taken", market.numbers.orders_taken),
                 ("trades_matched", market.numbers.trades_matched),
+                ("places_given", market.numbers.places_given),
             ],
         )
 
@@ -262,6 +307,12 @@ class Ledger:
         ).fetchone()
         return following(before, reports)
 
+    def _where_in(self, query: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query that ends in the name of a column, as far as this column is among the ids."""
+        for start in range(0, len(ids), _IDS_PER_QUERY):
+            part = ids[start : start + _IDS_PER_QUERY]
+            yield from self._db.execute(f"{query} IN ({','.join('?' * len(part))})", part)
+
     def _counters(self) -> dict[str, int]:
         return dict(self._db.execute("SELECT name, value FROM counters"))
 
@@ -273,9 +324,9 @@ class Ledger:
                     self._db.execute(statement)
         elif version == BY_PARTITION:
             self._upgrade()
-        elif version == WITHOUT_TERMS:
-            add_terms(self._db, SCHEMA_VERSION)
-            _log.warning("%s is brought up to date: trades have terms from now on", self._path)
+        elif version in STEPS:
+            add(self._db, version, SCHEMA_VERSION)
+            _log.warning("%s was of version %d and is brought up to date", self._path, version)
         elif version != SCHEMA_VERSION:
             raise LedgerError(
                 f"{self._path} is a ledger of version {version}, this venue reads {SCHEMA_VERSION}: "
@@ -306,6 +357,28 @@ def _trade_row(fill: Filled, terms: TradeTerms, sequence: int) -> tuple[str | in
     )
 
 
+def _request_row(request: Request, answer: Fact) -> tuple[str | int | None, ...]:
+    asked = (request.quantity_lots, request.price_ticks) if isinstance(request, Replace) else (None, None)
+    return (
+        request.request_id,
+        request.session,
+        request.account_id,
+        request.order_id,
+        "replace" if isinstance(request, Replace) else "cancel",
+        *asked,
+        _outcome(answer),
+    )
+
+
+def _outcome(answer: Fact) -> str:
+    if isinstance(answer, Refused):
+        return answer.reason.value
+    if isinstance(answer, Replaced):
+        return "replaced"
+    assert isinstance(answer, Cancelled)
+    return "cancelled"
+
+
 def _row_of(order: Order) -> tuple[str | int, ...]:
     return (
         order.order_id,
@@ -316,15 +389,18 @@ def _row_of(order: Order) -> tuple[str | int, ...]:
         order.quantity_lots,
         order.price_ticks,
         order.time_in_force.value,
-        order.venue_order_id,
+        order.arrival,
         order.filled_lots,
         order.status.value,
-        order.arrival,
+        order.priority,
+        order.venue_order_id,
     )
 
 
-def _order_from(row: tuple[str, str, int, str, str, int, int, str, int, int]) -> Order:
-    order_id, account_id, session, symbol, side, quantity, price, time_in_force, arrival, filled = row
+def _order_from(row: tuple[str, str, int, str, str, int, int, str, int, int, str, int]) -> Order:
+    order_id, account_id, session, symbol, side, quantity, price, in_force, arrival, filled, status, place = (
+        row
+    )
     return Order(
         order_id,
         account_id,
@@ -333,8 +409,9 @@ def _order_from(row: tuple[str, str, int, str, str, int, int, str, int, int]) ->
         Side(side),
         quantity,
         price,
-        TimeInForce(time_in_force),
+        TimeInForce(in_force),
         arrival,
         filled,
-        OrderStatus.OPEN,
+        OrderStatus(status),
+        place,
     )

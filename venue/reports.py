@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from venue.book import Acknowledged, Cancelled, Expired, Fact, Filled, Rejected
+from venue.book import Acknowledged, Cancel, Cancelled, Expired, Fact, Filled, Refused, Rejected, Replaced
 from venue.terms import TradeTerms
 
 
@@ -75,8 +75,18 @@ def _specifics(fact: Fact) -> tuple[str, dict[str, Any]]:
     if isinstance(fact, Acknowledged):
         return "OrderAcknowledged", {}
     if isinstance(fact, Cancelled):
-        return "OrderCancelled", {"cancelled_lots": fact.lots}
+        return "OrderCancelled", {"cancelled_lots": fact.lots, "request_id": fact.request_id}
     if isinstance(fact, Expired):
         return "OrderExpired", {"expired_lots": fact.lots}
+    if isinstance(fact, Replaced):
+        return "OrderReplaced", {
+            "request_id": fact.request_id,
+            "quantity_lots": fact.quantity_lots,
+            "price_ticks": fact.price_ticks,
+            "leaves_lots": fact.leaves_lots,
+        }
+    if isinstance(fact, Refused):
+        name = "CancelRejected" if isinstance(fact.request, Cancel) else "ReplaceRejected"
+        return name, {"request_id": fact.request.request_id, "reason": fact.reason}
     assert isinstance(fact, Rejected)
     return "VenueRejected", {"reason": fact.reason, "rejected_lots": fact.order.quantity_lots}

@@ -1,13 +1,13 @@
 """What the venue takes over HTTP: the shape and the bounds of every request body."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, TypeVar
 
 from msgspec import DecodeError, Meta, Struct, ValidationError
 from msgspec.json import Decoder
 
 from models.values import LOTS_MAX, Side, TimeInForce
-from venue.book import Order
+from venue.book import Cancel, Order, Replace, Request
 from venue.errors import BadRequestError
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
@@ -24,6 +24,7 @@ Sequence = Annotated[int, Meta(ge=1, le=SEQUENCE_MAX)]
 AnyInt64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Session = Annotated[int, Meta(ge=0, le=SESSION_MAX)]
 Epoch = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
+Lots = Annotated[int, Meta(ge=1, le=LOTS_MAX)]
 Epochs = Annotated[dict[Session, Epoch], Meta(max_length=ITEMS_MAX)]
 _Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 _Duration = Annotated[int, Meta(ge=0, le=HANG_MS_MAX)]
@@ -37,7 +38,7 @@ class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
     account_id: Text
     symbol: Text
     side: Side
-    quantity_lots: Annotated[int, Meta(ge=1, le=LOTS_MAX)]
+    quantity_lots: Lots
     price_ticks: AnyInt64
     time_in_force: TimeInForce
 
@@ -70,6 +71,58 @@ class OrdersQuery(Struct, frozen=True, forbid_unknown_fields=True):
     sessions: Epochs = {}
 
 
+class _NewRequest(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    session: Session
+    request_id: Text
+    account_id: Text
+    order_id: Text
+    symbol: Text
+    side: Side
+
+
+class NewCancel(_NewRequest, frozen=True, tag="cancel"):
+    """A cancel as sent. It has neither quantity nor price: absent, or null."""
+
+    quantity_lots: None = None
+    price_ticks: None = None
+
+    def taken(self) -> Request:
+        return Cancel(self.session, self.request_id, self.account_id, self.order_id, self.symbol, self.side)
+
+
+class NewReplace(_NewRequest, frozen=True, tag="replace"):
+    """A replace as sent. `quantity_lots` is the new total, what is filled included."""
+
+    quantity_lots: Lots
+    price_ticks: AnyInt64
+
+    def taken(self) -> Request:
+        return Replace(
+            self.session,
+            self.request_id,
+            self.account_id,
+            self.order_id,
+            self.symbol,
+            self.side,
+            self.quantity_lots,
+            self.price_ticks,
+        )
+
+
+class RequestsRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Cancels and replaces of any number of sessions, fenced by `sessions` as orders are."""
+
+    sessions: Epochs
+    requests: Annotated[list[NewCancel | NewReplace], Meta(max_length=ITEMS_MAX)]
+
+
+class RequestsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """As for orders: asked with sessions and their epochs, it fences the earlier owners of these."""
+
+    request_ids: Annotated[list[Text], Meta(max_length=ITEMS_MAX)]
+    sessions: Epochs = {}
+
+
 class MarketTick(Struct, frozen=True):
     """The fields of `TickReceived`; others are no business of the venue's.
 
@@ -99,33 +152,56 @@ class FaultsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     duplicate_reports: _Count | None = None
     added_fields: _Count | None = None
     reject_next: _Count | None = None
+    reject_requests_next: _Count | None = None
+    cancel_next: _Count | None = None
     unavailable_ms: _Duration | None = None
     error_rate_per_mille: Annotated[int, Meta(ge=0, le=1_000)] | None = None
 
 
-_Request = TypeVar("_Request", OrdersRequest, OrdersQuery, MarketRequest, FaultsRequest)
+_Body = TypeVar(
+    "_Body", OrdersRequest, OrdersQuery, RequestsRequest, RequestsQuery, MarketRequest, FaultsRequest
+)
 
 _orders = Decoder(OrdersRequest)
 _query = Decoder(OrdersQuery)
+_requests = Decoder(RequestsRequest)
+_requests_query = Decoder(RequestsQuery)
 _market = Decoder(MarketRequest)
 _faults = Decoder(FaultsRequest)
 
 
 def read_orders(body: bytes) -> tuple[OrdersRequest, list[Order]]:
     """Raises BadRequestError, as all the readers here do."""
-    request = _decode(_orders, body)
-    for index, order in enumerate(request.orders):
-        if order.session not in request.sessions:
-            raise BadRequestError(
-                f"session {order.session} is not among the request's sessions",
-                where=f"orders[{index}].session",
-                what_to_do="name it in `sessions`, with its epoch",
-            )
-    return request, [order.taken() for order in request.orders]
+    asked = _decode(_orders, body)
+    _require_sessions("orders", asked.sessions, asked.orders)
+    return asked, [order.taken() for order in asked.orders]
 
 
 def read_query(body: bytes) -> OrdersQuery:
     return _decode(_query, body)
+
+
+def read_requests(body: bytes) -> tuple[RequestsRequest, list[Request]]:
+    asked = _decode(_requests, body)
+    _require_sessions("requests", asked.sessions, asked.requests)
+    return asked, [request.taken() for request in asked.requests]
+
+
+def read_requests_query(body: bytes) -> RequestsQuery:
+    return _decode(_requests_query, body)
+
+
+def _require_sessions(
+    name: str, sessions: Mapping[int, int], items: Iterable[NewOrder | NewCancel | NewReplace]
+) -> None:
+    """Every session that is sent on has an epoch."""
+    for index, item in enumerate(items):
+        if item.session not in sessions:
+            raise BadRequestError(
+                f"session {item.session} is not among the request's sessions",
+                where=f"{name}[{index}].session",
+                what_to_do="name it in `sessions`, with its epoch",
+            )
 
 
 def read_market(body: bytes, knows: Callable[[str], bool]) -> list[MarketTick]:
@@ -171,7 +247,7 @@ def _read_int(text: str, where: str, high: int) -> int:
     return int(text)
 
 
-def _decode(decoder: Decoder[_Request], body: bytes) -> _Request:
+def _decode(decoder: Decoder[_Body], body: bytes) -> _Body:
     try:
         return decoder.decode(body)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The venue on the network: REST for orders, market and faults, a WebSocket for the reports of sessions.
+"""The venue on the network: REST for orders, requests, market and faults, a WebSocket for sessions' reports.
 
 Every answer is JSON; one that refuses is `{"error": what, "where": where, "what_to_do": what to do}`.
 """
@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from venue.errors import BadRequestError
-from venue.exchange import Exchange
+from venue.exchange import Exchange, Submission
 from venue.faults import Faults
 from venue.reports import frame_of
 from venue.requests import (
@@ -24,6 +24,8 @@ from venue.requests import (
     read_market,
     read_orders,
     read_query,
+    read_requests,
+    read_requests_query,
 )
 
 REPORTS_PATH = "/reports"
@@ -82,6 +84,8 @@ class Server:
             [
                 web.post("/orders", self._orders),
                 web.post("/orders/query", self._query),
+                web.post("/requests", self._requests),
+                web.post("/requests/query", self._requests_query),
                 web.get(REPORTS_PATH, self._reports),
                 web.post("/market", self._market),
                 web.post("/close", self._close),
@@ -95,15 +99,33 @@ class Server:
     async def _orders(self, request: web.Request) -> web.Response:
         asked, orders = read_orders(await request.read())
         self._claim(asked.sessions)
-        outcome = self._exchange.submit(orders, rejects_next=lambda: self._faults.take("reject_next"))
-        if self._faults.take("drop_acks") and request.transport:
-            request.transport.abort()
-        return self._tell(outcome._asdict())
+        outcome = self._exchange.submit(
+            orders,
+            rejects_next=lambda: self._faults.take("reject_next"),
+            cancels_next=lambda: self._faults.take("cancel_next"),
+        )
+        return self._acknowledge(request, outcome)
 
     async def _query(self, request: web.Request) -> web.Response:
         asked = read_query(await request.read())
         self._claim(asked.sessions)
         return self._tell({"known": self._exchange.known(asked.client_order_ids)})
+
+    async def _requests(self, request: web.Request) -> web.Response:
+        asked, requests = read_requests(await request.read())
+        self._claim(asked.sessions)
+        outcome = self._exchange.ask(requests, rejects_next=lambda: self._faults.take("reject_requests_next"))
+        return self._acknowledge(request, outcome)
+
+    async def _requests_query(self, request: web.Request) -> web.Response:
+        asked = read_requests_query(await request.read())
+        self._claim(asked.sessions)
+        return self._tell({"known": self._exchange.known_requests(asked.request_ids)})
+
+    def _acknowledge(self, request: web.Request, outcome: Submission) -> web.Response:
+        if self._faults.take("drop_acks") and request.transport:
+            request.transport.abort()
+        return self._tell(outcome._asdict())
 
     def _tell(self, content: dict[str, object]) -> web.Response:
         if self._faults.take("added_fields"):

@@ -1,6 +1,8 @@
 """A ledger of an older version becomes one of today's, in one transaction, before the venue serves anybody.
 
-Version 2 had no terms of trades: what was traded before the upgrade stays without them.
+Version 3 had no requests: an order's place in time is that of its arrival.
+
+Version 2 had no terms of trades either: what was traded before the upgrade stays without them.
 
 The sessions of version 1 were the partition numbers of a client's topics; since version 2 they are key
 shards, the hash of the account modulo 256. So every order, report and trade goes to the session of its
@@ -12,7 +14,7 @@ Epochs are forgotten. They fence former owners of a session, whose calls this ve
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
@@ -40,6 +42,26 @@ TERMS: Final = {
 }
 """The columns that version 3 adds to `trades`, and their types."""
 
+REQUESTS: Final = """
+CREATE TABLE requests (
+    request_id TEXT NOT NULL PRIMARY KEY,
+    session INTEGER NOT NULL,
+    account_id TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    quantity_lots INTEGER,
+    price_ticks INTEGER,
+    receipts INTEGER NOT NULL DEFAULT 1,
+    outcome TEXT NOT NULL
+) WITHOUT ROWID
+"""
+"""The table that version 4 adds."""
+
+_PLACES_GIVEN: Final = """
+INSERT INTO counters SELECT 'places_given', value FROM counters WHERE name = 'orders_taken'
+"""
+"""Up to version 4 an order's place in time was that of its arrival."""
+
 
 def upgrade(db: sqlite3.Connection, schema: Iterable[str]) -> None:
     """Make a ledger of version 1 one of the given schema. Raises NotByKeyError with nothing changed."""
@@ -49,12 +71,31 @@ def upgrade(db: sqlite3.Connection, schema: Iterable[str]) -> None:
         _carry_over(db, schema)
 
 
-def add_terms(db: sqlite3.Connection, version: int) -> None:
-    """Make a ledger of version 2 one of version 3, which is `version`."""
+def add(db: sqlite3.Connection, version: int, newest: int) -> None:
+    """Make a ledger of `version`, one of STEPS, one of the newest: it gets what has been added since."""
     with _at_once(db):
-        for name, kind in TERMS.items():
-            db.execute(f"ALTER TABLE trades ADD COLUMN {name} {kind}")
-        db.execute(f"PRAGMA user_version = {version}")
+        for step in STEPS[version]:
+            step(db)
+        db.execute(f"PRAGMA user_version = {newest}")
+
+
+def _add_terms(db: sqlite3.Connection) -> None:
+    for name, kind in TERMS.items():
+        db.execute(f"ALTER TABLE trades ADD COLUMN {name} {kind}")
+
+
+def _add_requests(db: sqlite3.Connection) -> None:
+    db.execute(REQUESTS)
+    db.execute("ALTER TABLE orders ADD COLUMN priority INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE orders SET priority = arrival")
+    db.execute(_PLACES_GIVEN)
+
+
+STEPS: Final[Mapping[int, tuple[Callable[[sqlite3.Connection], None], ...]]] = {
+    2: (_add_terms, _add_requests),
+    3: (_add_requests,),
+}
+"""What is to be added to a ledger of this version."""
 
 
 @contextmanager
@@ -117,7 +158,7 @@ _COPIES = (
     """
     INSERT INTO orders
     SELECT client_order_id, account_id, shard_of(account_id), symbol, side, quantity_lots, price_ticks,
-           time_in_force, venue_order_id, filled_lots, status, receipts, arrival
+           time_in_force, venue_order_id, filled_lots, status, receipts, arrival, arrival
     FROM orders_before
     """,
     """
@@ -137,4 +178,5 @@ _COPIES = (
     SELECT symbol, price_ticks, 0, tick_sequence, liquidity_lots, is_open FROM markets_before
     """,
     "INSERT INTO counters SELECT name, value FROM counters_before",
+    _PLACES_GIVEN,
 )
