@@ -102,6 +102,9 @@ class Client:
     async def orders(self, *orders: dict[str, Any], session: int = 0) -> Any:
         return await self.post("/orders", a_call(*orders, session=session))
 
+    async def ask(self, *requests: dict[str, Any], session: int = 0) -> Any:
+        return await self.post("/requests", a_request_call(*requests, session=session))
+
     async def tick(self, sequence: int, price_ticks: int = LAST, quantity_lots: int = 0) -> Any:
         return await self.post("/market", {"ticks": [a_tick(sequence, price_ticks, quantity_lots)]})
 
@@ -170,6 +173,28 @@ def an_order(order_id: str, side: str = "buy", quantity_lots: int = 5, **fields:
 def a_call(*orders: dict[str, Any], session: int = 0, epoch: int = 0) -> dict[str, Any]:
     """The body of POST /orders, all on one session."""
     return {"sessions": {session: epoch}, "orders": [{"session": session, **order} for order in orders]}
+
+
+def a_cancel(request_id: str, order_id: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "account_id": "alice",
+        "order_id": order_id,
+        "symbol": "BTC-USD",
+        "side": "buy",
+        "kind": "cancel",
+        **fields,
+    }
+
+
+def a_replace(request_id: str, order_id: str, quantity_lots: int, **fields: Any) -> dict[str, Any]:
+    asked = {"quantity_lots": quantity_lots, "price_ticks": LAST, **fields}
+    return a_cancel(request_id, order_id) | {"kind": "replace", **asked}
+
+
+def a_request_call(*requests: dict[str, Any], session: int = 0, epoch: int = 0) -> dict[str, Any]:
+    """The body of POST /requests, all on one session."""
+    return {"sessions": {session: epoch}, "requests": [{"session": session, **each} for each in requests]}
 
 
 def a_tick(sequence: int, price_ticks: int = LAST, quantity_lots: int = 0) -> dict[str, Any]:
@@ -282,6 +307,111 @@ async def test_the_ledger_alone_tells_every_execution(client: Client) -> None:
     assert [client.venue.ledger(query) for query in (miscounted, unreported, gaps)] == [[], [], []]
     (trades,) = client.venue.ledger("SELECT count(*), sum(quantity_lots) FROM trades")
     assert trades == (43, 87)  # 20 matches of 40 lots, two sides each, and 3 fills of the market's 7 lots
+
+
+# Cancels and replaces
+
+
+async def test_a_request_is_answered_by_one_report_in_the_words_of_the_models(client: Client) -> None:
+    await client.orders(*map(an_order, "abc"))
+    answer = await client.ask(
+        a_cancel("c1", "a"),
+        a_cancel("c2", "a"),
+        a_replace("r1", "b", 3, price_ticks=LAST - 1),
+        a_replace("r2", "a", 3),
+        a_cancel("c1", "c"),
+    )
+    assert answer == {"accepted": ["c1", "c2", "r1", "r2"], "duplicates": ["c1"]}
+    told = (await client.reports(7))[3:]
+    assert [(each["order_id"], each["request_id"]) for each in told] == [
+        ("a", "c1"),
+        ("a", "c2"),
+        ("b", "r1"),
+        ("a", "r2"),
+    ]
+    assert types(told) == ["OrderCancelled", "CancelRejected", "OrderReplaced", "ReplaceRejected"]
+    assert sequences(told) == [4, 5, 6, 7]
+    assert told[2] | {"quantity_lots": 3, "price_ticks": LAST - 1, "leaves_lots": 3} == told[2]
+    for report in told:
+        assert report.pop("session") == 0
+        getattr(events, report.pop("type")).model_validate(report)
+
+
+async def test_a_known_request_is_not_answered_again_and_its_receipts_are_counted(client: Client) -> None:
+    await client.orders(an_order("a"), an_order("b"))
+    await client.ask(a_replace("r1", "a", 3))
+    assert await client.ask(a_replace("r1", "b", 9)) == {"accepted": [], "duplicates": ["r1"]}
+    assert len(await client.reports(3)) == 3
+    found = client.venue.ledger("SELECT request_id, order_id, quantity_lots, receipts FROM requests")
+    assert found == [("r1", "a", 3, 2)]
+
+
+async def test_a_query_names_the_requests_that_the_ledger_has(client: Client) -> None:
+    ids = [f"alice-c{number}" for number in range(1_200)]
+    await client.ask(*(a_cancel(each, "none") for each in ids))
+    answer = await client.post("/requests/query", {"request_ids": ["unknown", *ids]})
+    assert answer == {"known": ids}
+
+
+async def test_requests_are_fenced_by_the_epochs_of_orders(client: Client) -> None:
+    await client.orders(an_order("a"), session=3)
+    await client.post("/requests/query", {"sessions": {3: 8, 4: 8}, "request_ids": ["c1"]})
+    for path, body in (
+        ("/requests", a_request_call(a_cancel("c1", "a"), session=3, epoch=7)),
+        ("/requests/query", {"sessions": {4: 7}, "request_ids": []}),
+        ("/orders", a_call(an_order("b"), session=3, epoch=7)),
+    ):
+        status, answer = await client.try_post(path, body)
+        assert (status, answer["what_to_do"]) == (409, "stop sending on this session")
+    assert (await client.post("/requests/query", {"request_ids": ["c1"]}))["known"] == []
+    await client.post("/requests", a_request_call(a_cancel("c1", "a"), session=3, epoch=8))
+    assert types(await client.reports(2, session=3)) == ["OrderAcknowledged", "OrderCancelled"]
+
+
+async def test_after_a_kill_requests_places_and_prices_are_as_they_were(client: Client) -> None:
+    await client.orders(*(an_order(name, "sell") for name in ("moves", "stays", "shrinks", "goes")))
+    await client.ask(a_replace("r1", "moves", 6), a_replace("r2", "shrinks", 4), a_cancel("c1", "goes"))
+    client.venue.kill()
+    client.venue.start()
+    assert (await client.post("/requests/query", {"request_ids": ["c1", "c2"]})) == {"known": ["c1"]}
+    assert (await client.ask(a_cancel("c1", "goes")))["duplicates"] == ["c1"]
+    await client.ask(a_cancel("c2", "goes"))
+    await client.orders(an_order("in", "buy", 50, account_id="bob"), session=1)
+    told = (await client.reports(11))[7:]
+    assert [(each["order_id"], each["type"], each.get("quantity_lots")) for each in told] == [
+        ("goes", "CancelRejected", None),
+        ("stays", "TradeExecuted", 5),
+        ("shrinks", "TradeExecuted", 4),
+        ("moves", "TradeExecuted", 6),
+    ]
+    assert told[-1]["venue_order_id"] == "V1"
+    assert {each["leaves_lots"] for each in told[1:]} == {0}
+
+
+async def test_kills_in_the_middle_of_requests_lose_and_double_nothing(client: Client) -> None:
+    """Whatever was answered is there after the kill; what was not is sent again and taken once."""
+    orders = [f"o{number}" for number in range(3_000)]
+    await client.orders(*map(an_order, orders))
+    for round_number in range(3):
+        named = orders[round_number * 1_000 : (round_number + 1) * 1_000]
+        requests = [a_cancel(f"c-{name}", name) for name in named]
+        sending = asyncio.create_task(client.ask(*requests))
+        await asyncio.sleep(0.02 * (round_number + 1))
+        client.venue.kill()
+        try:
+            answered = await sending
+        except aiohttp.ClientError:
+            answered = None
+        client.venue.start()
+        ids = [each["request_id"] for each in requests]
+        known = (await client.post("/requests/query", {"request_ids": ids}))["known"]
+        assert known in ([], ids)
+        assert answered is None or known == ids
+        assert (await client.ask(*requests))["duplicates"] == known
+    reports = (await client.reports(6_000))[3_000:]
+    assert set(types(reports)) == {"OrderCancelled"}
+    assert [each["order_id"] for each in reports] == orders
+    assert client.venue.ledger("SELECT DISTINCT outcome FROM requests") == [("cancelled",)]
 
 
 # Report streams
@@ -526,6 +656,46 @@ async def test_reject_next_refuses_new_orders_on_demand(client: Client) -> None:
     ]
 
 
+async def test_orders_that_come_to_rest_are_cancelled_unasked(client: Client) -> None:
+    await client.post("/faults", {"cancel_next": 1})
+    await client.orders(an_order("ioc", time_in_force="ioc"), an_order("far", price_ticks=9 * LAST))
+    await client.orders(an_order("a"), an_order("b"))
+    told = await client.reports(6)
+    assert [(each["order_id"], each["type"]) for each in told[2:]] == [
+        ("far", "VenueRejected"),
+        ("a", "OrderAcknowledged"),
+        ("a", "OrderCancelled"),
+        ("b", "OrderAcknowledged"),
+    ]
+    assert (told[4]["cancelled_lots"], told[4]["request_id"]) == (5, None)
+
+
+async def test_requests_are_refused_on_demand(client: Client) -> None:
+    await client.orders(an_order("a"))
+    await client.post("/faults", {"reject_requests_next": 2})
+    await client.ask(a_cancel("c1", "a"), a_replace("r1", "a", 3), a_cancel("c2", "a"))
+    told = (await client.reports(4))[1:]
+    assert [each.get("reason") for each in told] == ["rejected_on_demand", "rejected_on_demand", None]
+
+
+async def test_the_faults_of_orders_are_those_of_requests(client: Client) -> None:
+    await client.orders(an_order("a"))
+    await client.post("/faults", {"hang_ms": 300, "requests": 1, "added_fields": 1})
+    started = time.monotonic()
+    assert "added_on_demand" in await client.ask(a_replace("r1", "a", 4))
+    assert time.monotonic() - started >= 0.3
+    await client.post("/faults", {"drop_acks": 1})
+    with pytest.raises(aiohttp.ClientError):
+        await client.ask(a_cancel("c1", "a"))
+    assert (await client.post("/requests/query", {"request_ids": ["c1"]})) == {"known": ["c1"]}
+    await client.post("/faults", {"error_rate_per_mille": 1_000})
+    assert (await client.try_post("/requests", a_request_call(a_cancel("c2", "a"))))[0] == 500
+    await client.post("/faults", {"error_rate_per_mille": 0, "unavailable_ms": 60_000})
+    assert (await client.try_post("/requests/query", {"request_ids": ["c2"]}))[0] == 503
+    await client.post("/faults", {"unavailable_ms": 0})
+    assert (await client.post("/requests/query", {"request_ids": ["c2"]})) == {"known": []}
+
+
 async def test_unavailable_refuses_calls_and_cuts_streams_until_it_is_over(client: Client) -> None:
     async with client.stream() as stream:
         await client.post("/faults", {"unavailable_ms": 500})
@@ -607,6 +777,21 @@ async def test_nothing_is_answered_without_the_token(untouched: VenueProcess, he
         ("/orders", a_call(an_order("a", extra=1)), "orders[0]"),
         ("/orders", a_call(*[an_order("a")] * 10_001), "orders"),
         ("/orders/query", {"client_order_ids": [1]}, "client_order_ids[0]"),
+        ("/requests", {"sessions": {"1": 1}, "requests": [a_cancel("c", "a")]}, "requests[0]"),
+        (
+            "/requests",
+            {"sessions": {"1": 1}, "requests": [{"session": 2, **a_cancel("c", "a")}]},
+            "requests[0].session",
+        ),
+        ("/requests", a_request_call(a_cancel("c", "a", kind="erase")), "requests[0].kind"),
+        ("/requests", a_request_call(a_cancel("c", "a", kind="replace")), "requests[0]"),
+        ("/requests", a_request_call(a_cancel("c", "a", price_ticks=1)), "requests[0].price_ticks"),
+        ("/requests", a_request_call(a_cancel("", "a")), "requests[0].request_id"),
+        ("/requests", a_request_call(a_cancel("c", "a", extra=1)), "requests[0]"),
+        ("/requests", a_request_call(a_replace("r", "a", 0)), "requests[0].quantity_lots"),
+        ("/requests", a_request_call(a_replace("r", "a", 1, price_ticks=2**63)), "requests[0].price_ticks"),
+        ("/requests", a_request_call(*[a_cancel("c", "a")] * 10_001), "requests"),
+        ("/requests/query", {"request_ids": [1]}, "request_ids[0]"),
         ("/market", {"ticks": [a_tick(2), a_tick(3, price_ticks=0)]}, "ticks[1].price_ticks"),
         ("/market", {"ticks": [a_tick(2) | {"symbol": "DOGE-USD"}]}, "ticks[0].symbol"),
         ("/faults", {"hang_ms": 5}, "hang_ms, requests, for_ms"),
@@ -622,6 +807,7 @@ async def test_bad_input_is_refused_whole(
     assert answer["error"]
     assert answer["what_to_do"]
     assert untouched.ledger("SELECT count(*) FROM orders") == [(0,)]
+    assert untouched.ledger("SELECT count(*) FROM requests") == [(0,)]
     assert untouched.ledger("SELECT count(*) FROM markets") == [(0,)]
 
 

@@ -833,17 +833,17 @@ def _seeded_command(chance: random.Random, number: int, resting: list[NaiveOrder
     kind = chance.random()
     if kind < 0.001:
         return Close()
-    if kind < 0.2 and symbol in LISTED:
+    if kind < 0.15 and symbol in LISTED:
         sequence = number if chance.random() < 0.9 else chance.randint(1, number + 1)
         return Trade(sequence, LAST + chance.randint(-20, 20), chance.randint(0, 30), symbol)
     price = LAST + chance.randint(-40, 40) if chance.random() < 0.98 else chance.randint(0, 3 * LAST)
-    if kind < 0.55:
+    if kind < 0.4:
         target = chance.randint(0, number)
         if resting and chance.random() < 0.9:
             target = int(chance.choice(resting).order_id[1:])
         return Ask(
             target,
-            None if chance.random() < 0.5 else chance.randint(1, 20),
+            None if chance.random() < 0.25 else chance.randint(1, 20),
             None if chance.random() < 0.5 else price,
             chance.random() < 0.02,
         )

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from app.engine import shard_of
+from models.values import Side
 from tests.builders import an_instrument
 from tests.release_before import BTC, PRICE, LedgerBefore, accounts_on
 from venue import ledger as ledger_module
 from venue import upgrade
+from venue.book import Cancel, Replace
 from venue.exchange import Exchange
 from venue.ledger import Ledger, LedgerError
 from venue.requests import MarketTick
@@ -150,12 +152,15 @@ def test_one_that_ends_half_way_begins_anew(path: Path, monkeypatch: pytest.Monk
 TERMS = ("traded_at_ms", "trade_date", "fee_micros", "fee_currency", "counterparty", "liquidity")
 
 
-def of_version_2(path: Path) -> None:
-    """Make a ledger of today's version one of version 2."""
+def make_older(path: Path, version: int) -> None:
+    """Make a ledger of today's version one of version 3 or 2."""
     with closing(sqlite3.connect(path)) as db, db:
-        for name in TERMS:
+        db.execute("DROP TABLE requests")
+        db.execute("ALTER TABLE orders DROP COLUMN priority")
+        db.execute("DELETE FROM counters WHERE name = 'places_given'")
+        for name in TERMS if version == 2 else ():
             db.execute(f"ALTER TABLE trades DROP COLUMN {name}")
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {version}")
 
 
 def terms(path: Path) -> dict[str, list[Any]]:
@@ -164,11 +169,14 @@ def terms(path: Path) -> dict[str, list[Any]]:
         return {name: rest for name, *rest in db.execute(f"SELECT trade_id, {', '.join(TERMS)} FROM trades")}
 
 
-def layout(path: Path) -> tuple[int, list[tuple[Any, ...]]]:
-    """The version and the columns of the trades."""
+def layout(path: Path) -> tuple[int, dict[str, list[tuple[Any, ...]]]]:
+    """The version and the columns of each table."""
     with closing(sqlite3.connect(path)) as db:
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        return version, db.execute("PRAGMA table_info(trades)").fetchall()
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return version, {
+            name: db.execute(f"PRAGMA table_info({name})").fetchall() for (name,) in sorted(tables)
+        }
 
 
 @pytest.mark.parametrize("steps", [[], [2]], ids=["from version 1", "from version 2"])
@@ -179,7 +187,7 @@ def test_trades_of_before_have_no_terms_and_later_ones_have(
     for _ in steps:
         trade(carried_over(path), 2, lots=3)
         before = set(terms(path))
-        of_version_2(path)
+        make_older(path, 2)
     trade(carried_over(path), 3, lots=100)
 
     found = terms(path)
@@ -190,12 +198,41 @@ def test_trades_of_before_have_no_terms_and_later_ones_have(
     assert layout(path) == layout(tmp_path / "new.sqlite")
 
 
-def test_terms_are_added_all_at_once(path: Path) -> None:
+@pytest.mark.parametrize("column", ["trades ADD COLUMN liquidity", "orders ADD COLUMN priority"])
+def test_what_is_new_is_added_all_at_once(path: Path, column: str) -> None:
     carried_over(path)
-    of_version_2(path)
+    make_older(path, 2)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("ALTER TABLE trades ADD COLUMN liquidity TEXT")
+        db.execute(f"ALTER TABLE {column} TEXT")
     untouched = contents(path)
-    with pytest.raises(sqlite3.OperationalError, match="duplicate column name: liquidity"):
+    with pytest.raises(sqlite3.OperationalError, match=f"duplicate column name: {column.split()[-1]}"):
         Ledger(path)
     assert contents(path) == untouched
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_orders_of_before_keep_their_places_and_can_be_replaced_and_cancelled(
+    path: Path, tmp_path: Path, version: int
+) -> None:
+    if version > 1:
+        carried_over(path)
+        make_older(path, version)
+    exchange = carried_over(path)
+    Ledger(tmp_path / "new.sqlite").close()
+    assert layout(path) == layout(tmp_path / "new.sqlite")
+
+    moves = Replace(shard(FIRST), "r1", FIRST, f"{FIRST}-1", BTC, Side.BUY, 11, PRICE)
+    exchange.ask([moves, Cancel(shard(ELSEWHERE), "c1", ELSEWHERE, f"{ELSEWHERE}-1", BTC, Side.BUY)])
+    trade(exchange, 2, lots=12)
+    with closing(sqlite3.connect(path)) as db:
+        orders = db.execute(
+            "SELECT client_order_id, filled_lots, venue_order_id, priority FROM orders ORDER BY arrival"
+        ).fetchall()
+        outcomes = db.execute("SELECT request_id, outcome FROM requests ORDER BY 1").fetchall()
+    assert orders == [
+        (f"{FIRST}-1", 0, "V1", 5),
+        (f"{SECOND}-1", 10, "V2", 2),
+        (f"{ELSEWHERE}-1", 0, "V3", 3),
+        (f"{FIRST}-2", 6, "V4", 4),
+    ]
+    assert outcomes == [("c1", "cancelled"), ("r1", "replaced")]
