@@ -26,7 +26,9 @@ from cli.operators import (
     run_restrict,
     run_resume,
     run_sequence,
+    run_trace,
     sequence_arguments,
+    trace_arguments,
 )
 from cli.options import run_arguments, run_options, up_arguments, up_plan
 from cli.stopping import EXIT_INTERRUPTED, run_until_stopped, until_head_has_enough
@@ -117,6 +119,7 @@ COMMANDS = (
     Command(
         "restrict", "put an instrument on the restricted list, or off it", restrict_arguments, run_restrict
     ),
+    Command("trace", "the life of an order, as the log tells it", trace_arguments, run_trace),
     Command(
         "sequence", "set right which order counts as an account's last", sequence_arguments, run_sequence
     ),

@@ -48,6 +48,12 @@ def run_sequence(options: argparse.Namespace) -> int:
     return _run(sequence, options)
 
 
+def run_trace(options: argparse.Namespace) -> int:
+    from app.operators.trace import trace
+
+    return _run(trace, options)
+
+
 def _run(
     action: Callable[[argparse.Namespace], Coroutine[object, object, int]], options: argparse.Namespace
 ) -> int:
@@ -115,6 +121,12 @@ def sequence_arguments(parser: argparse.ArgumentParser) -> None:
         "last_sequence", type=_sequence, metavar="N", help="what shall count as its last order"
     )
     _person(parser)
+    _common(parser)
+
+
+def trace_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `trace`."""
+    parser.add_argument("order", metavar="ORDER", help="an order's id, such as newcomer-1")
     _common(parser)
 
 

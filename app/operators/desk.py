@@ -109,6 +109,16 @@ class Desk:
         records = await self._last_records(topic, partition)
         return {key: record for key, record in records.items() if record.value is not None}
 
+    async def records_of(self, topic: str, key: str) -> AsyncIterator[tuple[TP, Any]]:
+        """Every record with this key that the topic has now, in their order, and where they stand."""
+        data = _bytes(key)
+        tp = TP(topic, await self._home(topic, data))
+        pieces = aiter(read_up_to(self._cluster, *await self._ask(bounds(self._cluster, [tp], None))))
+        while (piece := await self._ask(_next(pieces))) is not None:
+            for record in piece:
+                if record.key == data:
+                    yield tp, record
+
     async def _last_records(self, topic: str, partition: int | None = None) -> dict[bytes, Any]:
         """The same, with the records without a value."""
         count = await self.partition_count(topic)
