@@ -1,11 +1,22 @@
-"""Approved orders in; each becomes a committed intent before the venue hears of it."""
+"""Approved orders and requests in; each becomes a committed row before the venue hears of it."""
 
 from collections.abc import Iterable
 from functools import partial
 
 from prometheus_client import Metric
 
-from app.domain.exchange import Intent, Sent, Surroundings, apply_limits, is_repeat, killed, new_intent
+from app.domain.exchange import (
+    Intent,
+    Request,
+    Surroundings,
+    apply_limits,
+    is_repeat,
+    killed,
+    new_intent,
+    new_request,
+    refused,
+    taken_on,
+)
 from app.domain.limits import asks_to_kill
 from app.engine import Batches, RawRecord, Task, TopicSpec, UnitOfWork, WrongPartition, unit_of_work
 from app.exchange import app
@@ -26,9 +37,18 @@ from app.venue_session.gathering import OrderCalls
 from app.venue_session.session import VenueSession, VenueTables
 from app.venue_session.status import Tally, Troubles, measures, notices
 from models.commands import SetRiskLimits
-from models.events import ComplianceDecision, OrderComplianceApproved, OrderComplianceRejected, OrderReceived
+from models.events import (
+    CancelAccepted,
+    ComplianceDecision,
+    OrderComplianceApproved,
+    OrderComplianceRejected,
+    OrderReceived,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+)
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
+from tables.requests import REQUESTS
 from tables.sent import SENT
 from tables.sessions import SESSIONS
 
@@ -47,37 +67,58 @@ calls = OrderCalls(venue)
 
 @app.agent(app.inputs(*named(*EXCHANGE.inputs)))
 async def intend(batches: Batches[SetRiskLimits | ComplianceDecision | None]) -> None:
-    """Commit the intent to send each approved order, then tell the task's session with the venue."""
+    """Commit approved orders and requests as what shall be sent, then tell the task's session of them."""
     async for batch in batches:
         async with unit_of_work(batch) as work:
-            intents = []
+            intents: list[Intent] = []
+            requests: list[Request] = []
+            has_news = False
             for record in work.records():
                 match record.value:
                     case OrderComplianceApproved(order=order):
                         intents += take_on(work, order)
-                    case OrderComplianceRejected():
+                    case CancelAccepted() | ReplaceComplianceApproved() as approved:
+                        requests += take_on_request(work, approved)
+                    case OrderComplianceRejected(order=order):
+                        work[SENT][order.account_id] = refused(work[SENT].get(order.account_id), order)
+                        has_news = True
+                    case ReplaceComplianceRejected():
                         pass
                     case limits:
                         control(work, account_of(record.key), limits)
-            if intents:
-                work.after_commit(partial(hand_over, batch.task.partition, intents))
+            if intents or requests or has_news:
+                work.after_commit(partial(hand_over, batch.task.partition, intents, requests))
 
 
-def hand_over(partition: int, intents: list[Intent]) -> None:
-    """Tell the session of intents that are committed; one that begins later finds them in its table."""
+def hand_over(partition: int, intents: list[Intent], requests: list[Request]) -> None:
+    """Tell the session of what is committed; one that begins later finds it in its tables."""
     if (session := sessions.get(partition)) is not None:
-        session.submit(intents)
+        session.submit(intents, requests)
 
 
 def take_on(work: UnitOfWork, order: OrderReceived) -> list[Intent]:
     """The intent of an approved order, none for one that was taken on before."""
-    if is_repeat(order, work[SENT].get(order.account_id)):
+    sent = work[SENT].get(order.account_id)
+    if is_repeat(order, sent):
         work.after_commit(partial(tally.orders.update, ["repeated"]))
         return []
     intent = new_intent(order)
-    work[INTENTS][f"{order.account_id}/{order.order_id}"] = intent
-    work[SENT][order.account_id] = Sent(order_sequence_last=order.sequence)
+    work[INTENTS][intent.key] = intent
+    work[SENT][order.account_id] = taken_on(sent, order)
     return [intent]
+
+
+def take_on_request(work: UnitOfWork, approved: CancelAccepted | ReplaceComplianceApproved) -> list[Request]:
+    """The request to cancel or replace an order, none for one that was taken on before."""
+    request = new_request(approved)
+    numbered = approved if isinstance(approved, CancelAccepted) else approved.request
+    sent = work[SENT].get(request.account_id)
+    if is_repeat(numbered, sent):
+        work.after_commit(partial(tally.requests.update, [f"{request.kind} repeated"]))
+        return []
+    work[REQUESTS][request.key] = request
+    work[SENT][request.account_id] = taken_on(sent, numbered)
+    return [request]
 
 
 def control(work: UnitOfWork, account_id: str, limits: SetRiskLimits | None) -> None:
@@ -106,7 +147,7 @@ def refuse(work: UnitOfWork, spec: TopicSpec, raw: RawRecord, error: BaseExcepti
 @app.per_task
 async def talk_to_venue(task: Task) -> None:
     """Send what is intended and book what is reported, for as long as the task is ours."""
-    tables = VenueTables(INTENTS, SESSIONS, CONTROLS)
+    tables = VenueTables(INTENTS, SESSIONS, CONTROLS, REQUESTS, SENT)
     session = VenueSession(task, tables, around, venue, calls, troubles)
     sessions[task.partition] = session
     try:
@@ -129,4 +170,6 @@ def disputes() -> Iterable[str]:
 @app.measures
 def counts() -> Iterable[Metric]:
     waiting = sum(session.waiting for session in sessions.values())
-    return measures(tally, waiting, sum(len(session.disputed) for session in sessions.values()))
+    requests_waiting = sum(session.requests_waiting for session in sessions.values())
+    disputed = sum(len(session.disputed) for session in sessions.values())
+    return measures(tally, waiting, requests_waiting, disputed)

@@ -9,15 +9,18 @@ from app.domain.risk import NEW_ACCOUNT, AccountRisk, Holding, Reservation
 from models.commands import SetRiskLimits
 from models.events import (
     AccountRegistered,
+    CancelRejected,
     HaltInForce,
     InstrumentListed,
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
     OrderReceived,
+    OrderReplaced,
     OrderRiskApproved,
     OrderWithheld,
     PriceUpdated,
+    ReplaceRejected,
     RestrictionInForce,
     TickReceived,
     TradeExecuted,
@@ -210,6 +213,26 @@ def expired(expired_lots: int, **changed: Any) -> OrderExpired:
 def venue_rejected(rejected_lots: int, **changed: Any) -> VenueRejected:
     rejection = {"rejected_lots": rejected_lots, "reason": "market_closed"}
     return VenueRejected(**(REPORT | rejection | changed))
+
+
+def replaced(quantity_lots: int, *, leaves_lots: int, **changed: Any) -> OrderReplaced:
+    change = {
+        "request_id": "acc-1-2",
+        "quantity_lots": quantity_lots,
+        "price_ticks": PRICE_TICKS,
+        "leaves_lots": leaves_lots,
+    }
+    return OrderReplaced(**(REPORT | change | changed))
+
+
+def cancel_rejected(**changed: Any) -> CancelRejected:
+    refusal = {"request_id": "acc-1-c1", "reason": "order_ended"}
+    return CancelRejected(**(REPORT | refusal | changed))
+
+
+def replace_rejected(**changed: Any) -> ReplaceRejected:
+    refusal = {"request_id": "acc-1-2", "reason": "order_ended"}
+    return ReplaceRejected(**(REPORT | refusal | changed))
 
 
 def withheld(withheld_lots: int, **changed: Any) -> OrderWithheld:

@@ -12,7 +12,16 @@ from aiohttp import WSCloseCode, web
 from pydantic import SecretStr
 
 from app.config import Settings
-from app.domain.exchange import Controls, Intent, Session, Surroundings, new_intent
+from app.domain.exchange import (
+    Controls,
+    Intent,
+    Request,
+    Sent,
+    Session,
+    Surroundings,
+    new_intent,
+    new_request,
+)
 from app.engine import Fenced, shard_of
 from app.engine.core import effects as effects_module
 from app.engine.core.dead_letter import DeadLetters
@@ -26,15 +35,23 @@ from app.venue_session.client import VenueClient
 from app.venue_session.gathering import OrderCalls
 from app.venue_session.session import VenueSession, VenueTables
 from app.venue_session.status import Tally, Troubles
-from models.events import OrderReceived
+from models.events import (
+    CancelAccepted,
+    CancelRequested,
+    OrderReceived,
+    ReplaceComplianceApproved,
+    ReplaceRequested,
+)
 from tables.controls import CONTROLS
 from tables.intents import INTENTS
+from tables.requests import REQUESTS
+from tables.sent import SENT
 from tables.sessions import SESSIONS
-from tests.builders import BTC, a_halt, a_price, an_order, known, registered
+from tests.builders import BTC, NOW_MS, a_halt, a_price, an_order, known, registered
 
 PARTITIONS = 8
 TOKEN = "the-secret"
-TABLES = VenueTables(INTENTS, SESSIONS, CONTROLS)
+TABLES = VenueTables(INTENTS, SESSIONS, CONTROLS, REQUESTS, SENT)
 
 
 class MemoryTable:
@@ -142,11 +159,12 @@ Rule = Callable[[str, dict[str, Any]], Answer | None]
 
 
 class FakeVenue:
-    """Takes orders like the venue; `rule` may answer a call in its place, `refuse` the report stream."""
+    """Takes orders and requests like the venue; `rule` answers a call in its place, `refuse` the stream."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.orders: dict[str, dict[str, Any]] = {}
+        self.requests: dict[str, dict[str, Any]] = {}
         self.rule: Rule = lambda path, body: None
         self.refuse: Answer | None = None
         self.opened: list[dict[int, int]] = []
@@ -171,11 +189,14 @@ class FakeVenue:
         return web.Response(status=status or 200, body=data, headers={"Location": "/elsewhere"})
 
     def _taken(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        if path == "/orders/query":
-            return {"known": [each for each in body["client_order_ids"] if each in self.orders]}
-        ids = [order["client_order_id"] for order in body["orders"]]
-        fresh = [each for each in ids if each not in self.orders]
-        self.orders.update((order["client_order_id"], order) for order in body["orders"])
+        of_orders = path.startswith("/orders")
+        taken, name = (self.orders, "client_order_id") if of_orders else (self.requests, "request_id")
+        if path.endswith("/query"):
+            return {"known": [each for each in body[f"{name}s"] if each in taken]}
+        told = body["orders" if of_orders else "requests"]
+        ids = [each[name] for each in told]
+        fresh = [each for each in ids if each not in taken]
+        taken.update((each[name], each) for each in told)
         return {"accepted": fresh, "duplicates": [each for each in ids if each not in fresh]}
 
     async def reports(self, request: web.Request) -> web.StreamResponse:
@@ -257,8 +278,24 @@ class World:
         """Commit intents, as the agent does."""
         intents = [new_intent(order) for order in orders]
         table = self.task.table(INTENTS).values
-        table.update((f"{each.order.account_id}/{each.order.order_id}", each) for each in intents)
+        table.update((each.key, each) for each in intents)
+        sent = self.task.table(SENT).values
+        for order in orders:
+            sent[order.account_id] = Sent(order_sequence_last=order.sequence)
         return intents
+
+    def asked(self, *requests: Request) -> list[Request]:
+        """Commit requests, as the agent does."""
+        self.task.table(REQUESTS).values.update((each.key, each) for each in requests)
+        return list(requests)
+
+    def ask(self, *requests: Request) -> None:
+        self.session.submit([], self.asked(*requests))
+
+    @property
+    def unanswered(self) -> set[str]:
+        """The ids of requests that have a row."""
+        return {each.request_id for each in self.task.table(REQUESTS).values.values()}
 
     def submit(self, *orders: OrderReceived) -> None:
         self.session.submit(self.intended(*orders))
@@ -304,6 +341,8 @@ async def a_world(patch: pytest.MonkeyPatch, *, partition: int | None = None) ->
         [
             web.post("/orders", venue.call),
             web.post("/orders/query", venue.call),
+            web.post("/requests", venue.call),
+            web.post("/requests/query", venue.call),
             web.get("/reports", venue.reports),
         ]
     )
@@ -346,6 +385,35 @@ def provide(world: World, *accounts: str) -> None:
 
 def order_of(account: str = "acc-1", sequence: int = 1, **changed: Any) -> OrderReceived:
     return an_order(account_id=account, order_id=f"{account}-{sequence}", sequence=sequence, **changed)
+
+
+def cancel_of(order: OrderReceived, number: int = 1) -> Request:
+    asked = CancelRequested(
+        request_id=f"please-{number}",
+        account_id=order.account_id,
+        order_id=order.order_id,
+        submitted_at_ms=NOW_MS,
+    )
+    accepted = CancelAccepted(
+        request=asked, number=number, symbol=order.symbol, side=order.side, source="orders/0/7"
+    )
+    return new_request(accepted)
+
+
+def replace_of(order: OrderReceived, sequence: int, **changed: Any) -> Request:
+    """A replace that asks for 20 lots at the order's price, submitted now."""
+    asked = {
+        "request_id": f"{order.account_id}-{sequence}",
+        "account_id": order.account_id,
+        "sequence": sequence,
+        "order_id": order.order_id,
+        "quantity_lots": 20,
+        "price_ticks": order.price_ticks,
+        "submitted_at_ms": NOW_MS,
+        **changed,
+    }
+    request = ReplaceRequested(**asked)
+    return new_request(ReplaceComplianceApproved(request=request, symbol=order.symbol, side=order.side))
 
 
 def accounts_of(partition: int, count: int) -> list[str]:

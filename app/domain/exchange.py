@@ -1,28 +1,40 @@
 """The exchange's side of an order: the intent to send it, and what the venue's reports make of it.
 
 PENDING ── OrderAcknowledged ──▶ ACKNOWLEDGED ── last fill, OrderCancelled, OrderExpired ──▶ removed
+   │                                │ └─ OrderReplaced: another quantity and price, the same intent
    │ └──── VenueRejected ───────────┴──── VenueRejected, if nothing was filled ─────────────▶ removed
    │                                └──── a report that does not fit ──▶ disputed, for a person to look at
    └────── a last look, if the venue never had it: OrderWithheld ───────────────────────────▶ removed
+
+A request to cancel or replace an order has a row of its own until the venue has answered it. It leaves behind
+its order, and whatever becomes of the order meanwhile, a cancel leaves.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
-from typing import Final, NamedTuple, TypedDict
+from typing import Final, NamedTuple, NotRequired, TypedDict
 
 from app.domain.errors import InvariantBroken, ReportGap
-from app.domain.fills import open_lots_after
+from app.domain.fills import number_of, open_lots_after
 from app.domain.lifecycle import ENDS, OrderState, state_after
 from app.domain.reference import Known, halted_by, untradable
 from models.commands import SetRiskLimits
 from models.events import (
     AccountRegistered,
     AnyVenueReport,
+    CancelAccepted,
+    CancelRejected,
     HaltInForce,
     InstrumentListed,
+    OrderCancelled,
     OrderReceived,
+    OrderReplaced,
     OrderWithheld,
     PriceUpdated,
+    ReplaceComplianceApproved,
+    ReplaceRejected,
+    ReplaceRequested,
+    ReplaceWithheld,
     RestrictionInForce,
 )
 from models.reasons import WithheldReason
@@ -57,6 +69,20 @@ class Intent(Frozen):
     disputed: bool = False
 
     @property
+    def account_id(self) -> str:
+        return self.order.account_id
+
+    @property
+    def key(self) -> str:
+        """Its key in the table."""
+        return f"{self.order.account_id}/{self.order.order_id}"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among its account's."""
+        return 0, self.order.sequence
+
+    @property
     def order_state(self) -> OrderState:
         if self.state is IntentState.PENDING:
             return OrderState.PENDING
@@ -86,17 +112,21 @@ class Session(Frozen):
 class Sent(State, frozen=True, omit_defaults=True):
     """The account's last order or replace and its last cancel that were taken on. Table `sent`, key account.
 
-    Written by exchange.
+    `refused_sequence_last` is the last order that compliance refused: no cancel waits for it. Written by
+    exchange.
     """
 
     order_sequence_last: int
     cancel_number_last: int = 0
+    refused_sequence_last: int = 0
 
 
 class Request(State, frozen=True):
     """A cancel or a replace that is not answered yet. Table `requests`, key account/request, by exchange.
 
-    `quantity_lots` (the new total) and `price_ticks` are what a replace asks for; a cancel has None.
+    `number` is the account's sequence of a replace, and a cancel's own number; `order_sequence` is that of
+    the order. `quantity_lots` (the new total) and `price_ticks` are what a replace asks for; a cancel has
+    None.
     """
 
     request_id: str
@@ -104,8 +134,34 @@ class Request(State, frozen=True):
     order_id: str
     symbol: str
     side: Side
+    number: int
+    order_sequence: int
+    submitted_at_ms: int
     quantity_lots: int | None = None
     price_ticks: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Its key in the table."""
+        return f"{self.account_id}/{self.request_id}"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among its account's: no replace is asked for behind a cancel of its order."""
+        return int(self.is_cancel), self.number
+
+    @property
+    def is_cancel(self) -> bool:
+        return self.quantity_lots is None
+
+    @property
+    def kind(self) -> str:
+        return "cancel" if self.is_cancel else "replace"
+
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether the venue may never have had it: as long as it has not answered."""
+        return True
 
 
 class Controls(Frozen):
@@ -140,15 +196,57 @@ class VenueOrder(TypedDict):
     time_in_force: str
 
 
+class VenueRequest(TypedDict):
+    """One request in the body of the venue's `POST /requests`, but for its session."""
+
+    request_id: str
+    account_id: str
+    order_id: str
+    symbol: str
+    side: str
+    kind: str
+    quantity_lots: NotRequired[int]
+    price_ticks: NotRequired[int]
+
+
 NEW_SESSION: Final = Session()
+NOTHING_SENT: Final = Sent(order_sequence_last=0)
 
 
-# -- orders out
+# -- orders and requests out
 
 
-def is_repeat(order: OrderReceived, sent: Sent | None) -> bool:
-    """Whether the order's approval was taken before: an account's sequences only grow."""
-    return sent is not None and order.sequence <= sent.order_sequence_last
+def is_repeat(approved: OrderReceived | ReplaceRequested | CancelAccepted, sent: Sent | None) -> bool:
+    """Whether an approval was taken before: an account's sequences only grow, its cancels' numbers too."""
+    known = sent or NOTHING_SENT
+    if isinstance(approved, CancelAccepted):
+        return approved.number <= known.cancel_number_last
+    return approved.sequence <= known.order_sequence_last
+
+
+def taken_on(sent: Sent | None, approved: OrderReceived | ReplaceRequested | CancelAccepted) -> Sent:
+    """What is remembered of the account when an approval is taken on."""
+    known = sent or NOTHING_SENT
+    orders, cancels = known.order_sequence_last, known.cancel_number_last
+    if isinstance(approved, CancelAccepted):
+        cancels = approved.number
+    else:
+        orders = approved.sequence
+    return Sent(
+        order_sequence_last=orders,
+        cancel_number_last=cancels,
+        refused_sequence_last=known.refused_sequence_last,
+    )
+
+
+def refused(sent: Sent | None, order: OrderReceived) -> Sent:
+    """What is remembered of the account when compliance has refused an order."""
+    known = sent or NOTHING_SENT
+    return Sent(
+        order_sequence_last=known.order_sequence_last,
+        cancel_number_last=known.cancel_number_last,
+        refused_sequence_last=max(order.sequence, known.refused_sequence_last),
+    )
 
 
 def new_intent(order: OrderReceived) -> Intent:
@@ -167,6 +265,62 @@ def to_venue_order(intent: Intent) -> VenueOrder:
         price_ticks=order.price_ticks,
         time_in_force=order.time_in_force.value,
     )
+
+
+def new_request(approved: CancelAccepted | ReplaceComplianceApproved) -> Request:
+    """What the venue is to be asked, under the id by which it knows the request.
+
+    Raises InvariantBroken for an order_id that is none of the account's.
+    """
+    asked = approved.request
+    order_sequence = number_of(asked.account_id, asked.order_id)
+    if order_sequence is None:
+        raise InvariantBroken(
+            f"{type(approved).__name__} of {asked.order_id[:64]!r}, no order id of account "
+            f"{asked.account_id[:64]!r}"
+        )
+    if isinstance(approved, CancelAccepted):
+        request_id, number, total_lots, price_ticks = approved.cancel_id, approved.number, None, None
+    else:
+        wanted = approved.request
+        request_id, number = wanted.request_id, wanted.sequence
+        total_lots, price_ticks = wanted.quantity_lots, wanted.price_ticks
+    return Request(
+        request_id=request_id,
+        account_id=asked.account_id,
+        order_id=asked.order_id,
+        symbol=approved.symbol,
+        side=approved.side,
+        number=number,
+        order_sequence=order_sequence,
+        submitted_at_ms=asked.submitted_at_ms,
+        quantity_lots=total_lots,
+        price_ticks=price_ticks,
+    )
+
+
+def is_awaited(request: Request, sent: Sent | None) -> bool:
+    """Whether the request's order is still to come: it waits in a quarantine, which its cancel has passed.
+
+    The order's number is above all that compliance has decided on.
+    """
+    known = sent or NOTHING_SENT
+    return request.order_sequence > max(known.order_sequence_last, known.refused_sequence_last)
+
+
+def to_venue_request(request: Request) -> VenueRequest:
+    """What goes out; sent twice, it is still one request."""
+    body = VenueRequest(
+        request_id=request.request_id,
+        account_id=request.account_id,
+        order_id=request.order_id,
+        symbol=request.symbol,
+        side=request.side.value,
+        kind=request.kind,
+    )
+    if request.quantity_lots is not None and request.price_ticks is not None:
+        body["quantity_lots"], body["price_ticks"] = request.quantity_lots, request.price_ticks
+    return body
 
 
 def claimed(sessions: Mapping[int, Session]) -> dict[int, Session]:
@@ -283,6 +437,33 @@ def _price_reason(
     return None
 
 
+def order_asked_for(order: OrderReceived, request: Request) -> OrderReceived:
+    """The order as a replace would have it: what the last look judges."""
+    return order.model_copy(
+        update={
+            "quantity_lots": request.quantity_lots,
+            "price_ticks": request.price_ticks,
+            "submitted_at_ms": request.submitted_at_ms,
+        }
+    )
+
+
+def last_look_at_request(
+    request: Request, intent: Intent | None, look: Callable[[OrderReceived], WithheldReason | None]
+) -> WithheldReason | None:
+    """Why a request that the venue never had must not leave now; None when it may.
+
+    `intent` is its order's, `look` the last look at an order. A cancel leaves in any case: it takes a risk
+    away, and the venue says what has become of its order. A replace needs an order that stands; nobody knows
+    whether one in dispute does.
+    """
+    if request.is_cancel:
+        return None
+    if intent is None or intent.disputed:
+        return WithheldReason.ORDER_ENDED
+    return look(order_asked_for(intent.order, request))
+
+
 def withheld(order: OrderReceived, reason: WithheldReason, now_ms: int) -> OrderWithheld:
     return OrderWithheld(
         order_id=order.order_id,
@@ -291,6 +472,18 @@ def withheld(order: OrderReceived, reason: WithheldReason, now_ms: int) -> Order
         side=order.side,
         reason=reason,
         withheld_lots=order.quantity_lots,
+        looked_at_ms=now_ms,
+    )
+
+
+def replace_withheld(request: Request, reason: WithheldReason, now_ms: int) -> ReplaceWithheld:
+    return ReplaceWithheld(
+        order_id=request.order_id,
+        account_id=request.account_id,
+        symbol=request.symbol,
+        side=request.side,
+        request_id=request.request_id,
+        reason=reason,
         looked_at_ms=now_ms,
     )
 
@@ -311,6 +504,38 @@ def apply_venue_report(
     if read is None:
         return session, intent, False
     return read, _after(intent, report), True
+
+
+def request_answered(report: AnyVenueReport) -> str | None:
+    """The id of the request that a report answers; None for a report that nobody asked for."""
+    match report:
+        case OrderCancelled(request_id=request_id):
+            return request_id
+        case OrderReplaced() | CancelRejected() | ReplaceRejected():
+            return report.request_id
+    return None
+
+
+def apply_late_answer(
+    session: Session, request: Request, report: AnyVenueReport, follows: int | None = None
+) -> tuple[Session, bool]:
+    """Fold in the answer to a request whose order has ended: (session, whether to emit it as an execution).
+
+    Raises as `apply_venue_report`: only a refusal may come so late.
+    """
+    read = read_on(session, report.venue_sequence, follows)
+    if read is None:
+        return session, False
+    if not isinstance(report, CancelRejected | ReplaceRejected):
+        raise _illegal(report, "there is no intent for it")
+    return read, True
+
+
+def require_answer(request: Request, report: AnyVenueReport) -> None:
+    """Raise InvariantBroken unless a report with the request's id can be its answer."""
+    is_of_cancels = isinstance(report, OrderCancelled | CancelRejected)
+    if is_of_cancels is not request.is_cancel or _subject(report) != _subject(request):
+        raise _illegal(report, f"it is no answer to {request!r}")
 
 
 def read_on(session: Session, venue_sequence: int, follows: int | None = None) -> Session | None:
@@ -358,20 +583,33 @@ def _after(intent: Intent | None, report: AnyVenueReport) -> Intent | None:
     order = intent.order
     if intent.disputed:
         raise _illegal(report, "an earlier report of the order did not fit, and nothing is booked since")
-    if (report.order_id, report.account_id, report.symbol, report.side) != (
-        order.order_id,
-        order.account_id,
-        order.symbol,
-        order.side,
-    ):
+    if _subject(report) != _subject(order):
         raise _illegal(report, f"it does not belong to {order!r}")
+    if isinstance(report, CancelRejected | ReplaceRejected):
+        return intent
     after = state_after(intent.order_state, report)
     if after is None:
         raise _illegal(report, f"the order is {intent.order_state}")
-    open_lots = open_lots_after(report, intent.open_lots)
+    if isinstance(report, OrderReplaced):
+        order, open_lots = _replaced(intent, report), report.leaves_lots
+    else:
+        open_lots = open_lots_after(report, intent.open_lots)
     if after in ENDS:
         return None
     return Intent(order=order, state=IntentState.ACKNOWLEDGED, open_lots=open_lots)
+
+
+def _replaced(intent: Intent, report: OrderReplaced) -> OrderReceived:
+    """The order with another quantity and price; what is filled of it stays."""
+    order = intent.order
+    filled_lots = order.quantity_lots - intent.open_lots
+    if report.leaves_lots < 0 or report.quantity_lots - report.leaves_lots != filled_lots:
+        raise _illegal(report, f"{filled_lots} lots of the order are filled")
+    return order.model_copy(update={"quantity_lots": report.quantity_lots, "price_ticks": report.price_ticks})
+
+
+def _subject(about: AnyVenueReport | OrderReceived | Request) -> tuple[str, str, str, Side]:
+    return about.order_id, about.account_id, about.symbol, about.side
 
 
 def _illegal(report: AnyVenueReport, why: str) -> InvariantBroken:

@@ -1,7 +1,7 @@
 """What becomes of the venue's reports in a unit of work: executions, repeats, and dead letters for the rest.
 
 A report that can't be read, fits no order or contradicts one is one dead letter. Its order is in dispute from
-then on; its session goes on behind it.
+then on; its session goes on behind it. A report that answers a request ends that too, whatever becomes of it.
 """
 
 import logging
@@ -13,12 +13,16 @@ from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.exchange import (
     NEW_SESSION,
     Intent,
+    Request,
     Session,
+    apply_late_answer,
     apply_venue_report,
     disputed,
     is_misnumbered,
     note_unnumbered,
     read_on,
+    request_answered,
+    require_answer,
 )
 from app.engine import Table, Task, UnitOfWork, shard_of
 from app.topics import EXECUTIONS
@@ -35,10 +39,18 @@ STRAYS_MAX = 100
 class Booking:
     """Books the reports of one task's sessions. `disputed` has its orders in dispute, by account/order."""
 
-    def __init__(self, task: Task, intents: Table[Intent], sessions: Table[Session], tally: Tally) -> None:
+    def __init__(
+        self,
+        task: Task,
+        intents: Table[Intent],
+        sessions: Table[Session],
+        requests: Table[Request],
+        tally: Tally,
+    ) -> None:
         self._shards = task.shards
         self._intents = intents
         self._sessions = sessions
+        self._requests = requests
         self._tally = tally
         self._strays: set[str] = set()
         self.disputed = {key for key, intent in task.table(intents).items() if intent.disputed}
@@ -77,10 +89,15 @@ class Booking:
         self, work: UnitOfWork, number: int, session: Session, reported: Reported, report: AnyVenueReport
     ) -> None:
         key = f"{report.account_id}/{report.order_id}"
+        before, request = work[self._intents].get(key), self._asked(work, report)
+        intent = None
         try:
-            read, intent, is_new = apply_venue_report(
-                session, work[self._intents].get(key), report, reported.follows
-            )
+            if before is None and request is not None:
+                read, is_new = apply_late_answer(session, request, report, reported.follows)
+            else:
+                read, intent, is_new = apply_venue_report(session, before, report, reported.follows)
+            if is_new and request is not None:
+                require_answer(request, report)
             if is_new and (own := shard_of(report.account_id.encode())) != number:
                 raise InvariantBroken(f"account {report.account_id} has session {own}, not {number}")
         except InvariantBroken as error:
@@ -89,10 +106,12 @@ class Booking:
         if not is_new:
             self._count(work, "repeated")
             return
-        if intent is None:
-            del work[self._intents][key]
-        else:
+        if intent is not None:
             work[self._intents][key] = intent
+        elif before is not None:
+            del work[self._intents][key]
+        if request is not None:
+            del work[self._requests][request.key]
         work[self._sessions][str(number)] = read
         report_id = f"venue/{number}/{report.venue_sequence}"
         work.emit(EXECUTIONS, report, event_id=report_id, correlation_id=report.order_id)
@@ -107,6 +126,9 @@ class Booking:
             self._count(work, "repeated")
             return
         work[self._sessions][str(reported.session)] = read
+        request = None if reported.report is None else self._asked(work, reported.report)
+        if request is not None and request.order_id == reported.order_id:
+            del work[self._requests][request.key]
         work.bury(reported.source, _key_of(reported), reported.raw, error)
         self._count(work, "buried")
         key = f"{reported.account_id}/{reported.order_id}"
@@ -114,6 +136,11 @@ class Booking:
         if intent is not None and not intent.disputed:
             work[self._intents][key] = disputed(intent)
             work.after_commit(partial(self._dispute, key))
+
+    def _asked(self, work: UnitOfWork, report: AnyVenueReport) -> Request | None:
+        """The request that a report answers."""
+        request_id = request_answered(report)
+        return None if request_id is None else work[self._requests].get(f"{report.account_id}/{request_id}")
 
     def _bury_stray(self, work: UnitOfWork, reported: Reported) -> None:
         """A report of no session of ours; whoever has that session gets it by its number."""

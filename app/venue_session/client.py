@@ -77,6 +77,13 @@ class VenueClient:
         """The breaker's permit for a `request`, if it lets one through now; one without use is withdrawn."""
         return self._breaker.allow(_now_ms())
 
+    def permit_now(self, path: str) -> Permit:
+        """The permit for a call that must not wait behind a last look; raises VenueAway if there is none."""
+        permit = self.permit()
+        if permit is None:
+            raise VenueAway(f"the venue is away: {path} is not called for now")
+        return permit
+
     def withdraw(self, permit: Permit) -> None:
         """No request was made of it, or nobody waited for its outcome."""
         self._note(self._breaker.withdrawn, permit)

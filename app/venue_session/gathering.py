@@ -101,10 +101,7 @@ class OrderCalls:
         return answer
 
     def _begin(self) -> _Call:
-        permit = self._venue.permit()
-        if permit is None:
-            raise VenueAway(f"the venue is away: {ORDERS} is not called for now")
-        return _Call(self._venue, permit)
+        return _Call(self._venue, self._venue.permit_now(ORDERS))
 
 
 def _look_at(answer: "asyncio.Task[dict[str, Any]]") -> None:

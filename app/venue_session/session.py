@@ -3,8 +3,9 @@
 An order goes out only after its intent is committed, after a last look, while its reports can be heard, and
 while its task waits for no newer build. Whether an order reached the venue is asked for, never guessed,
 whenever it is in doubt: after a restart, and after a call that gave no answer. Only what the venue never had
-may be withheld. Reports carry a sequence by session; how far they are read is committed in the transaction
-that makes executions of them.
+may be withheld. Cancels and replaces go by the same rules, in calls of their own before those with orders:
+what the venue refuses of the ones holds up the others for a moment only. Reports carry a sequence by session;
+how far they are read is committed in the transaction that makes executions of them.
 
 Every call names the epoch of the sessions that it speaks for, which is raised and committed before the first
 one and after each that gave no answer: who has lost the task cannot raise it. The venue refuses an epoch
@@ -15,9 +16,9 @@ send after the question.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -27,17 +28,21 @@ from app.domain.exchange import (
     NEW_SESSION,
     Controls,
     Intent,
+    Request,
+    Sent,
     Session,
     Surroundings,
     carried_over,
     claimed,
     last_look,
     to_venue_order,
+    to_venue_request,
     withheld,
 )
-from app.engine import Fenced, Table, Task, Transient, shard_of, unit_of_work
+from app.engine import Fenced, Table, Task, Transient, UnitOfWork, unit_of_work
 from app.engine.retries import Pauses
-from app.topics import EXECUTIONS, RISK_LIMITS
+from app.topics import RISK_LIMITS
+from app.venue_session.asking import Asking, RequestTables
 from app.venue_session.booking import Booking
 from app.venue_session.client import (
     REPORTS,
@@ -46,17 +51,17 @@ from app.venue_session.client import (
     VenueRefuses,
     describe_error,
     is_away,
-    not_understood,
     refusal,
 )
 from app.venue_session.gathering import ORDERS, ORDERS_PER_CALL_MAX, OrderCalls, RefusedTogether
+from app.venue_session.outgoing import ANSWER_FIELDS, ORDERS_ROUTE, REQUESTS, Outgoing, Withheld, first
 from app.venue_session.reports import Reported, Unreadable, read_frame
 from app.venue_session.status import AWAY_S_MAX, Troubles
 from models.events import OrderReceived, OrderWithheld
+from models.reasons import WithheldReason
 
 log = logging.getLogger(__name__)
 
-QUERY = "/orders/query"
 FRAMES_MAX = 100
 RETRY_S_MIN = 0.05
 REFUSED, RECONNECT = Pauses(RETRY_S_MIN, 5.0), Pauses(RETRY_S_MIN, 2.0)
@@ -78,6 +83,24 @@ class VenueTables(NamedTuple):
     intents: Table[Intent]
     sessions: Table[Session]
     controls: Table[Controls]
+    requests: Table[Request]
+    sent: Table[Sent]
+
+
+@dataclass
+class _Line:
+    """One of the two kinds of what leaves. A refusal makes it rest.
+
+    `send` makes a call, or withholds in its place; False: nothing may leave now. Then what is left `waits`.
+    """
+
+    name: str
+    outgoing: Outgoing[Any]
+    has_turn: Callable[[], bool]
+    send: Callable[[], Awaitable[bool]]
+    refusals: int = 0
+    rests_until_s: float = 0.0
+    waits: bool = False
 
 
 class VenueSession:
@@ -93,42 +116,64 @@ class VenueSession:
         troubles: Troubles,
     ) -> None:
         self.task = task
-        self.intents, self.sessions, self._controls = tables
+        self.intents, self.sessions, self._controls, self._requests, sent = tables
         self._around = around
         self._venue = venue
         self._calls = calls
         self._tally = venue.tally
         self._troubles = troubles
         self.epoch = 0
-        self._orders_per_call = ORDERS_PER_CALL_MAX
         self._alone = False
-        self.fresh: dict[str, Intent] = {}
-        self.in_doubt = {
+        in_doubt = {
             intent.order.order_id: intent
             for _, intent in task.table(self.intents).items()
             if intent.may_be_unknown
         }
+        self.orders = Outgoing(task, self.intents, ORDERS_ROUTE, in_doubt, self._count)
+        known = RequestTables(self._requests, self.intents, sent)
+        self._asking = Asking(task, known, self.orders, self._look, self._tally)
+        self._lines = (
+            _Line("requests", self._asking.outgoing, lambda: self._asking.has_turn, self._send_requests),
+            _Line("orders", self.orders, lambda: len(self.orders) > 0, self._send_orders),
+        )
         self._has_read_limits = False
         self._limits_awaited_since_s = 0.0
         self._listening = asyncio.Event()
         self._gaps: dict[int, int] = {}
         self._work_to_do = asyncio.Event()
         self._work_to_do.set()
-        self._booking = Booking(task, self.intents, self.sessions, self._tally)
+        self._booking = Booking(task, self.intents, self.sessions, self._requests, self._tally)
+
+    @property
+    def fresh(self) -> dict[str, Intent]:
+        """Orders that the venue never had, by id."""
+        return self.orders.fresh
+
+    @property
+    def in_doubt(self) -> dict[str, Intent]:
+        """Orders that the venue may have, by id."""
+        return self.orders.in_doubt
 
     @property
     def waiting(self) -> int:
         """Orders that are not known to be at the venue."""
-        return len(self.fresh) + len(self.in_doubt)
+        return len(self.orders)
+
+    @property
+    def requests_waiting(self) -> int:
+        """Cancels and replaces that are not known to be at the venue."""
+        return len(self._asking.outgoing)
 
     @property
     def disputed(self) -> set[str]:
         """Orders in dispute, by account/order."""
         return self._booking.disputed
 
-    def submit(self, intents: Iterable[Intent]) -> None:
-        """Take over intents that have just been committed."""
-        self.fresh.update((intent.order.order_id, intent) for intent in intents)
+    def submit(self, intents: Iterable[Intent], requests: Iterable[Request] = ()) -> None:
+        """Take over intents and requests that have just been committed; look again at those that wait."""
+        orders = {intent.order.order_id: intent for intent in intents}
+        self.orders.add(orders)
+        self._asking.submit(orders, requests)
         self._work_to_do.set()
 
     async def run(self) -> None:
@@ -138,7 +183,7 @@ class VenueSession:
                 group.create_task(self._keep_sending())
                 group.create_task(self._keep_reading())
         finally:
-            for what in ("orders", "limits", "reports", "gaps"):
+            for what in ("orders", "requests", "limits", "reports", "gaps"):
                 self._well(what)
 
     def _ill(self, what: str, error: VenueAway | VenueRefuses) -> None:
@@ -170,53 +215,102 @@ class VenueSession:
     # -- out
 
     async def _keep_sending(self) -> None:
-        refusals = 0
-        while not self.task.closed:
-            await self._work_to_do.wait()
-            self._work_to_do.clear()
-            while (self.in_doubt or self.fresh) and not self.task.closed:
-                try:
-                    if self._is_held:
-                        await self._hold()
-                        continue
-                    await self._send_all()
-                    self._well("orders")
-                    refusals = 0
-                    self._alone = False
-                    if self.fresh:
-                        await self._wait_for_limits()
-                    else:
-                        self._limits_awaited_since_s = 0.0
-                        self._well("limits")
-                    continue
-                except Fenced:
-                    return
-                except VenueAway as error:  # the breaker makes the pauses
-                    self._ill("orders", error)
-                except Transient as error:
-                    log.warning("%s could not commit for the venue: %s", self.task, error)
-                except RefusedTogether as error:
-                    log.info("%s sends alone: %s", self.task, error)
-                    self._alone = True
-                except VenueRefuses as error:
-                    self._ill("orders", error)
-                    if error.status in BLAMES_THE_BODY:
-                        self._orders_per_call = max(1, self._orders_per_call // 2)
-                    refusals += 1
-                    await asyncio.sleep(REFUSED.after(refusals))
-                self.epoch = 0
-                await asyncio.sleep(RETRY_S_MIN)
+        with suppress(Fenced):
+            while not self.task.closed:
+                await self._work_to_do.wait()
+                self._work_to_do.clear()
+                while any(line.has_turn() for line in self._lines) and not self.task.closed:
+                    await self._send_some()
+                    for line in self._lines:
+                        if not line.has_turn():
+                            self._is_well(line)
 
-    async def _send_all(self) -> None:
+    async def _send_some(self) -> None:
+        """Let each line make a call in turn, so that none waits for the other's end; or let a moment pass."""
+        if self._is_held:
+            try:
+                await self._hold()
+            except Transient as error:
+                log.warning("%s could not commit for the venue: %s", self.task, error)
+                await asyncio.sleep(RETRY_S_MIN)
+            return
+        for line in self._lines:
+            await self._send_line(line)
+        if any(line.waits for line in self._lines):
+            await self._wait_for_limits()
+            return
+        self._limits_awaited_since_s = 0.0
+        self._well("limits")
+        rests_s = [line.rests_until_s - time.monotonic() for line in self._lines if line.has_turn()]
+        if rests_s and min(rests_s) > 0:
+            await self._more_work(min(rests_s))
+
+    async def _send_line(self, line: _Line) -> None:
+        """Let the line make a call, unless it rests; after any failure we speak under a new epoch."""
+        line.waits = False
+        if not line.has_turn() or time.monotonic() < line.rests_until_s:
+            return
+        try:
+            has_called = await line.send()
+        except VenueAway as error:  # the breaker makes the pauses
+            self._ill(line.name, error)
+        except Transient as error:
+            log.warning("%s could not commit for the venue: %s", self.task, error)
+        except RefusedTogether as error:
+            log.info("%s sends alone: %s", self.task, error)
+            self._alone = True
+        except VenueRefuses as error:
+            self._ill(line.name, error)
+            if error.status in BLAMES_THE_BODY:
+                line.outgoing.halve()
+            line.refusals += 1
+            line.rests_until_s = time.monotonic() + REFUSED.after(line.refusals)
+        else:
+            if not has_called:
+                self._is_well(line)
+                line.waits = line.has_turn()
+            return
+        self.epoch = 0
+        await asyncio.sleep(RETRY_S_MIN)
+
+    def _is_well(self, line: _Line) -> None:
+        """Nothing keeps it up: all that it had has left, or was taken out."""
+        self._well(line.name)
+        line.refusals, line.rests_until_s = 0, 0.0
+
+    async def _send_requests(self) -> bool:
+        """Send cancels, and the replaces that pass a last look right before they leave; see `_Line.send`."""
+        asking, requests = self._asking, self._asking.outgoing
+        if not self.epoch:
+            await asking.withhold(asking.next(ORDERS_PER_CALL_MAX, self._may_look))
+            await self.claim()
+        await requests.settle(self.call, self.epoch)
+        if not asking.has_turn:
+            return False
+        await self._venue.admitted()
+        if self._is_held:
+            return False
+        knows_limits = self._knows_limits
+        chunk = asking.next(requests.per_call, lambda account: knows_limits and self._may_look(account))
+        if chunk and not await asking.withhold(chunk):
+            bodies = [to_venue_request(each) for each in chunk.values()]
+            await requests.send(chunk, bodies, self.call, self.epoch)
+        return bool(chunk)
+
+    async def _send_orders(self) -> bool:
+        """Send orders that pass a last look right before they leave; see `_Line.send`."""
+        await self._withhold(self._cancelled())
         if not self.epoch:
             await self._withhold(self._next())  # the venue may keep them waiting
             await self.claim()
         await self.settle_doubts()
-        await self._send_fresh()
+        has_called = await self._send_fresh()
+        self._alone = self._alone and has_called and bool(self.fresh)
+        return has_called
 
     @property
     def _is_held(self) -> bool:
-        """Whether no order may leave at all.
+        """Whether nothing may leave at all.
 
         Nobody would hear the reports of it; or the task waits for a newer build, and behind the record that
         this one cannot read there may be limits and kill switches.
@@ -230,8 +324,9 @@ class VenueSession:
         return self._has_read_limits
 
     async def _hold(self) -> None:
-        """Let a moment pass without any order; what grows too old meanwhile is withheld."""
-        await self._withhold(self._next())
+        """Let a moment pass in which nothing leaves; what grows too old meanwhile is withheld."""
+        await self._withhold({**self._next(), **self._cancelled()})
+        await self._asking.withhold(self._asking.next(ORDERS_PER_CALL_MAX, self._may_look))
         if self._listening.is_set():
             await asyncio.sleep(HOLD_S)
             return
@@ -244,8 +339,11 @@ class VenueSession:
         if time.monotonic() - self._limits_awaited_since_s > LIMITS_S_MAX:
             text = f"partition {self.task.partition}: orders wait until {RISK_LIMITS.name} is read"
             self._troubles.note((self.task.partition, "limits"), "limits", text)
+        await self._more_work(RETRY_S_MIN)
+
+    async def _more_work(self, within_s: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._work_to_do.wait(), RETRY_S_MIN)
+            await asyncio.wait_for(self._work_to_do.wait(), within_s)
         self._work_to_do.clear()
 
     async def claim(self) -> None:
@@ -258,56 +356,21 @@ class VenueSession:
         self.epoch = next(iter(ours.values())).epoch
 
     async def settle_doubts(self) -> None:
-        """Ask which of the orders in doubt the venue has; the others are as good as never sent.
+        """Ask which of the orders in doubt the venue has."""
+        await self.orders.settle(self.call, self.epoch)
 
-        These leave before what has come meanwhile, each account's by their numbers. They leave behind it
-        while one of them may be what the venue cannot take.
-        """
-        if not self.in_doubt:
-            return
-        while chunk := _first(self.in_doubt):
-            question = {"sessions": self._epochs(chunk), "client_order_ids": list(chunk)}
-            answer = await self.call(QUERY, question)
-            known = _texts(answer, "known", QUERY)
-            for order_id, intent in chunk.items():
-                del self.in_doubt[order_id]
-                if order_id not in known:
-                    self.fresh[order_id] = intent
-        if self._orders_per_call == ORDERS_PER_CALL_MAX:
-            self.fresh = dict(sorted(self.fresh.items(), key=lambda each: each[1].order.sequence))
-
-    async def _send_fresh(self) -> None:
-        """Send what passes a last look right before it leaves; a call that waits is looked at again."""
-        while self.fresh and not self.task.closed:
-            await self._venue.admitted()
-            if self._is_held or not self._knows_limits:
-                return
-            chunk = self._next(self._orders_per_call)
-            if not chunk:
-                return
-            if await self._withhold(chunk):
-                continue
-            for order_id in chunk:
-                del self.fresh[order_id]
-            self.in_doubt.update(chunk)
-            orders = {
-                order_id: {"session": _shard(intent.order.account_id), **to_venue_order(intent)}
-                for order_id, intent in chunk.items()
-            }
-            body = {"sessions": self._epochs(chunk), "orders": list(orders.values())}
-            answer = await self.call(ORDERS, body)
-            taken = _texts(answer, "accepted", ORDERS) | _texts(answer, "duplicates", ORDERS)
-            for order_id, order in orders.items():
-                if order["client_order_id"] in taken:
-                    del self.in_doubt[order_id]
-                    self._tally.orders["sent"] += 1
-            if self.in_doubt:
-                raise VenueRefuses(
-                    f"the venue's answer to /orders says nothing of {len(self.in_doubt)} orders, such as "
-                    f"{next(iter(self.in_doubt))}: they are asked for",
-                    kind="/orders incomplete",
-                )
-            self._orders_per_call = min(ORDERS_PER_CALL_MAX, self._orders_per_call * 2)
+    async def _send_fresh(self) -> bool:
+        """Look at a call's orders right before they leave, behind all that may make them wait."""
+        if not self.fresh:
+            return False
+        await self._venue.admitted()
+        if self._is_held or not self._knows_limits:
+            return False
+        chunk = self._next(self.orders.per_call)
+        if chunk and not await self._withhold(chunk):
+            bodies = [to_venue_order(each) for each in chunk.values()]
+            await self.orders.send(chunk, bodies, self.call, self.epoch)
+        return bool(chunk)
 
     def _next(self, count: int = ORDERS_PER_CALL_MAX) -> dict[str, Intent]:
         """The first orders that may be looked at.
@@ -315,19 +378,25 @@ class VenueSession:
         While limits may come, those of an account without controls wait for them, all in their order.
         """
         if not self.task.is_behind(RISK_LIMITS):
-            return _first(self.fresh, count)
-        controls = self.task.table(self._controls)
-        accounts = {intent.order.account_id for intent in self.fresh.values()}
-        waiting = {account_id for account_id in accounts if controls.get(account_id) is None}
-        others = (each for each in self.fresh.items() if each[1].order.account_id not in waiting)
-        return dict(islice(others, count))
+            return first(self.fresh, count)
+        accounts = {intent.account_id for intent in self.fresh.values()}
+        looked_at = {account_id for account_id in accounts if self._has_controls(account_id)}
+        fresh = self.fresh.items()
+        return first({id_: each for id_, each in fresh if each.account_id in looked_at}, count)
 
-    def _epochs(self, intents: dict[str, Intent]) -> dict[str, int]:
-        """The sessions that these orders are sent on, with the epoch under which we speak."""
-        return {str(_shard(intent.order.account_id)): self.epoch for intent in intents.values()}
+    def _may_look(self, account_id: str) -> bool:
+        return self._has_controls(account_id) or not self.task.is_behind(RISK_LIMITS)
+
+    def _has_controls(self, account_id: str) -> bool:
+        return self.task.table(self._controls).get(account_id) is not None
+
+    def _cancelled(self) -> dict[str, Intent]:
+        """Orders that the venue never had, and that are to be cancelled."""
+        cancelled = self._asking.cancelled_orders()
+        return {order_id: self.fresh[order_id] for order_id in cancelled if order_id in self.fresh}
 
     async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask the venue when the breaker lets us, or send orders at once, together with those of other tasks.
+        """Ask the venue when the breaker lets us, or send at once: orders together with those of other tasks.
 
         Raises VenueAway, VenueRefuses or RefusedTogether.
         """
@@ -335,6 +404,8 @@ class VenueSession:
             raise VenueAway("the task is no longer ours")
         if path == ORDERS:
             answer = await self._calls.post(self.task, body, alone=self._alone)
+        elif path == REQUESTS:
+            answer = await self._venue.request(path, body, self._venue.permit_now(path))
         else:
             answer = await self._venue.post(path, body)
         self._tally.note_unknown(path, answer.keys() - ANSWER_FIELDS[path])
@@ -347,38 +418,26 @@ class VenueSession:
 
         Only for orders that the venue never had.
         """
-        committed = self.task.table(self.intents)
-        now_ms = time.time_ns() // 1_000_000
-        gone, refused = [], {}
-        for order_id, intent in intents.items():
-            known = committed.get(_key(intent.order))
-            if known is None or not known.may_be_unknown:
-                gone.append(order_id)  # a report has come, though nothing was sent: never send it
-            elif (found := self._look(intent.order, now_ms)) is not None:
-                refused[order_id] = found
-        if refused:
-            async with unit_of_work(self.task) as work:
-                for order_id, found in list(refused.items()):
-                    key = _key(intents[order_id].order)
-                    known = work[self.intents].get(key)
-                    if known is None or not known.may_be_unknown:  # a report was booked meanwhile
-                        gone.append(order_id)
-                        del refused[order_id]
-                        continue
-                    del work[self.intents][key]
-                    event_id = f"{order_id}:exchange:withheld"
-                    work.emit(EXECUTIONS, found, event_id=event_id, correlation_id=order_id)
-        for order_id in (*gone, *refused):
-            del self.fresh[order_id]
-        for found in refused.values():
-            self._tally.orders[f"withheld {found.reason}"] += 1
-            log.info("order %s is withheld: %s", found.order_id, found.reason)
-        return bool(gone or refused)
+        cancelled = self._asking.cancelled_orders()
 
-    def _look(self, order: OrderReceived, now_ms: int) -> OrderWithheld | None:
+        def look(intent: Intent, now_ms: int) -> OrderWithheld | None:
+            order = intent.order
+            is_cancelled = order.order_id in cancelled
+            reason = WithheldReason.CANCEL_REQUESTED if is_cancelled else self._look(order, now_ms)
+            return None if reason is None else withheld(order, reason, now_ms)
+
+        return await self.orders.withhold(intents, look, self._fulfil)
+
+    def _look(self, order: OrderReceived, now_ms: int) -> WithheldReason | None:
         controls = self.task.table(self._controls).get(order.account_id)
-        reason = last_look(order, now_ms=now_ms, controls=controls, around=self._around)
-        return None if reason is None else withheld(order, reason, now_ms)
+        return last_look(order, now_ms=now_ms, controls=controls, around=self._around)
+
+    def _fulfil(self, work: UnitOfWork, event: Withheld) -> None:
+        if event.reason == WithheldReason.CANCEL_REQUESTED:
+            self._asking.fulfil(work, event.order_id)
+
+    def _count(self, intent: Intent, outcome: str) -> None:
+        self._tally.orders[outcome] += 1
 
     # -- in
 
@@ -461,34 +520,11 @@ class VenueSession:
         return gaps
 
 
-ANSWER_FIELDS = {ORDERS: {"accepted", "duplicates"}, QUERY: {"known"}}
-
-
-def _texts(answer: dict[str, Any], name: str, path: str) -> set[str]:
-    """A member that has to be a list of texts; raises VenueRefuses otherwise."""
-    found = answer.get(name)
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise not_understood(path, f"no list of texts in {name!r}".encode())
-    return set(found)
-
-
 def _handshake(error: aiohttp.WSServerHandshakeError) -> VenueAway | VenueRefuses:
     """What it means that the report stream did not open."""
     if is_away(error.status):
         return VenueAway(f"the venue answers {error.status} to {REPORTS}")
     return refusal(error.status, REPORTS)
-
-
-def _first(intents: dict[str, Intent], count: int = ORDERS_PER_CALL_MAX) -> dict[str, Intent]:
-    return dict(islice(intents.items(), count))
-
-
-def _key(order: OrderReceived) -> str:
-    return f"{order.account_id}/{order.order_id}"
-
-
-def _shard(account_id: str) -> int:
-    return shard_of(account_id.encode())
 
 
 async def _listen(socket: Any, arrived: "asyncio.Queue[list[Reported]]") -> None:

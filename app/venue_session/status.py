@@ -28,6 +28,8 @@ class Tally:
     """By path and what came of it."""
     orders: Counter[str] = field(default_factory=Counter)
     """What became of approvals: sent, repeated, or withheld by reason."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """What became of cancels and replaces: sent, repeated, withheld by reason, or done with the order."""
     reports: Counter[str] = field(default_factory=Counter)
     """Booked, repeated, buried, or of a session that is not ours."""
     unknown: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -87,7 +89,7 @@ def notices(disputed: Iterable[str]) -> list[str]:
     ]
 
 
-def measures(tally: Tally, waiting: int, disputed: int) -> list[Metric]:
+def measures(tally: Tally, waiting: int, requests_waiting: int, disputed: int) -> list[Metric]:
     return [
         counter(
             "exchange_venue_calls_total",
@@ -97,6 +99,12 @@ def measures(tally: Tally, waiting: int, disputed: int) -> list[Metric]:
         ),
         counter(
             "exchange_orders_total", "What became of approvals.", ("outcome",), _by_outcome(tally.orders)
+        ),
+        counter(
+            "exchange_requests_total",
+            "What became of cancels and replaces.",
+            ("kind", "outcome"),
+            [(name.split(" ", 1), count) for name, count in tally.requests.items()],
         ),
         counter(
             "exchange_reports_total",
@@ -115,6 +123,12 @@ def measures(tally: Tally, waiting: int, disputed: int) -> list[Metric]:
             "Intended orders that are not known to be at the venue.",
             (),
             [((), waiting)],
+        ),
+        gauge(
+            "exchange_requests_waiting",
+            "Cancels and replaces that are not known to be at the venue.",
+            (),
+            [((), requests_waiting)],
         ),
         gauge(
             "exchange_orders_disputed", "Orders that a report of the venue did not fit.", (), [((), disputed)]

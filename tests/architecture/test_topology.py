@@ -81,6 +81,7 @@ def test_it_is_printed_for_people_for_machines_and_as_a_graph(capsys: pytest.Cap
         "sessions",
         "controls",
         "sent",
+        "requests",
     ]
     assert main(["topology", "--dot"]) == 0
     assert '"compliance" -> "compliance-decisions";' in capsys.readouterr().out

@@ -1,8 +1,10 @@
 """The intents of the exchange: sent once, acknowledged, filled and removed; reports in sequence."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.exchange import (
@@ -12,25 +14,36 @@ from app.domain.exchange import (
     Controls,
     Intent,
     IntentState,
+    Request,
     Sent,
     Session,
+    apply_late_answer,
     apply_limits,
     apply_venue_report,
     carried_over,
     claimed,
     disputed,
+    is_awaited,
     is_misnumbered,
     is_repeat,
     last_look,
+    last_look_at_request,
     new_intent,
     note_unnumbered,
     read_on,
+    refused,
+    replace_withheld,
+    request_answered,
+    require_answer,
+    taken_on,
     to_venue_order,
+    to_venue_request,
     withheld,
 )
 from app.domain.reference import Known
-from models.events import AnyVenueReport
+from models.events import AnyVenueReport, CancelAccepted, CancelRequested, OrderReceived, ReplaceRequested
 from models.reasons import WithheldReason
+from models.values import Side
 from tables.sessions import SESSIONS
 from tests.builders import (
     BTC,
@@ -43,15 +56,19 @@ from tests.builders import (
     a_restriction,
     acknowledged,
     an_order,
+    cancel_rejected,
     cancelled,
     expired,
     known,
     limits,
     listed,
     registered,
+    replace_rejected,
+    replaced,
     surroundings,
     venue_rejected,
 )
+from tests.venue_world import cancel_of, order_of, replace_of
 
 
 def controls(**changed: Any) -> Controls:
@@ -117,6 +134,10 @@ def test_a_partial_fill_leaves_the_rest_open() -> None:
         [acknowledged(), expired(10)],
         [venue_rejected(10)],
         [acknowledged(), venue_rejected(10)],
+        [acknowledged(), a_fill(4, leaves_lots=6), replaced(4, leaves_lots=0)],
+        [acknowledged(), a_fill(4, leaves_lots=6), replaced(12, leaves_lots=8), a_fill(8, leaves_lots=0)],
+        [acknowledged(), replaced(12, leaves_lots=12), cancelled(12)],
+        [acknowledged(), replaced(3, leaves_lots=3), cancel_rejected(), expired(3)],
     ],
 )
 def test_an_ended_order_has_no_intent(reports: list[AnyVenueReport]) -> None:
@@ -136,11 +157,43 @@ def test_an_ended_order_has_no_intent(reports: list[AnyVenueReport]) -> None:
         [acknowledged(side="sell")],
         [acknowledged(account_id="acc-2")],
         [acknowledged(order_id="o-2")],
+        [replaced(12, leaves_lots=12)],
+        [acknowledged(), replaced(12, leaves_lots=11)],
+        [acknowledged(), a_fill(4, leaves_lots=6), replaced(12, leaves_lots=12)],
+        [acknowledged(), a_fill(4, leaves_lots=6), replaced(3, leaves_lots=-1)],
+        [acknowledged(), replaced(12, leaves_lots=12), cancelled(10)],
+        [acknowledged(), cancel_rejected(side="sell")],
     ],
 )
 def test_an_illegal_path_is_a_bug(reports: list[AnyVenueReport]) -> None:
     with pytest.raises(InvariantBroken, match=reports[-1].order_id):
         after(*reports)
+
+
+@pytest.mark.parametrize(
+    ("filled", "report", "quantity_lots", "open_lots"),
+    [
+        ([], replaced(12, leaves_lots=12, price_ticks=7), 12, 12),
+        ([], replaced(3, leaves_lots=3, price_ticks=7), 3, 3),
+        ([a_fill(4, leaves_lots=6)], replaced(12, leaves_lots=8, price_ticks=7), 12, 8),
+        ([a_fill(4, leaves_lots=6)], replaced(5, leaves_lots=1, price_ticks=7), 5, 1),
+    ],
+)
+def test_a_replaced_order_has_another_quantity_and_price(
+    filled: list[AnyVenueReport], report: AnyVenueReport, quantity_lots: int, open_lots: int
+) -> None:
+    intent = after(acknowledged(), *filled, report)
+
+    order = an_order(quantity_lots=quantity_lots, price_ticks=7)
+    assert intent == Intent(order=order, state=IntentState.ACKNOWLEDGED, open_lots=open_lots)
+
+
+@pytest.mark.parametrize("report", [cancel_rejected(), replace_rejected()])
+@pytest.mark.parametrize("before", [[], [acknowledged()], [acknowledged(), a_fill(4, leaves_lots=6)]])
+def test_a_refused_request_leaves_the_intent_as_it_is(
+    before: list[AnyVenueReport], report: AnyVenueReport
+) -> None:
+    assert after(*before, report) == after(*before)
 
 
 @pytest.mark.parametrize("sequence", [1, 4, 5])
@@ -408,11 +461,190 @@ def test_an_approval_is_a_repeat_by_its_sequence(last: int | None, repeat: bool)
 
 
 @pytest.mark.parametrize(
-    "report", [acknowledged(), a_fill(4, leaves_lots=6), cancelled(10), venue_rejected(10)]
+    "report",
+    [
+        acknowledged(),
+        a_fill(4, leaves_lots=6),
+        cancelled(10),
+        venue_rejected(10),
+        replaced(12, leaves_lots=12),
+        cancel_rejected(),
+    ],
 )
 def test_nothing_is_booked_for_an_order_in_dispute(report: AnyVenueReport) -> None:
     with pytest.raises(InvariantBroken, match="did not fit"):
         apply_venue_report(NEW_SESSION, disputed(new_intent(an_order())), report)
+
+
+# Requests
+
+ORDER = order_of(sequence=5)
+ASKED = CancelRequested(request_id="mine", account_id="acc-1", order_id="acc-1-5", submitted_at_ms=NOW_MS)
+
+
+def a_cancel(number: int) -> CancelAccepted:
+    return CancelAccepted(request=ASKED, number=number, symbol="BTC-USD", side=Side.BUY, source="orders/0/7")
+
+
+def a_replace(sequence: int) -> ReplaceRequested:
+    return ReplaceRequested(
+        request_id=f"acc-1-{sequence}",
+        account_id="acc-1",
+        sequence=sequence,
+        order_id="acc-1-5",
+        quantity_lots=20,
+        price_ticks=1,
+        submitted_at_ms=NOW_MS,
+    )
+
+
+KNOWN = Sent(order_sequence_last=5, cancel_number_last=2, refused_sequence_last=4)
+
+
+@pytest.mark.parametrize(
+    ("approved", "sent", "repeat", "then"),
+    [
+        (order_of(sequence=1), None, False, Sent(order_sequence_last=1)),
+        (order_of(sequence=6), KNOWN, False, replace(KNOWN, order_sequence_last=6)),
+        (order_of(sequence=5), KNOWN, True, None),
+        (a_replace(6), KNOWN, False, replace(KNOWN, order_sequence_last=6)),
+        (a_replace(5), KNOWN, True, None),
+        (a_cancel(1), None, False, Sent(order_sequence_last=0, cancel_number_last=1)),
+        (a_cancel(3), KNOWN, False, replace(KNOWN, cancel_number_last=3)),
+        (a_cancel(2), KNOWN, True, None),
+    ],
+)
+def test_what_is_taken_on_is_remembered(
+    approved: OrderReceived | ReplaceRequested | CancelAccepted,
+    sent: Sent | None,
+    repeat: bool,
+    then: Sent | None,
+) -> None:
+    assert is_repeat(approved, sent) is repeat
+    if then is not None:
+        assert taken_on(sent, approved) == then
+        assert is_repeat(approved, then)
+
+
+def test_an_order_that_compliance_refused_is_remembered_beside_the_last_one() -> None:
+    assert refused(None, order_of(sequence=6)) == Sent(order_sequence_last=0, refused_sequence_last=6)
+    assert refused(KNOWN, order_of(sequence=6)) == replace(KNOWN, refused_sequence_last=6)
+    assert refused(KNOWN, order_of(sequence=3)) == KNOWN
+
+
+@pytest.mark.parametrize(
+    ("sent", "awaited"),
+    [
+        (None, True),
+        (Sent(order_sequence_last=4), True),
+        (Sent(order_sequence_last=5), False),
+        (Sent(order_sequence_last=9), False),
+        (Sent(order_sequence_last=4, refused_sequence_last=5), False),
+        (Sent(order_sequence_last=4, refused_sequence_last=4, cancel_number_last=9), True),
+    ],
+)
+def test_an_order_is_awaited_until_compliance_has_gone_past_its_number(
+    sent: Sent | None, awaited: bool
+) -> None:
+    assert is_awaited(cancel_of(ORDER), sent) is awaited
+    assert is_awaited(replace_of(ORDER, 6), sent) is awaited
+
+
+def test_a_request_for_no_order_of_the_account_is_none() -> None:
+    with pytest.raises(InvariantBroken, match="no order id of account"):
+        cancel_of(order_of().model_copy(update={"order_id": "acc-2-1"}))
+
+
+def test_a_request_carries_its_own_id_and_a_replace_what_it_asks_for() -> None:
+    about = {"account_id": "acc-1", "order_id": "acc-1-5", "symbol": "BTC-USD", "side": "buy"}
+    assert to_venue_request(cancel_of(ORDER, 3)) == {"request_id": "acc-1-c3", "kind": "cancel", **about}
+    assert to_venue_request(replace_of(ORDER, 6, price_ticks=7)) == {
+        "request_id": "acc-1-6",
+        "kind": "replace",
+        "quantity_lots": 20,
+        "price_ticks": 7,
+        **about,
+    }
+
+
+@pytest.mark.parametrize("look", [None, WithheldReason.HALTED])
+@pytest.mark.parametrize("intent", [None, new_intent(ORDER), disputed(new_intent(ORDER))])
+def test_a_cancel_leaves_whatever_the_last_look_says(
+    intent: Intent | None, look: WithheldReason | None
+) -> None:
+    assert last_look_at_request(cancel_of(ORDER), intent, lambda order: look) is None
+
+
+@pytest.mark.parametrize(
+    ("intent", "look", "reason"),
+    [
+        (new_intent(ORDER), None, None),
+        (new_intent(ORDER), WithheldReason.HALTED, WithheldReason.HALTED),
+        (None, None, WithheldReason.ORDER_ENDED),
+        (None, WithheldReason.HALTED, WithheldReason.ORDER_ENDED),
+        (disputed(new_intent(ORDER)), None, WithheldReason.ORDER_ENDED),
+    ],
+)
+def test_a_replace_needs_an_order_that_stands_and_a_last_look(
+    intent: Intent | None, look: WithheldReason | None, reason: WithheldReason | None
+) -> None:
+    looked_at = []
+
+    def look_at(order: OrderReceived) -> WithheldReason | None:
+        looked_at.append(order)
+        return look
+
+    found = last_look_at_request(replace_of(ORDER, 6, price_ticks=7, submitted_at_ms=9), intent, look_at)
+    assert found is reason
+    asked_for = ORDER.model_copy(update={"quantity_lots": 20, "price_ticks": 7, "submitted_at_ms": 9})
+    assert looked_at == ([] if reason is WithheldReason.ORDER_ENDED else [asked_for])
+
+
+def test_a_withheld_replace_says_what_it_was_and_when_it_was_looked_at() -> None:
+    event = replace_withheld(replace_of(ORDER, 6), WithheldReason.HALTED, NOW_MS)
+    assert (event.order_id, event.request_id, event.reason, event.looked_at_ms) == (
+        "acc-1-5",
+        "acc-1-6",
+        WithheldReason.HALTED,
+        NOW_MS,
+    )
+
+
+OF_THE_ORDER: Any = {"order_id": "acc-1-5"}
+CANCEL, REPLACE = cancel_of(ORDER), replace_of(ORDER, 6)
+ANSWERS = [
+    (cancelled(10, request_id="acc-1-c1", **OF_THE_ORDER), CANCEL, True, False),
+    (cancel_rejected(request_id="acc-1-c1", **OF_THE_ORDER), CANCEL, True, True),
+    (replaced(20, leaves_lots=20, request_id="acc-1-6", **OF_THE_ORDER), REPLACE, True, False),
+    (replace_rejected(request_id="acc-1-6", **OF_THE_ORDER), REPLACE, True, True),
+    (replace_rejected(request_id="acc-1-c1", **OF_THE_ORDER), CANCEL, False, True),
+    (cancel_rejected(request_id="acc-1-6", **OF_THE_ORDER), REPLACE, False, True),
+    (cancel_rejected(request_id="acc-1-c1"), CANCEL, False, True),
+    (cancel_rejected(request_id="acc-1-c1", side="sell", **OF_THE_ORDER), CANCEL, False, True),
+    (cancel_rejected(request_id="acc-1-c1", symbol="ETH-USD", **OF_THE_ORDER), CANCEL, False, True),
+]
+
+
+@pytest.mark.parametrize(("report", "request_", "fits", "may_be_late"), ANSWERS)
+def test_an_answer_fits_its_request_and_a_refusal_may_come_when_the_order_is_over(
+    report: AnyVenueReport, request_: Request, fits: bool, may_be_late: bool
+) -> None:
+    assert request_answered(report) == request_.request_id
+    with nullcontext() if fits else pytest.raises(InvariantBroken, match="no answer to"):
+        require_answer(request_, report)
+    session = Session(venue_sequence_last=5, epoch=3)
+    late = report.model_copy(update={"venue_sequence": 6})
+    with nullcontext() if may_be_late else pytest.raises(InvariantBroken, match="no intent"):
+        read, is_new = apply_late_answer(session, request_, late)
+        assert (read, is_new) == (Session(venue_sequence_last=6, epoch=3), True)
+    assert apply_late_answer(session, request_, report) == (session, False)
+    with pytest.raises(ReportGap):
+        apply_late_answer(session, request_, report.model_copy(update={"venue_sequence": 7}))
+
+
+@pytest.mark.parametrize("report", [acknowledged(), a_fill(1, leaves_lots=9), cancelled(10), expired(10)])
+def test_a_report_that_nobody_asked_for_answers_no_request(report: AnyVenueReport) -> None:
+    assert request_answered(report) is None
 
 
 # Reports without a number

@@ -440,7 +440,7 @@ async def test_only_the_task_that_is_meant_by_a_refusal_is_held_up_by_it(trio: T
     assert all(len(each) == 1 for each in trio.sent()[1:])
     assert culprit.session.waiting == 1
     assert f"({status}" in culprit.troubles.reasons()[0]
-    assert all(world.session._orders_per_call == ORDERS_PER_CALL_MAX for world in others)
+    assert all(world.session.orders.per_call == ORDERS_PER_CALL_MAX for world in others)
     trio.venue.calls.clear()
     later = [order_of(name, 99) for name in (trio.accounts[0], trio.accounts[2])]
     for world, order in zip(others, later, strict=True):

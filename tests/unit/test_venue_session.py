@@ -499,8 +499,8 @@ async def test_one_order_that_the_venue_cannot_take_holds_up_no_other(world: Wor
     world.venue.rule = refuse_bad
     others = [order_of(sequence=sequence) for sequence in range(2, 40)]
     world.submit(bad, *others)
-    await world.until(lambda: len(world.venue.orders) == len(others))
-    assert world.session.waiting == 1
+    await world.until(lambda: world.session.waiting == 1)
+    assert len(world.venue.orders) == len(others)
     assert "refuses /orders (400" in world.troubles.reasons()[0]
     world.task.table(CONTROLS).values["acc-1"] = generous(order_age_ms_max=1)  # and in the end it is too old
     await world.until(lambda: world.task.executions)
