@@ -1,6 +1,6 @@
 """The exchange's agent on what it cannot read, and on when it tells the session of intents."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import agents.exchange
 from agents.exchange import around
 from app.domain import limits as risk_limits
-from app.domain.exchange import Controls, apply_limits
+from app.domain.exchange import Controls, Intent, Request, Sent, apply_limits
 from app.domain.reference import Known
 from app.engine import Record, TopicSpec, WrongPartition
 from app.exchange import app
@@ -25,10 +25,24 @@ from app.topics import (
     RESTRICTED_LIST,
     RISK_LIMITS,
 )
+from app.venue_session.status import Tally
 from models.commands import SetRiskLimits
+from models.events import (
+    CancelAccepted,
+    CancelRequested,
+    OrderComplianceApproved,
+    OrderComplianceRejected,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+    ReplaceRequested,
+)
+from models.values import Side
 from tables.controls import CONTROLS
-from tests.builders import limits
-from tests.venue_world import generous
+from tables.intents import INTENTS
+from tables.requests import REQUESTS
+from tables.sent import SENT
+from tests.builders import NOW_MS, limits
+from tests.venue_world import generous, order_of, replace_of
 
 KILLS = b'{"kill_switch": true, "stop": 1}'
 
@@ -95,6 +109,148 @@ async def test_a_removal_under_a_key_that_is_no_text_removes_nothing_and_is_no_f
     agent: Any = agents.exchange.intend
     await agent.fun(batches())
     assert work[CONTROLS] == {"acc-1": generous()}
+
+
+# What is taken on
+
+
+class Taken(dict[Any, dict[str, Any]]):
+    """A unit of work that has all tables of the exchange, empty, and commits when it ends."""
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__({table: {} for table in (INTENTS, REQUESTS, SENT, CONTROLS)})
+        self._values = values
+        self._callbacks: list[Callable[[], None]] = []
+
+    def records(self) -> list[Record[Any]]:
+        return [
+            Record(COMPLIANCE_DECISIONS.name, 0, offset, 1_000, b"acc-1", value, {})
+            for offset, value in enumerate(self._values)
+        ]
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def commit(self) -> None:
+        for callback in self._callbacks:
+            callback()
+
+
+class Told:
+    """A session that remembers of what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], list[str]]] = []
+
+    def submit(self, intents: list[Intent], requests: list[Request]) -> None:
+        self.calls.append(([each.order.order_id for each in intents], [each.request_id for each in requests]))
+
+
+async def taken(patch: pytest.MonkeyPatch, *values: Any) -> tuple[Taken, Told]:
+    """What the agent makes of records of acc-1, in one batch."""
+    work, told = Taken(list(values)), Told()
+
+    @asynccontextmanager
+    async def opened(batch: Any) -> AsyncIterator[Any]:
+        yield work
+        assert told.calls == [], "nobody hears of what is not committed"
+        work.commit()
+
+    async def batches() -> AsyncIterator[Any]:
+        yield SimpleNamespace(task=SimpleNamespace(partition=3))
+
+    patch.setattr(agents.exchange, "unit_of_work", opened)
+    patch.setattr(agents.exchange, "sessions", {3: told})
+    patch.setattr(agents.exchange, "tally", Tally())
+    agent: Any = agents.exchange.intend
+    await agent.fun(batches())
+    return work, told
+
+
+def approved(sequence: int) -> OrderComplianceApproved:
+    return OrderComplianceApproved(order=order_of(sequence=sequence))
+
+
+def a_cancel(number: int, order_sequence: int = 1) -> CancelAccepted:
+    asked = CancelRequested(
+        request_id="mine", account_id="acc-1", order_id=f"acc-1-{order_sequence}", submitted_at_ms=NOW_MS
+    )
+    return CancelAccepted(request=asked, number=number, symbol="BTC-USD", side=Side.BUY, source="orders/0/7")
+
+
+def a_replace(sequence: int) -> ReplaceRequested:
+    return ReplaceRequested(
+        request_id=f"acc-1-{sequence}",
+        account_id="acc-1",
+        sequence=sequence,
+        order_id="acc-1-1",
+        quantity_lots=20,
+        price_ticks=1,
+        submitted_at_ms=NOW_MS,
+    )
+
+
+async def test_requests_are_committed_and_handed_over_behind_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replaced = ReplaceComplianceApproved(request=a_replace(2), symbol="BTC-USD", side=Side.BUY)
+    work, told = await taken(monkeypatch, approved(1), replaced, a_cancel(1))
+
+    assert list(work[INTENTS]) == ["acc-1/acc-1-1"]
+    assert list(work[REQUESTS]) == ["acc-1/acc-1-2", "acc-1/acc-1-c1"]
+    assert work[REQUESTS]["acc-1/acc-1-2"] == replace_of(order_of(), 2, price_ticks=1)
+    assert work[SENT] == {"acc-1": Sent(order_sequence_last=2, cancel_number_last=1)}
+    assert told.calls == [(["acc-1-1"], ["acc-1-2", "acc-1-c1"])]
+
+
+async def test_what_was_taken_on_before_is_not_taken_on_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced = ReplaceComplianceApproved(request=a_replace(2), symbol="BTC-USD", side=Side.BUY)
+    once = [approved(1), replaced, a_cancel(1)]
+    work, told = await taken(monkeypatch, *once, *once)
+
+    assert len(work[REQUESTS]) == 2
+    assert told.calls == [(["acc-1-1"], ["acc-1-2", "acc-1-c1"])]
+    assert agents.exchange.tally.orders == {"repeated": 1}
+    assert agents.exchange.tally.requests == {"replace repeated": 1, "cancel repeated": 1}
+
+
+async def test_a_cancel_that_has_passed_a_quarantine_changes_nothing_for_the_orders_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work, _ = await taken(monkeypatch, a_cancel(1), a_cancel(2, 2), approved(1), approved(2))
+
+    assert len(work[INTENTS]) == 2
+    assert work[SENT] == {"acc-1": Sent(order_sequence_last=2, cancel_number_last=2)}
+
+
+async def test_the_session_hears_of_orders_that_compliance_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their cancels may wait for them."""
+    refused_order = OrderComplianceRejected(order=order_of(sequence=2), reason="self_match")
+    refused_replace = ReplaceComplianceRejected(request=a_replace(3), reason="self_match")
+    work, told = await taken(monkeypatch, refused_order, refused_replace)
+
+    assert work[SENT] == {"acc-1": Sent(order_sequence_last=0, refused_sequence_last=2)}
+    assert told.calls == [([], [])]
+    assert not work[INTENTS]
+    assert not work[REQUESTS]
+
+
+def test_what_waits_and_what_became_of_it_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SimpleNamespace(waiting=3, requests_waiting=2, disputed={"acc-1/acc-1-1"})
+    tally = Tally()
+    tally.requests["replace withheld order_ended"] += 4
+    monkeypatch.setattr(agents.exchange, "sessions", {0: session, 8: session})
+    monkeypatch.setattr(agents.exchange, "tally", tally)
+    measured = {
+        (sample.name, *sample.labels.values()): sample.value
+        for metric in agents.exchange.counts()
+        for sample in metric.samples
+    }
+
+    assert measured["exchange_orders_waiting",] == 6
+    assert measured["exchange_requests_waiting",] == 4
+    assert measured["exchange_orders_disputed",] == 2
+    assert measured["exchange_requests_total", "replace", "withheld order_ended"] == 4
 
 
 COMMANDS = st.one_of(
