@@ -31,7 +31,15 @@ from app.topics import (
     RISK_LIMITS,
     TOPICS,
 )
-from models.events import HaltInForce, OrderComplianceApproved, OrderReceived
+from models.events import (
+    CancelAccepted,
+    CancelRequested,
+    HaltInForce,
+    OrderComplianceApproved,
+    OrderReceived,
+    ReplaceComplianceApproved,
+    ReplaceRequested,
+)
 from models.values import Frozen
 from tests.builders import BTC, a_price, a_restriction, an_order, limits, listed, registered
 from tests.engine.waiting import until
@@ -229,6 +237,76 @@ async def test_a_repeated_approval_changes_nothing_before_a_fill_or_after_the_en
     assert (
         'exchange_orders_total{outcome="repeated",service="exchange"} 2.0' in (await works.get("/metrics"))[1]
     )
+
+
+def a_cancel_of(order: OrderReceived, number: int) -> CancelAccepted:
+    asked = CancelRequested(
+        request_id=f"mine-{number}",
+        account_id=order.account_id,
+        order_id=order.order_id,
+        submitted_at_ms=order.submitted_at_ms,
+    )
+    return CancelAccepted(
+        request=asked, number=number, symbol=order.symbol, side=order.side, source="orders/0/1"
+    )
+
+
+def a_replace_of(order: OrderReceived, sequence: int, **changed: Any) -> ReplaceComplianceApproved:
+    asked = {
+        "request_id": f"{order.account_id}-{sequence}",
+        "account_id": order.account_id,
+        "sequence": sequence,
+        "order_id": order.order_id,
+        "quantity_lots": order.quantity_lots,
+        "price_ticks": order.price_ticks,
+        "submitted_at_ms": order.submitted_at_ms,
+        **changed,
+    }
+    return ReplaceComplianceApproved(request=ReplaceRequested(**asked), symbol=order.symbol, side=order.side)
+
+
+async def test_an_order_is_replaced_and_cancelled_at_the_venue_once_each(
+    works: Scene, client: Client
+) -> None:
+    account, ack = "changer", "OrderAcknowledged"
+    await works.introduce(account)
+    order = an_order_of(account, price_ticks=PRICE + 1)  # before what other tests have left
+    replace, cancel = a_replace_of(order, 2, quantity_lots=20), a_cancel_of(order, 1)
+    await works.approve(order)
+    await works.until_executed(account, ack)
+    await works.put(COMPLIANCE_DECISIONS, replace)
+    found = await works.until_executed(account, ack, "OrderReplaced")
+    assert (found[-1]["request_id"], found[-1]["leaves_lots"]) == (f"{account}-2", 20)
+    await works.trade(client, 12)
+    found = await works.until_executed(account, ack, "OrderReplaced", "TradeExecuted")
+    assert (found[-1]["quantity_lots"], found[-1]["leaves_lots"]) == (12, 8)
+    await works.put(COMPLIANCE_DECISIONS, replace, cancel, replace, cancel)
+    found = await works.until_executed(account, ack, "OrderReplaced", "TradeExecuted", "OrderCancelled")
+    assert (found[-1]["request_id"], found[-1]["cancelled_lots"]) == (f"{account}-c1", 8)
+    late = [a_cancel_of(order, 2), a_replace_of(order, 3), a_cancel_of(an_order_of(account, 3), 3)]
+    await works.put(COMPLIANCE_DECISIONS, *late)
+
+    async def have_ended() -> bool:
+        return len(await works.executions(account)) == 7
+
+    await until(have_ended, WITHIN_S)
+    ended = (await works.executions(account))[4:]
+    assert {each["request_id"]: (each["type"], each["reason"]) for each in ended} == {
+        f"{account}-c2": ("CancelRejected", "order_ended"),
+        f"{account}-3": ("ReplaceWithheld", "order_ended"),
+        f"{account}-c3": ("CancelRejected", "unknown_order"),
+    }
+    assert await works.letters(account) == []
+    receipts = f"SELECT request_id, receipts FROM requests WHERE account_id = '{account}'"
+    assert sorted(works.venue.ledger(receipts)) == [
+        (f"{account}-2", 1),
+        (f"{account}-c1", 1),
+        (f"{account}-c2", 1),
+        (f"{account}-c3", 1),
+    ]
+    metrics = (await works.get("/metrics"))[1]
+    assert 'exchange_requests_total{kind="cancel",outcome="repeated",service="exchange"} 1.0' in metrics
+    assert 'exchange_requests_waiting{service="exchange"} 0.0' in metrics
 
 
 async def test_orders_of_two_partitions_that_are_committed_together_go_in_one_call(
