@@ -43,7 +43,7 @@ class Asking:
         self._look = look
         self._tally = tally
         rows = [row for _, row in task.table(tables.requests).items()]
-        pending = {row.request_id: row for row in sorted(rows, key=lambda row: row.place)}
+        pending = {row.request_id: row for row in rows}
         self.outgoing = Outgoing(task, tables.requests, REQUESTS_ROUTE, pending, self._count)
         self._awaited: set[str] = set()
         self._note_awaited(rows)

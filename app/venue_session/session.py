@@ -54,15 +54,15 @@ from app.venue_session.client import (
     refusal,
 )
 from app.venue_session.gathering import ORDERS, ORDERS_PER_CALL_MAX, OrderCalls, RefusedTogether
+from app.venue_session.listening import all_of, listen
 from app.venue_session.outgoing import ANSWER_FIELDS, ORDERS_ROUTE, REQUESTS, Outgoing, Withheld, first
-from app.venue_session.reports import Reported, Unreadable, read_frame
+from app.venue_session.reports import Reported
 from app.venue_session.status import AWAY_S_MAX, Troubles
 from models.events import OrderReceived, OrderWithheld
 from models.reasons import WithheldReason
 
 log = logging.getLogger(__name__)
 
-FRAMES_MAX = 100
 RETRY_S_MIN = 0.05
 REFUSED, RECONNECT = Pauses(RETRY_S_MIN, 5.0), Pauses(RETRY_S_MIN, 2.0)
 LIVED_S_MIN = 1.0
@@ -472,9 +472,9 @@ class VenueSession:
             timers = [loop.call_later(LIVED_S_MIN, self._well, "reports")]
             if self._gaps:
                 timers.append(loop.call_later(GAP_RETRY_S, arrived.put_nowait, []))
-            listening = asyncio.create_task(_listen(socket, arrived))
+            listening = asyncio.create_task(listen(socket, arrived))
             try:
-                while reports := await _all_of(arrived):
+                while reports := await all_of(arrived):
                     self._note_gaps(await self.book(reports))
                     self._well("reports")
             finally:
@@ -525,32 +525,3 @@ def _handshake(error: aiohttp.WSServerHandshakeError) -> VenueAway | VenueRefuse
     if is_away(error.status):
         return VenueAway(f"the venue answers {error.status} to {REPORTS}")
     return refusal(error.status, REPORTS)
-
-
-async def _listen(socket: Any, arrived: "asyncio.Queue[list[Reported]]") -> None:
-    """Put in what comes, frame by frame, and an empty frame at the end."""
-    try:
-        async for message in socket:
-            if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                try:
-                    reports = read_frame(message.data)
-                except Unreadable as error:
-                    raise VenueRefuses(str(error), kind="frame") from None
-                if reports:
-                    arrived.put_nowait(reports)
-            while arrived.qsize() > FRAMES_MAX:  # noqa: ASYNC110  (the venue waits with us)
-                await asyncio.sleep(RETRY_S_MIN)
-    finally:
-        arrived.put_nowait([])
-
-
-async def _all_of(arrived: "asyncio.Queue[list[Reported]]") -> list[Reported]:
-    """What has come: the first frame is waited for. Empty when no more will come."""
-    reports = await arrived.get()
-    while reports and not arrived.empty():
-        more = arrived.get_nowait()
-        if not more:
-            arrived.put_nowait(more)
-            break
-        reports = reports + more
-    return reports
