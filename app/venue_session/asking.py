@@ -42,11 +42,10 @@ class Asking:
         self._orders = orders
         self._look = look
         self._tally = tally
-        rows = [row for _, row in task.table(tables.requests).items()]
-        pending = {row.request_id: row for row in rows}
+        pending = {row.request_id: row for _, row in task.table(tables.requests).items()}
         self.outgoing = Outgoing(task, tables.requests, REQUESTS_ROUTE, pending, self._count)
         self._awaited: set[str] = set()
-        self._note_awaited(rows)
+        self._note_awaited(pending.values())
 
     def submit(self, orders: Iterable[str], requests: Iterable[Request]) -> None:
         """Take over requests that have just been committed, and orders that were submitted."""
