@@ -19,6 +19,7 @@ import agents.compliance
 import agents.exchange
 import agents.marketdata
 import agents.risk
+import agents.risk_commands
 from app.domain import exchange
 from app.domain.reference import Known, Reference
 from app.engine import Record, shard_of
@@ -165,7 +166,7 @@ class Rebinding:
         before = getattr(owner, name)
         self._monkeypatch.setattr(owner, name, value)
         domain = [module for name, module in sys.modules.items() if name.startswith("app.domain.")]
-        for module in (*MODULES, venue_session, *domain):
+        for module in (*MODULES, agents.risk_commands, venue_session, *domain):
             for bound, known in list(vars(module).items()):
                 if known is before and callable(before):
                     self._monkeypatch.setattr(module, bound, value)
