@@ -71,6 +71,7 @@ from checker.records import (
     POSITIONS_CHANGELOG,
     PRICES,
     RECENT_ORDERS_CHANGELOG,
+    REQUESTS_CHANGELOG,
     RESERVATIONS_CHANGELOG,
     RESTRICTED_LIST,
     RESTRICTIONS,
@@ -101,6 +102,7 @@ BOOKS = (
     SESSIONS_CHANGELOG,
     CONTROLS_CHANGELOG,
     SENT_CHANGELOG,
+    REQUESTS_CHANGELOG,
 )
 INPUTS = {name: read for name, each in SERVICES.items() if (read := set(WAY) & set(each.inputs))}
 """What each consumer group reads of an order's way."""
@@ -293,9 +295,8 @@ class _Run:
         """Whether every group had read all that was read here, before it was."""
         for group, topics in INPUTS.items():
             for topic in topics:
-                records = history.topic(topic)
                 position = self._committed[group].get(TP(topic, history.partition), 0)
-                if records and records[-1].offset >= position:
+                if history.last_offset(topic) >= position:
                     return False
         number = history.partition
         last_limits = self._commanded(number).last_offset
