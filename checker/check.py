@@ -32,6 +32,7 @@ from checker.invariants import (
     check_origins,
     check_positions,
     check_profits,
+    check_requests,
     check_sessions,
     check_standing,
     check_tables,
@@ -251,6 +252,7 @@ class _Run:
         self._found.add(
             (
                 check_lives(history, traces, reference),
+                check_requests(history, traces),
                 check_positions(history, traces, reference),
                 check_profits(history, traces, reference),
                 check_standing(history, traces, self._commanded(number)),

@@ -76,8 +76,8 @@ class Slice:
 
     `strays` are, by topic and offset, the orders (or keys) of records whose key belongs to another partition;
     `repeats` counts exact repeats, by somebody else, of what a service has written: they are in none of the
-    topics here, and `repeated` has the requests' ids of those. `intended_at_ms` is when the exchange intended to send an order, by account/order;
-    `looks_last` says that it has tables for a last look before it sends.
+    topics here, and `repeated` has the requests' ids of those. `intended_at_ms` is when the exchange intended
+    to send an order, by account/order; `looks_last` says that it has tables for a last look before it sends.
     """
 
     partition: int = 0
@@ -147,10 +147,10 @@ class Trace:
 
     `received` is the record that was approved, the first one where none was. `refusals` are risk's of it,
     `repeat_refusals` those of the other records with the id (`repeats`), `stray_refusals` name a source that
-    is no record of this order. `reports` are the venue's but for refusals of requests, `withheld` ours instead
-    of them. `stuck` orders
-    have a decision that is a dead letter or waits behind one, or a report of the venue that is one; `ended`
-    ones have reached a terminal state.
+    is no record of this order. `reports` are the venue's without refusals of requests, `withheld` ours
+    instead of them; `replaced` is the last report of a replace. `stuck` orders have a decision that is a dead
+    letter or waits behind one, or a report of the venue that is one; `ended` ones have reached a terminal
+    state.
     """
 
     __slots__ = (
@@ -163,9 +163,9 @@ class Trace:
         "order_id",
         "received",
         "refusals",
-        "replaced",
         "repeat_refusals",
         "repeats",
+        "replaced",
         "reports",
         "stray_refusals",
         "stuck",
@@ -209,6 +209,20 @@ class Trace:
             self.compliance_approved = True
         else:
             self.compliance_rejected = self.ended = True
+
+    def has_ended_by(self, at_ms: int) -> bool:
+        """Whether an end of it stood in the log by then."""
+        ends_at_ms = [each.timestamp_ms for each in (*self.refusals, *self._refused_by_compliance)]
+        ends_at_ms += [each.timestamp_ms for each in self.executions if ends(each.event)]
+        return any(each <= at_ms for each in ends_at_ms)
+
+    def has_ended_before(self, offset: int) -> bool:
+        """Whether an end of it stands before that offset of `executions`."""
+        return any(ends(each.event) for each in self.executions if each.offset < offset)
+
+    @property
+    def _refused_by_compliance(self) -> Iterator[Logged[ComplianceDecision]]:
+        return (each for each in self.compliance if isinstance(each.event, OrderComplianceRejected))
 
     @property
     def executions(self) -> list[Logged[Execution]]:
@@ -371,7 +385,12 @@ class _Reported(msgspec.Struct):
     order_id: str
 
 
+class _ReportedKey(_Reported):
+    account_id: str
+
+
 _read_reported = msgspec.json.Decoder(_Reported).decode
+_read_reported_key = msgspec.json.Decoder(_ReportedKey).decode
 
 
 def reported_id(letter: VenueLetter) -> str | None:
@@ -380,6 +399,15 @@ def reported_id(letter: VenueLetter) -> str | None:
         return _read_reported(letter.value).order_id
     except ValueError:
         return None
+
+
+def reported_key(letter: VenueLetter) -> str | None:
+    """The order of such a report as account/order, which is in dispute if it is known."""
+    try:
+        reported = _read_reported_key(letter.value)
+    except ValueError:
+        return None
+    return f"{reported.account_id}/{reported.order_id}"
 
 
 def order_id_of(event: Event | None) -> str:

@@ -1,8 +1,8 @@
 """The venue's SQLite ledger, read only; its layout is told in `venue/ledger.py`. A session is a key shard.
 
-Orders are read up to the bound taken when the ledger was opened, before the log is read, requests as they were
-then; reports and trades as they are now: so an order and a request always have their cause in the log, and an
-execution its report in the ledger.
+Orders are read up to the bound taken when the ledger was opened, before the log is read, and requests as they
+were then; reports and trades as they are now: so an order and a request always have their cause in the log,
+and an execution its report in the ledger.
 """
 
 import sqlite3
