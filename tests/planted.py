@@ -378,6 +378,14 @@ def reject_as_ended(world: World, what: str) -> None:
     world.fill(order)
 
 
+def withhold_as_ended(world: World) -> None:
+    order = world.resting()
+    let: Any = world.let(world.ask_replace(order))
+    world.pass_on(let)
+    world.withhold_replace(let, "order_ended")
+    world.fill(order)
+
+
 def never_pass_on(world: World) -> None:
     order = world.resting()
     world.let(world.ask_cancel(order))
@@ -527,10 +535,13 @@ REQUESTS = {
         reject_as_unknown, "I1", "since it does not know an order that it reports"
     ),
     "an open order called ended": Planted(
-        lambda w: reject_as_ended(w, "cancel"), "I1", "since an order had ended that was open"
+        lambda w: reject_as_ended(w, "cancel"), "I1", "withheld since an order had ended that was open"
     ),
     "an open order called ended to a replace": Planted(
-        lambda w: reject_as_ended(w, "replace"), "I1", "since an order had ended that was open"
+        lambda w: reject_as_ended(w, "replace"), "I1", "withheld since an order had ended that was open"
+    ),
+    "a replace withheld as of an ended order": Planted(
+        withhold_as_ended, "I1", "withheld since an order had ended that was open"
     ),
     "a cancel compliance never passed on": Planted(
         never_pass_on, "I1", "a request that risk let through was never decided by compliance"

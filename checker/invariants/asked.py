@@ -19,8 +19,8 @@ from checker.records import (
     OrderCancelled,
     OrderWithheld,
     Origin,
+    Refusal,
     ReplaceComplianceApproved,
-    ReplaceRejected,
     ReplaceRiskApproved,
     Request,
     RequestLet,
@@ -221,7 +221,7 @@ def _answer_faults(asking: Asking, traces: Traces) -> Iterator[str]:
         if not fits(answer, let):
             yield "an answer does not fit its request"
         yield from _wrong_key(record, let.request.account_id)
-        if isinstance(answer, CancelRejected | ReplaceRejected):
+        if isinstance(answer, Refusal):
             yield from _rejection_faults(answer, record, traces.get(answer.order_id))
 
 
@@ -237,16 +237,14 @@ def fits(answer: Answer, let: RequestLet) -> bool:
     ) == (request.order_id, request.account_id, let.symbol, let.side)
 
 
-def _rejection_faults(
-    answer: CancelRejected | ReplaceRejected, record: Logged[Answer], trace: Trace | None
-) -> Iterator[str]:
-    """What the venue says of an order cannot contradict what it has reported of it."""
+def _rejection_faults(answer: Refusal, record: Logged[Answer], trace: Trace | None) -> Iterator[str]:
+    """What is said of an order to refuse a request cannot contradict what stands in front of it."""
     if trace is None or trace.stuck:
         return
     if answer.reason == UNKNOWN_ORDER and trace.reports:
         yield "the venue has refused a request since it does not know an order that it reports"
     elif answer.reason == ORDER_ENDED and not trace.has_ended_before(record.offset):
-        yield "the venue has refused a request since an order had ended that was open"
+        yield "a request was refused or withheld since an order had ended that was open"
 
 
 def _missing(asking: Asking, *, ended: bool) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """What the checker reads of cancels and replaces, and what it must not hold against anybody."""
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +12,7 @@ from msgspec.structs import replace
 from checker.findings import Findings
 from checker.history import Slice, trace
 from checker.invariants.intake import sort_intake
+from checker.ledger import LedgerFile
 from checker.lenient import LogRecord
 from checker.reading import slice_takes
 from checker.records import (
@@ -28,6 +32,17 @@ from tests.planted import ask_for, asking_for_much, cancelled, replaced
 
 CANCEL = CancelRequested("mine", "acc", "acc-1", 5)
 REPLACE = ReplaceRequested("acc-2", "acc", 2, "acc-1", 20, PRICE_TICKS, 5)
+
+COLUMNS = {
+    "orders": "client_order_id, account_id, symbol, side, quantity_lots, price_ticks, time_in_force, "
+    "filled_lots, status, receipts, session, arrival",
+    "requests": "request_id, session, account_id, order_id, kind, quantity_lots, price_ticks, receipts, "
+    "outcome",
+    "reports": "session, venue_sequence, type, body",
+    "trades": "trade_id, client_order_id, quantity_lots, price_ticks, session, venue_sequence, traded_at_ms, "
+    "trade_date, fee_micros, fee_currency, counterparty, liquidity",
+    "counters": "name, value",
+}
 
 
 def a_record(event: Event, topic: str = "orders", **changed: Any) -> LogRecord:
@@ -84,6 +99,16 @@ class TestReading:
         history = read(a_record(REPLACE), partition=elsewhere, partitions=8)
         assert history.strays == {"orders": {0: "acc-2"}}
         assert history.asked == []
+
+    def test_one_that_was_sent_to_a_wrong_partition_only_is_not_decided(self) -> None:
+        world = World()
+        order = world.resting()
+        request = world.ask_replace(order)
+        world.replace(world.asked(request))
+        world.fill(order)
+        world.log.asked.clear()
+        world.log_stray(request.request_id)
+        assert "an order that was sent to a wrong partition only was acted on" in messages(world)
 
     def test_a_cancel_that_somebody_repeats_may_be_passed_on_again(self) -> None:
         world = World()
@@ -315,6 +340,25 @@ class TestDeadLetters:
         asked = world.log.asked[-1].offset
         assert {each.invariant for each in world.violations()} <= {"I3"}  # sent is not written
         assert sort_intake(world.log, trace(world.log)).held == {asked}
+
+
+class TestLedger:
+    def test_a_request_that_comes_behind_the_opening_is_not_read(self, tmp_path: Path) -> None:
+        """Its cause may not be in the log yet."""
+        path = tmp_path / "ledger.sqlite"
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            for table, columns in COLUMNS.items():
+                db.execute(f"CREATE TABLE {table} ({columns})")
+            add = "INSERT INTO requests VALUES (?, 0, 'a', 'a-1', 'replace', 5, 9, 1, 'replaced')"
+            db.execute(add, ("a-2",))
+            with LedgerFile(path) as ledger:
+                db.execute(add, ("a-3",))
+                part = ledger.part(0, 1)
+                assert [each.request_id for each in part.requests] == ["a-2"]
+            with LedgerFile(path) as ledger:
+                (first, second) = ledger.part(0, 1).requests
+                assert (first.asked, second.request_id) == (("a", "a-1", "replace", 5, 9), "a-3")
 
 
 class TestTrace:
