@@ -32,6 +32,7 @@ from checker.invariants import (
     check_origins,
     check_positions,
     check_profits,
+    check_requests,
     check_sessions,
     check_standing,
     check_tables,
@@ -71,6 +72,7 @@ from checker.records import (
     POSITIONS_CHANGELOG,
     PRICES,
     RECENT_ORDERS_CHANGELOG,
+    REQUESTS_CHANGELOG,
     RESERVATIONS_CHANGELOG,
     RESTRICTED_LIST,
     RESTRICTIONS,
@@ -101,6 +103,7 @@ BOOKS = (
     SESSIONS_CHANGELOG,
     CONTROLS_CHANGELOG,
     SENT_CHANGELOG,
+    REQUESTS_CHANGELOG,
 )
 INPUTS = {name: read for name, each in SERVICES.items() if (read := set(WAY) & set(each.inputs))}
 """What each consumer group reads of an order's way."""
@@ -249,6 +252,7 @@ class _Run:
         self._found.add(
             (
                 check_lives(history, traces, reference),
+                check_requests(history, traces),
                 check_positions(history, traces, reference),
                 check_profits(history, traces, reference),
                 check_standing(history, traces, self._commanded(number)),
@@ -293,9 +297,8 @@ class _Run:
         """Whether every group had read all that was read here, before it was."""
         for group, topics in INPUTS.items():
             for topic in topics:
-                records = history.topic(topic)
                 position = self._committed[group].get(TP(topic, history.partition), 0)
-                if records and records[-1].offset >= position:
+                if history.last_offset(topic) >= position:
                     return False
         number = history.partition
         last_limits = self._commanded(number).last_offset

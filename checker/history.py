@@ -16,6 +16,10 @@ from checker.records import (
     EXECUTIONS,
     ORDERS,
     RISK_DECISIONS,
+    Asked,
+    CancelAccepted,
+    CancelRefused,
+    CancelRequested,
     ComplianceDecision,
     DeadLetter,
     Event,
@@ -27,18 +31,31 @@ from checker.records import (
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderExpired,
+    OrderReplaced,
     OrderRiskApproved,
     OrderRiskRejected,
     OrderWithheld,
     Origin,
     PriceUpdated,
+    Refusal,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+    ReplaceRequested,
+    ReplaceRiskApproved,
+    ReplaceRiskRejected,
+    ReplaceWithheld,
+    Request,
+    RequestJudged,
+    RequestRiskDecision,
     RiskDecision,
     TradeExecuted,
     VenueLetter,
     VenueRejected,
     VenueReport,
+    source_offset,
 )
 from checker.reference import Reference
+from checker.requests import Requests, Told, request_name, trace_requests
 
 RISK, COMPLIANCE, EXCHANGE = "risk", "compliance", "exchange"
 
@@ -54,10 +71,13 @@ class Slice:
     the venue has nothing left either: every order has ended. When not quiet, effects are read before their
     causes, and approvals at offsets from `risk_cut` on may know of executions that are not here.
 
+    What is asked of orders, cancels and replaces, stands apart from them: `asked` on `orders`, `asked_risk`
+    and `asked_compliance` what is decided of it. What the venue says of it is in `executions`.
+
     `strays` are, by topic and offset, the orders (or keys) of records whose key belongs to another partition;
     `repeats` counts exact repeats, by somebody else, of what a service has written: they are in none of the
-    topics here. `intended_at_ms` is when the exchange intended to send an order, by account/order;
-    `looks_last` says that it has tables for a last look before it sends.
+    topics here, and `repeated` has the requests' ids of those. `intended_at_ms` is when the exchange intended
+    to send an order, by account/order; `looks_last` says that it has tables for a last look before it sends.
     """
 
     partition: int = 0
@@ -66,10 +86,14 @@ class Slice:
     risk: list[Logged[RiskDecision]] = field(default_factory=list)
     compliance: list[Logged[ComplianceDecision]] = field(default_factory=list)
     executions: list[Logged[Execution]] = field(default_factory=list)
+    asked: list[Logged[Request]] = field(default_factory=list)
+    asked_risk: list[Logged[RequestRiskDecision]] = field(default_factory=list)
+    asked_compliance: list[Logged[RequestJudged]] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     venue_letters: list[VenueLetter] = field(default_factory=list)
     strays: dict[str, dict[int, str]] = field(default_factory=dict)
     repeats: int = 0
+    repeated: set[str] = field(default_factory=set)
     positions: dict[bytes, bytes] = field(default_factory=dict)
     reservations: dict[bytes, bytes] = field(default_factory=dict)
     risk_limits: dict[bytes, bytes] = field(default_factory=dict)
@@ -79,6 +103,7 @@ class Slice:
     sessions: dict[bytes, bytes] = field(default_factory=dict)
     controls: dict[bytes, bytes] = field(default_factory=dict)
     sent: dict[bytes, bytes] = field(default_factory=dict)
+    requests: dict[bytes, bytes] = field(default_factory=dict)
     intended_at_ms: dict[bytes, int] = field(default_factory=dict)
     looks_last: bool = False
     risk_cut: int | None = None
@@ -87,7 +112,7 @@ class Slice:
     ended: bool = True
 
     def topic(self, name: str) -> Sequence[Logged[Event]]:
-        """The records of one of the four topics of an order's way."""
+        """The records of one of the four topics of an order's way, but for those about requests."""
         topics: dict[str, Sequence[Logged[Event]]] = {
             ORDERS: self.orders,
             RISK_DECISIONS: self.risk,
@@ -95,6 +120,20 @@ class Slice:
             EXECUTIONS: self.executions,
         }
         return topics.get(name, ())
+
+    def asked_on(self, name: str) -> Sequence[Logged[Asked]]:
+        """The records about requests of one of these topics."""
+        topics: dict[str, Sequence[Logged[Asked]]] = {
+            ORDERS: self.asked,
+            RISK_DECISIONS: self.asked_risk,
+            COMPLIANCE_DECISIONS: self.asked_compliance,
+        }
+        return topics.get(name, ())
+
+    def last_offset(self, name: str) -> int:
+        """The highest offset of one of these topics; -1 without any."""
+        lists: tuple[Sequence[Logged[Event]], ...] = (self.topic(name), self.asked_on(name))
+        return max((records[-1].offset for records in lists if records), default=-1)
 
     def letters(self, service: str, *topics: str) -> Iterator[DeadLetter]:
         """The dead letters of a service from these topics, those held included."""
@@ -108,9 +147,10 @@ class Trace:
 
     `received` is the record that was approved, the first one where none was. `refusals` are risk's of it,
     `repeat_refusals` those of the other records with the id (`repeats`), `stray_refusals` name a source that
-    is no record of this order. `reports` are the venue's, `withheld` ours instead of them. `stuck` orders
-    have a decision that is a dead letter or waits behind one, or a report of the venue that is one; `ended`
-    ones have reached a terminal state.
+    is no record of this order. `reports` are the venue's without refusals of requests, `withheld` ours
+    instead of them; `replaced` is the last report of a replace. `stuck` orders have a decision that is a dead
+    letter or waits behind one, or a report of the venue that is one; `ended` ones have reached a terminal
+    state.
     """
 
     __slots__ = (
@@ -125,6 +165,7 @@ class Trace:
         "refusals",
         "repeat_refusals",
         "repeats",
+        "replaced",
         "reports",
         "stray_refusals",
         "stuck",
@@ -146,11 +187,20 @@ class Trace:
         self.compliance_approved = False
         self.compliance_rejected = False
         self.filled_lots = 0
+        self.replaced: OrderReplaced | None = None
         self.ended = False
 
     @property
     def order(self) -> Order | None:
         return self.received.event if self.received else None
+
+    def quantity_lots(self, order: Order) -> int:
+        """The total quantity in force: the order's own until it is replaced."""
+        return order.quantity_lots if self.replaced is None else self.replaced.quantity_lots
+
+    def price_ticks(self, order: Order) -> int:
+        """The price in force."""
+        return order.price_ticks if self.replaced is None else self.replaced.price_ticks
 
     def judged(self, decision: Logged[ComplianceDecision]) -> None:
         """Add a decision of compliance."""
@@ -160,46 +210,68 @@ class Trace:
         else:
             self.compliance_rejected = self.ended = True
 
+    def has_ended_by(self, at_ms: int) -> bool:
+        """Whether an end of it stood in the log by then."""
+        ends_at_ms = [each.timestamp_ms for each in (*self.refusals, *self._refused_by_compliance)]
+        ends_at_ms += [each.timestamp_ms for each in self.executions if ends(each.event)]
+        return any(each <= at_ms for each in ends_at_ms)
+
+    def has_ended_before(self, offset: int) -> bool:
+        """Whether an end of it stands before that offset of `executions`."""
+        return any(ends(each.event) for each in self.executions if each.offset < offset)
+
+    @property
+    def _refused_by_compliance(self) -> Iterator[Logged[ComplianceDecision]]:
+        return (each for each in self.compliance if isinstance(each.event, OrderComplianceRejected))
+
     @property
     def executions(self) -> list[Logged[Execution]]:
-        """What stands on `executions` of it, in the order of the log."""
+        """What stands on `executions` of it and moves it, in the order of the log."""
         if not self.withheld:
             return list(self.reports)
         return sorted((*self.reports, *self.withheld), key=lambda each: each.offset)
 
     def executed(self, record: Logged[Execution]) -> None:
-        """Add a report of the venue, or that the order was withheld."""
+        """Add a report of the venue that moves the order, or that it was withheld."""
         if isinstance(record.event, OrderWithheld):
             self.withheld += (cast(Logged[OrderWithheld], record),)
         else:
             self.reports.append(cast(Logged[VenueReport], record))
         if isinstance(record.event, TradeExecuted):
             self.filled_lots += record.event.quantity_lots
+        elif isinstance(record.event, OrderReplaced):
+            self.replaced = record.event
         self.ended = self.ended or ends(record.event)
 
 
 def ends(report: Execution | None) -> bool:
     """Whether an execution is terminal."""
-    if isinstance(report, TradeExecuted):
+    if isinstance(report, TradeExecuted | OrderReplaced):
         return report.leaves_lots == 0
     return isinstance(report, ENDINGS)
 
 
 @dataclass
 class Traces:
-    """The traces of a slice by order id.
+    """The traces of a slice by order id; `requests` has what was asked of them.
 
     `buried` are the offsets of `orders` that risk has made dead letters or holds behind one.
     """
 
     by_id: dict[str, Trace]
     buried: frozenset[int]
+    requests: Requests = field(default_factory=Requests)
 
     def __iter__(self) -> Iterator[Trace]:
         return iter(self.by_id.values())
 
     def get(self, order_id: str) -> Trace | None:
         return self.by_id.get(order_id)
+
+    def is_stuck(self, order_id: str) -> bool:
+        """Whether an order is known, and stuck."""
+        found = self.by_id.get(order_id)
+        return found is not None and found.stuck
 
     def source(self, decision: RiskDecision) -> int | None:
         """The offset in `orders` of the record that was decided."""
@@ -222,11 +294,28 @@ def trace(history: Slice) -> Traces:
         if judged.event is not None:
             _at(traces, judged.event.order.order_id).judged(judged)
     for report in history.executions:
-        if report.event is not None:
+        if report.event is not None and not isinstance(report.event, Refusal):
             _at(traces, report.event.order_id).executed(report)
     for order_id in stuck_ids(history):
         _at(traces, order_id).stuck = True
+    traces.requests = trace_requests(_told_of_requests(history, buried), traces.is_stuck)
     return traces
+
+
+def _told_of_requests(history: Slice, buried: frozenset[int]) -> Told:
+    def offsets(service: str, topic: str) -> set[int]:
+        return {letter.origin.offset for letter in history.letters(service, topic)}
+
+    return Told(
+        history.partition,
+        history.asked,
+        history.asked_risk,
+        history.asked_compliance,
+        history.executions,
+        buried,
+        offsets(COMPLIANCE, RISK_DECISIONS),
+        offsets(EXCHANGE, COMPLIANCE_DECISIONS),
+    )
 
 
 def _at(traces: Traces, order_id: str) -> Trace:
@@ -282,17 +371,6 @@ def _trace_risk(found: Trace, decision: Logged[RiskDecision], partition: int) ->
         found.stray_refusals += (decision,)
 
 
-def source_offset(source: str, partition: int | None = None) -> int | None:
-    """The offset in `orders`; None when it is not the place of a record there (on `partition`)."""
-    try:
-        origin = Origin.parse(source)
-    except ValueError:
-        return None
-    if origin.topic != ORDERS or (partition is not None and origin.partition != partition):
-        return None
-    return origin.offset
-
-
 def stuck_ids(history: Slice) -> set[str]:
     """Orders that cannot go on: what the next service needs to know of them is a dead letter or held."""
     ids = {name for letter in history.venue_letters if (name := reported_id(letter))}
@@ -307,7 +385,12 @@ class _Reported(msgspec.Struct):
     order_id: str
 
 
+class _ReportedKey(_Reported):
+    account_id: str
+
+
 _read_reported = msgspec.json.Decoder(_Reported).decode
+_read_reported_key = msgspec.json.Decoder(_ReportedKey).decode
 
 
 def reported_id(letter: VenueLetter) -> str | None:
@@ -318,10 +401,30 @@ def reported_id(letter: VenueLetter) -> str | None:
         return None
 
 
+def reported_key(letter: VenueLetter) -> str | None:
+    """The order of such a report as account/order, which is in dispute if it is known."""
+    try:
+        reported = _read_reported_key(letter.value)
+    except ValueError:
+        return None
+    return f"{reported.account_id}/{reported.order_id}"
+
+
 def order_id_of(event: Event | None) -> str:
+    """The order that an event is about; of what is said of a request before the venue, the request's id."""
     match event:
         case Order(order_id=order_id) | VenueReport(order_id=order_id) | OrderWithheld(order_id=order_id):
             return order_id
+        case ReplaceWithheld(order_id=order_id):
+            return order_id
+        case CancelRequested() | ReplaceRequested():
+            return request_name(event)
+        case CancelRefused(request=request) | CancelAccepted(request=request):
+            return request_name(request)
+        case ReplaceRiskApproved(request=replace) | ReplaceRiskRejected(request=replace):
+            return request_name(replace)
+        case ReplaceComplianceApproved(request=replace) | ReplaceComplianceRejected(request=replace):
+            return request_name(replace)
         case OrderRiskApproved(order=order) | OrderRiskRejected(order=order):
             return order.order_id
         case OrderComplianceApproved(order=order) | OrderComplianceRejected(order=order):

@@ -1,7 +1,8 @@
 """The venue's SQLite ledger, read only; its layout is told in `venue/ledger.py`. A session is a key shard.
 
-Orders are read up to the bound taken when the ledger was opened, before the log is read; reports and trades
-as they are now: so an order always has its cause in the log, and an execution its report in the ledger.
+Orders are read up to the bound taken when the ledger was opened, before the log is read, and requests as they
+were then; reports and trades as they are now: so an order and a request always have their cause in the log,
+and an execution its report in the ledger.
 """
 
 import sqlite3
@@ -15,9 +16,12 @@ import msgspec
 
 from checker.errors import CheckerError
 from checker.records import (
+    CancelRejected,
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
+    OrderReplaced,
+    ReplaceRejected,
     TradeExecuted,
     VenueRejected,
     VenueReport,
@@ -27,7 +31,7 @@ from checker.records import (
 class LedgerOrder(NamedTuple):
     """A row of `orders`. `status` is 'open', 'filled', 'cancelled', 'expired' or 'rejected'.
 
-    `session` is the key shard that it was sent for.
+    `quantity_lots` and `price_ticks` are those in force, `session` is the key shard that it was sent for.
     """
 
     client_order_id: str
@@ -43,8 +47,35 @@ class LedgerOrder(NamedTuple):
     session: int
 
     @property
-    def terms(self) -> tuple[str, str, str, int, int, str]:
-        return self[1:7]
+    def subject(self) -> tuple[str, str, str, str]:
+        """What no replace changes."""
+        return self.account_id, self.symbol, self.side, self.time_in_force
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        return self.quantity_lots, self.price_ticks
+
+
+class LedgerRequest(NamedTuple):
+    """A row of `requests`. `kind` is 'cancel' or 'replace'; the terms of a cancel are None.
+
+    `outcome` is 'cancelled', 'replaced', or the reason that the venue has refused it for.
+    """
+
+    request_id: str
+    account_id: str
+    order_id: str
+    kind: str
+    quantity_lots: int | None
+    price_ticks: int | None
+    receipts: int
+    session: int
+    outcome: str
+
+    @property
+    def asked(self) -> tuple[str, str, str, int | None, int | None]:
+        """What it asks for, and of which order."""
+        return self[1:6]
 
 
 class LedgerReport(NamedTuple):
@@ -83,11 +114,21 @@ class PartLedger:
     reports: Iterable[LedgerReport] = ()
     trades: Iterable[LedgerTrade] = ()
     numbered_before: int = 0
+    requests: Iterable[LedgerRequest] = ()
 
 
 _DECODERS = {
     struct.__name__: msgspec.json.Decoder(struct)
-    for struct in (OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected)
+    for struct in (
+        OrderAcknowledged,
+        TradeExecuted,
+        OrderCancelled,
+        OrderExpired,
+        VenueRejected,
+        OrderReplaced,
+        CancelRejected,
+        ReplaceRejected,
+    )
 }
 
 _ORDERS = """
@@ -104,10 +145,16 @@ SELECT trade_id, client_order_id, quantity_lots, price_ticks, session, venue_seq
        trade_date, fee_micros, fee_currency, counterparty, liquidity
 FROM trades WHERE session % ? = ?
 """
+_REQUESTS = """
+SELECT request_id, account_id, order_id, kind, quantity_lots, price_ticks, receipts, session, outcome
+FROM requests WHERE session % ? = ?
+"""
 
+OLDER = (1, 2, 3)
+"""The versions that the venue brings up to date.
 
-OLDER = (1, 2)
-"""The versions that the venue brings up to date: sessions by partition number, trades without terms."""
+Sessions by partition number, trades without terms, no requests.
+"""
 
 _NUMBERED_BEFORE = "SELECT coalesce(max(value), 0) FROM counters WHERE name = 'numbered_before'"
 
@@ -118,7 +165,8 @@ class LedgerFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            self._db = self._open()
+            self._before = self._open()
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version in OLDER:
                 raise CheckerError(
@@ -127,9 +175,14 @@ class LedgerFile:
                 )
             (self._arrival_max,) = self._db.execute("SELECT coalesce(max(arrival), 0) FROM orders").fetchone()
             (self._numbered_before,) = self._db.execute(_NUMBERED_BEFORE).fetchone()
+            self._before.execute("BEGIN")
+            self._before.execute("SELECT 1 FROM requests LIMIT 1").fetchone()  # from here on it stands still
         except sqlite3.Error as error:
             told = f"{path} can't be read as the venue's ledger: {error}; run the pipeline or name another"
             raise CheckerError(told) from error
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
 
     def __enter__(self) -> "LedgerFile":
         return self
@@ -138,6 +191,7 @@ class LedgerFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._db.close()
+        self._before.close()
 
     def part(self, partition: int, partitions: int) -> PartLedger:
         """What belongs to one of so many partitions: the sessions whose number leaves it as the rest."""
@@ -147,11 +201,14 @@ class LedgerFile:
             reports=self._reports(of),
             trades=map(LedgerTrade._make, self._db.execute(_TRADES, of)),
             numbered_before=self._numbered_before,
+            requests=map(LedgerRequest._make, self._before.execute(_REQUESTS, of)),
         )
 
     def sessions(self) -> set[int]:
-        """The sessions that have orders or reports."""
-        rows = self._db.execute("SELECT session FROM orders UNION SELECT session FROM reports")
+        """The sessions that have orders, requests or reports."""
+        rows = self._db.execute(
+            "SELECT session FROM orders UNION SELECT session FROM reports UNION SELECT session FROM requests"
+        )
         return {number for (number,) in rows}
 
     def _reports(self, of: tuple[int, int]) -> Iterator[LedgerReport]:

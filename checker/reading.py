@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast, get_args
 
 import msgspec
 
@@ -26,6 +26,7 @@ from checker.records import (
     POSITIONS_CHANGELOG,
     PRICES,
     RECENT_ORDERS_CHANGELOG,
+    REQUESTS_CHANGELOG,
     RESERVATIONS_CHANGELOG,
     RESTRICTED_LIST,
     RISK_DECISIONS,
@@ -34,6 +35,10 @@ from checker.records import (
     SENT_CHANGELOG,
     SESSIONS_CHANGELOG,
     AccountRegistered,
+    Asked,
+    CancelAccepted,
+    CancelRefused,
+    CancelRejected,
     CommandAnswered,
     ComplianceDecision,
     DeadLetter,
@@ -48,12 +53,21 @@ from checker.records import (
     OrderComplianceApproved,
     OrderComplianceRejected,
     OrderExpired,
+    OrderReplaced,
     OrderRiskApproved,
     OrderRiskRejected,
     OrderWithheld,
     Origin,
     PriceUpdated,
     Raw,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+    ReplaceRejected,
+    ReplaceRiskApproved,
+    ReplaceRiskRejected,
+    ReplaceWithheld,
+    RequestJudged,
+    RequestRiskDecision,
     RestrictionInForce,
     RiskDecision,
     TradeExecuted,
@@ -62,6 +76,7 @@ from checker.records import (
     Wire,
     read_command,
     read_order,
+    read_request,
     table_value,
 )
 from checker.reference import Answered, Mark, Timeline, Unreadable
@@ -69,6 +84,7 @@ from checker.reference import Commanded as Given
 from checker.shards import is_elsewhere
 
 E = TypeVar("E", bound=Event)
+A = TypeVar("A", bound=Event)
 Take = Callable[[Sequence[Raw]], None]
 
 PREFIX = "dead-letter-"
@@ -76,10 +92,33 @@ FIRST_OF_OWN = "dead-letter-service"
 VENUE_SOURCE: Final = re.compile(r"venue/(\d{1,9})/(\d{1,18})")
 I5 = "I5"
 
-RISK_WIRE: Wire[RiskDecision] = Wire(OrderRiskApproved, OrderRiskRejected)
-COMPLIANCE_WIRE: Wire[ComplianceDecision] = Wire(OrderComplianceApproved, OrderComplianceRejected)
+RISK_WIRE: Wire[RiskDecision | RequestRiskDecision] = Wire(
+    OrderRiskApproved,
+    OrderRiskRejected,
+    CancelAccepted,
+    CancelRefused,
+    ReplaceRiskApproved,
+    ReplaceRiskRejected,
+)
+COMPLIANCE_WIRE: Wire[ComplianceDecision | RequestJudged] = Wire(
+    OrderComplianceApproved,
+    OrderComplianceRejected,
+    CancelAccepted,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+)
+ASKED: Final = get_args(Asked)
 EXECUTIONS_WIRE: Wire[Execution] = Wire(
-    OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld
+    OrderAcknowledged,
+    TradeExecuted,
+    OrderCancelled,
+    OrderExpired,
+    VenueRejected,
+    OrderReplaced,
+    CancelRejected,
+    ReplaceRejected,
+    OrderWithheld,
+    ReplaceWithheld,
 )
 PRICES_WIRE: Wire[PriceUpdated] = Wire(PriceUpdated)
 ANSWERS_WIRE: Wire[CommandAnswered] = Wire(CommandAnswered)
@@ -89,11 +128,11 @@ def slice_takes(history: Slice) -> dict[str, Take]:
     """How to take in the topics of one partition, by topic."""
     return {
         ORDERS: _orders_into(history),
-        RISK_DECISIONS: _events_into(history, RISK_DECISIONS, history.risk, RISK_WIRE),
+        RISK_DECISIONS: _events_into(history, RISK_DECISIONS, RISK_WIRE, history.risk, history.asked_risk),
         COMPLIANCE_DECISIONS: _events_into(
-            history, COMPLIANCE_DECISIONS, history.compliance, COMPLIANCE_WIRE
+            history, COMPLIANCE_DECISIONS, COMPLIANCE_WIRE, history.compliance, history.asked_compliance
         ),
-        EXECUTIONS: _events_into(history, EXECUTIONS, history.executions, EXECUTIONS_WIRE),
+        EXECUTIONS: _events_into(history, EXECUTIONS, EXECUTIONS_WIRE, history.executions, []),
         POSITIONS_CHANGELOG: _table_into(history.positions, "risk.positions"),
         RESERVATIONS_CHANGELOG: _table_into(history.reservations, "risk.reservations"),
         RISK_LIMITS_CHANGELOG: _table_into(history.risk_limits, "risk.risk_limits"),
@@ -103,6 +142,7 @@ def slice_takes(history: Slice) -> dict[str, Take]:
         SESSIONS_CHANGELOG: _table_into(history.sessions, "exchange.sessions"),
         CONTROLS_CHANGELOG: _table_into(history.controls, "exchange.controls"),
         SENT_CHANGELOG: _table_into(history.sent, "exchange.sent"),
+        REQUESTS_CHANGELOG: _table_into(history.requests, "exchange.requests"),
     }
 
 
@@ -228,20 +268,31 @@ def _orders_into(history: Slice) -> Take:
     def take(records: Sequence[Raw]) -> None:
         for record in records:
             order, strict, unknown = read_order(record.key, record.value, record.headers)
+            request = None if order is not None else read_request(record.key, record.value, record.headers)
+            asked = request.event if request is not None else None
             if is_elsewhere(record.key, partition, partitions):
-                name = order.order_id if order is not None else repr(record.key)
+                understood = order if order is not None else asked
+                name = repr(record.key) if understood is None else order_id_of(understood)
                 strays.setdefault(ORDERS, {})[record.offset] = name
-                order = None
+                order = asked = None
+            if asked is not None and request is not None:
+                place = (record.offset, record.timestamp, record.key)
+                history.asked.append(Logged(*place, asked, request.strict, False))
+                continue
             orders.append(Logged(record.offset, record.timestamp, record.key, order, strict, False, unknown))
 
     return take
 
 
-def _events_into(history: Slice, topic: str, events: list[Logged[E]], wire: Wire[E]) -> Take:
-    repeats = _Repeats(events)
+def _events_into(
+    history: Slice, topic: str, wire: Wire[E | A], events: list[Logged[E]], asked: list[Logged[A]]
+) -> Take:
+    """Keep what is said of orders in `events`, what is said of requests before the venue in `asked`."""
+    both = cast(list[Logged[E | A]], events), cast(list[Logged[E | A]], asked)
+    repeats = _Repeats(both[0]), _Repeats(both[1])
 
     def take(records: Sequence[Raw]) -> None:
-        read, append = wire.read, events.append
+        read = wire.read
         partition, partitions = history.partition, history.partitions
         for record in records:
             event = read(record.value, record.headers)
@@ -250,11 +301,13 @@ def _events_into(history: Slice, topic: str, events: list[Logged[E]], wire: Wire
                 name = repr(record.key) if event is None else order_id_of(event)
                 history.strays.setdefault(topic, {})[record.offset] = name
                 event, sound = None, False
-            ours = record.in_transaction
-            if event is not None and not ours and repeats.has(record.key, event):
+            ours, of = record.in_transaction, isinstance(event, ASKED)
+            if event is not None and not ours and repeats[of].has(record.key, event):
                 history.repeats += 1
+                if isinstance(event, ASKED):
+                    history.repeated.add(order_id_of(event))
                 continue
-            append(Logged(record.offset, record.timestamp, record.key, event, sound, ours))
+            both[of].append(Logged(record.offset, record.timestamp, record.key, event, sound, ours))
 
     return take
 

@@ -45,6 +45,7 @@ INTENTS_CHANGELOG: Final = "exchange-intents-changelog"
 SESSIONS_CHANGELOG: Final = "exchange-sessions-changelog"
 CONTROLS_CHANGELOG: Final = "exchange-controls-changelog"
 SENT_CHANGELOG: Final = "exchange-sent-changelog"
+REQUESTS_CHANGELOG: Final = "exchange-requests-changelog"
 
 COMPACTED: Final = frozenset(
     {RISK_LIMITS, PRICES, RESTRICTIONS, INSTRUMENTS, ACCOUNTS, COUNTERPARTIES, RESTRICTED_LIST, HALTS}
@@ -71,6 +72,17 @@ class Origin(NamedTuple):
         """Read `topic/partition/offset`; raises ValueError when it is not that."""
         topic, partition, offset = text.rsplit("/", 2)
         return cls(topic, int(partition), int(offset))
+
+
+def source_offset(source: str, partition: int | None = None) -> int | None:
+    """The offset in `orders`; None when it is not the place of a record there (on `partition`)."""
+    try:
+        origin = Origin.parse(source)
+    except ValueError:
+        return None
+    if origin.topic != ORDERS or (partition is not None and origin.partition != partition):
+        return None
+    return origin.offset
 
 
 class Raw(Protocol):
@@ -103,6 +115,7 @@ class NewerVersion(CheckerError):
 
 
 AccountId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63 - 1), le=2**63 - 1)]
 Lots = Annotated[int, msgspec.Meta(le=10**15)]
 Symbol = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -130,6 +143,27 @@ class Order(Event, frozen=True, gc=False):
     time_in_force: TimeInForce = TimeInForce.GTC
 
 
+class CancelRequested(Event, frozen=True, gc=False):
+    """`request_id` is the client's own; the venue knows the cancel by the number that risk gives it."""
+
+    request_id: RequestId
+    account_id: AccountId
+    order_id: str
+    submitted_at_ms: int
+
+
+class ReplaceRequested(Event, frozen=True, gc=False):
+    """`quantity_lots` is the new total, what is filled included."""
+
+    request_id: str
+    account_id: AccountId
+    sequence: Int64
+    order_id: str
+    quantity_lots: int
+    price_ticks: int
+    submitted_at_ms: int
+
+
 class OrderRiskApproved(Event, frozen=True, gc=False):
     order: Order
     reference_price_ticks: int
@@ -150,6 +184,52 @@ class OrderRiskRejected(Event, frozen=True, gc=False):
     detail: str | None = None
 
 
+class CancelAccepted(Event, frozen=True, gc=False):
+    """Risk writes it, and compliance once more, as it is."""
+
+    request: CancelRequested
+    number: int
+    symbol: str
+    side: Side
+    source: str
+
+    @property
+    def venue_id(self) -> str:
+        """The id of the request at the venue."""
+        return f"{self.request.account_id}-c{self.number}"
+
+
+class CancelRefused(Event, frozen=True, gc=False):
+    request: CancelRequested
+    reason: str
+    source: str
+
+
+class ReplaceRiskApproved(Event, frozen=True, gc=False):
+    request: ReplaceRequested
+    symbol: str
+    side: Side
+    reference_price_ticks: int
+    reference_tick_sequence: int
+    reference_tick_epoch: int
+    price_age_ms: int
+    limits_version: int
+    received_at_ms: int
+    decided_at_ms: int
+
+    @property
+    def venue_id(self) -> str:
+        """The id of the request at the venue."""
+        return self.request.request_id
+
+
+class ReplaceRiskRejected(Event, frozen=True, gc=False):
+    request: ReplaceRequested
+    reason: str
+    source: str
+    detail: str = ""
+
+
 class OrderComplianceApproved(Event, frozen=True, gc=False):
     order: Order
 
@@ -157,6 +237,27 @@ class OrderComplianceApproved(Event, frozen=True, gc=False):
 class OrderComplianceRejected(Event, frozen=True, gc=False):
     order: Order
     reason: str
+
+
+class ReplaceComplianceApproved(Event, frozen=True, gc=False):
+    request: ReplaceRequested
+    symbol: str
+    side: Side
+
+    @property
+    def venue_id(self) -> str:
+        """The id of the request at the venue."""
+        return self.request.request_id
+
+
+class ReplaceComplianceRejected(Event, frozen=True, gc=False):
+    request: ReplaceRequested
+    reason: str
+
+    @property
+    def venue_id(self) -> str:
+        """The id that the request would have had at the venue."""
+        return self.request.request_id
 
 
 class VenueReport(Event, frozen=True, gc=False):
@@ -201,6 +302,7 @@ class TradeExecuted(VenueReport, frozen=True, gc=False):
 
 class OrderCancelled(VenueReport, frozen=True, gc=False):
     cancelled_lots: int
+    request_id: str | None = None
 
 
 class OrderExpired(VenueReport, frozen=True, gc=False):
@@ -212,6 +314,23 @@ class VenueRejected(VenueReport, frozen=True, gc=False):
     rejected_lots: int
 
 
+class OrderReplaced(VenueReport, frozen=True, gc=False):
+    request_id: str
+    quantity_lots: int
+    price_ticks: int
+    leaves_lots: int
+
+
+class CancelRejected(VenueReport, frozen=True, gc=False):
+    request_id: str
+    reason: str
+
+
+class ReplaceRejected(VenueReport, frozen=True, gc=False):
+    request_id: str
+    reason: str
+
+
 class OrderWithheld(Event, frozen=True, gc=False):
     """Ours, not the venue's: an order that was never sent."""
 
@@ -221,6 +340,18 @@ class OrderWithheld(Event, frozen=True, gc=False):
     side: Side
     reason: str
     withheld_lots: int
+    looked_at_ms: int
+
+
+class ReplaceWithheld(Event, frozen=True, gc=False):
+    """Ours, not the venue's: a replace that was never sent."""
+
+    order_id: str
+    account_id: str
+    symbol: str
+    side: Side
+    request_id: str
+    reason: str
     looked_at_ms: int
 
 
@@ -377,9 +508,20 @@ class PriceUpdated(Event, frozen=True, gc=False):
     scale: int = 1
 
 
-Execution = VenueReport | OrderWithheld
+Execution = VenueReport | OrderWithheld | ReplaceWithheld
 RiskDecision = OrderRiskApproved | OrderRiskRejected
 ComplianceDecision = OrderComplianceApproved | OrderComplianceRejected
+
+Request = CancelRequested | ReplaceRequested
+"""What stands on `orders` besides orders: it is kept apart from them, and so is what is decided of it."""
+RequestLet = CancelAccepted | ReplaceRiskApproved
+RequestRefused = CancelRefused | ReplaceRiskRejected
+RequestRiskDecision = RequestLet | RequestRefused
+RequestPassed = CancelAccepted | ReplaceComplianceApproved
+RequestJudged = RequestPassed | ReplaceComplianceRejected
+Refusal = CancelRejected | ReplaceRejected | ReplaceWithheld
+"""What answers a request and leaves its order as it is; it may come after the order's end."""
+Asked = Request | RequestRiskDecision | RequestJudged
 
 E = TypeVar("E", bound=Event)
 E_co = TypeVar("E_co", bound=Event, covariant=True)
@@ -585,11 +727,31 @@ def _is_named_well(order: Order, key: bytes | None) -> bool:
     return named and _is_key(order.account_id, key)
 
 
+def _is_replace_named_well(replace: ReplaceRequested, key: bytes | None) -> bool:
+    """A replace takes a number of the account, as an order does."""
+    named = replace.sequence >= 1 and replace.request_id == f"{replace.account_id}-{replace.sequence}"
+    return named and _is_key(replace.account_id, key)
+
+
 def _is_key(name: str, key: bytes | None) -> bool:
     return name.encode("utf-8", "replace") == key
 
 
 read_order: Final = Edge(Order, events.OrderReceived, _is_named_well, names_unknown=True).read
+_read_cancel: Final = Edge(
+    CancelRequested, events.CancelRequested, lambda it, key: _is_key(it.account_id, key)
+).read
+_read_replace: Final = Edge(ReplaceRequested, events.ReplaceRequested, _is_replace_named_well).read
+
+
+def read_request(
+    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+) -> Reading[CancelRequested] | Reading[ReplaceRequested]:
+    """Read a cancel or a replace."""
+    cancel = _read_cancel(key, value, headers)
+    return cancel if cancel.event is not None else _read_replace(key, value, headers)
+
+
 read_tick: Final = Edge(TickReceived, events.TickReceived, lambda tick, key: _is_key(tick.symbol, key)).read
 Command = (
     Limits | SetAccountSequence | SetRestriction | SetInstrument | SetAccount | SetCounterparty | SetHalt

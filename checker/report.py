@@ -9,9 +9,18 @@ from checker.findings import Violation
 from checker.history import Slice, Trace, Traces
 from checker.invariants.intake import Intake
 from checker.records import (
+    CancelRefused,
+    CancelRejected,
+    OrderCancelled,
     OrderComplianceRejected,
+    OrderReplaced,
     OrderRiskRejected,
     OrderWithheld,
+    ReplaceComplianceRejected,
+    ReplaceRejected,
+    ReplaceRequested,
+    ReplaceRiskRejected,
+    ReplaceWithheld,
     TradeExecuted,
     VenueRejected,
 )
@@ -23,8 +32,10 @@ IDS_JSON_MAX = 1_000
 @dataclass
 class Counts:
     """Counts over all partitions. `orders` are the records of `orders`: each is one of `terminal`,
-    `dead_letters`, `held` and `in_flight`. `dead_letters_elsewhere` are those of other topics;
-    `live_tables` were compared; `repeats` are records that somebody else has written a second time."""
+    `dead_letters`, `held` and `in_flight`. `cancels` and `replaces` are those that ask for such a thing, and
+    `cancelled` and `replaced` those that the venue has done. `dead_letters_elsewhere` are those of other
+    topics; `live_tables` were compared; `repeats` are records that somebody else has written a second
+    time."""
 
     orders: int = 0
     approved: int = 0
@@ -38,9 +49,14 @@ class Counts:
     in_flight: int = 0
     live_tables: int = 0
     repeats: int = 0
+    cancels: int = 0
+    replaces: int = 0
+    cancelled: int = 0
+    replaced: int = 0
 
     def add(self, history: Slice, traces: Traces, intake: Intake) -> None:
-        self.orders += len(history.orders)
+        self.orders += len(history.orders) + len(history.asked)
+        self._add_requests(history, traces)
         self.repeats += history.repeats
         self.dead_letters += len(intake.dead)
         self.held += len(intake.held)
@@ -52,6 +68,23 @@ class Counts:
             self.executed += bool(fills)
             self.fills += fills
             self.rejected.update(_reasons(trace))
+
+    def _add_requests(self, history: Slice, traces: Traces) -> None:
+        replaces = sum(isinstance(each.event, ReplaceRequested) for each in history.asked)
+        self.cancels += len(history.asked) - replaces
+        self.replaces += replaces
+        for asking in traces.requests:
+            for answer in asking.answers:
+                self.cancelled += isinstance(answer.event, OrderCancelled)
+                self.replaced += isinstance(answer.event, OrderReplaced)
+        for record in (*history.asked_risk, *history.asked_compliance, *history.executions):
+            match record.event:
+                case CancelRefused(reason=reason) | ReplaceRiskRejected(reason=reason):
+                    self.rejected[reason] += 1
+                case ReplaceComplianceRejected(reason=reason) | CancelRejected(reason=reason):
+                    self.rejected[reason] += 1
+                case ReplaceRejected(reason=reason) | ReplaceWithheld(reason=reason):
+                    self.rejected[reason] += 1
 
 
 def _reasons(trace: Trace) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The invariants I1 to I7, pure functions over the history: they compare sets of ids, never counts."""
 
+from checker.invariants.asked import check_requests
 from checker.invariants.commands import check_commands
 from checker.invariants.conditions import check_conditions
 from checker.invariants.conduct import check_conduct
@@ -28,6 +29,7 @@ __all__ = [
     "check_origins",
     "check_positions",
     "check_profits",
+    "check_requests",
     "check_sessions",
     "check_standing",
     "check_tables",

@@ -6,13 +6,19 @@ or larger, the worst case of a symbol as small or smaller, and a side is empty n
 highest price is as low or lower. So everything logged before an approval is applied before it, and what is
 above a limit then was above it for risk too.
 
+A replace is judged like an order of the lots that it adds, at its own price; by itself, by its new total.
+Until it is answered the larger quantity is reserved at the higher price, and any answer only lessens that.
+One that adds nothing and is not dearer than what is open on its side may cost no more, and is let through. An
+order that has ended by the log has nothing to be replaced.
+
 One thing the log does not tell: at which prices risk valued the account's other symbols. It was one of those
 that `prices` had lately. Above the limit at the lowest of them is a violation, above it only at the newest
 one is noted as unverifiable.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import NamedTuple
 
 from checker.findings import Findings
@@ -20,13 +26,20 @@ from checker.history import LimitsBook, Slice, ends
 from checker.invariants.conditions import decided_at_ms
 from checker.records import (
     AccountRegistered,
+    Execution,
     Instrument,
     InstrumentListed,
     Limits,
+    Logged,
     Order,
-    OrderAcknowledged,
     OrderComplianceRejected,
+    OrderReplaced,
     OrderRiskApproved,
+    ReplaceComplianceRejected,
+    ReplaceRejected,
+    ReplaceRequested,
+    ReplaceRiskApproved,
+    ReplaceWithheld,
     TradeExecuted,
 )
 from checker.reference import BINDS_WITHIN_MS, MARKS_WITHIN_MS, Mark, Reference
@@ -44,30 +57,107 @@ def check_exposure(history: Slice, limits: LimitsBook, reference: Reference) -> 
     found = Findings()
     releases = _releases(history)
     accounts: dict[str, _Account] = {}
-    for decision in history.risk:
+    for decision in _approvals(history):
         approval = decision.event
-        if not isinstance(approval, OrderRiskApproved):
+        if approval is None:
             continue
         if history.risk_cut is not None and decision.offset >= history.risk_cut:
             break
-        account_id = approval.order.account_id
+        account_id = _terms(approval).account_id
         account = accounts.get(account_id)
         if account is None:
             account = accounts[account_id] = _Account(releases.get(account_id, []))
         account.learn(decision.timestamp_ms)
         at_ms = decided_at_ms(approval, decision.timestamp_ms)
-        _judge(approval, account, limits, _World(reference, at_ms), found)
+        _judge(_asked(approval, account), account, limits, _World(reference, at_ms), found)
         account.reserve(approval)
     return found
 
 
+Approval = OrderRiskApproved | ReplaceRiskApproved
+
+
+def _approvals(history: Slice) -> Iterable[Logged[Approval]]:
+    """Approvals of orders and of replaces, in log order."""
+    orders: list[Logged[Approval]] = [
+        Logged(each.offset, each.timestamp_ms, each.key, each.event)
+        for each in history.risk
+        if isinstance(each.event, OrderRiskApproved)
+    ]
+    replaces: list[Logged[Approval]] = [
+        Logged(each.offset, each.timestamp_ms, each.key, each.event)
+        for each in history.asked_risk
+        if isinstance(each.event, ReplaceRiskApproved)
+    ]
+    return merge(orders, replaces, key=lambda each: each.offset)
+
+
+def _terms(approval: Approval) -> Order | ReplaceRequested:
+    return approval.order if isinstance(approval, OrderRiskApproved) else approval.request
+
+
+class _Asked(NamedTuple):
+    """What an account wants to have at the venue, by an order or by a replace (`what`).
+
+    `more_lots` is what it adds to the lots that are open, None for a replace of an order that has ended;
+    `others` are the account's other open orders.
+    """
+
+    approval: Approval
+    what: str
+    identity: str
+    account_id: str
+    symbol: str
+    side: Side
+    total_lots: int
+    price_ticks: int
+    more_lots: int | None
+    others: int
+
+
+def _asked(approval: Approval, account: "_Account") -> _Asked:
+    if isinstance(approval, OrderRiskApproved):
+        order = approval.order
+        return _Asked(
+            approval,
+            "an order",
+            order.order_id,
+            order.account_id,
+            order.symbol,
+            order.side,
+            order.quantity_lots,
+            order.price_ticks,
+            order.quantity_lots,
+            account.open_orders,
+        )
+    request = approval.request
+    opened = account.opened(request.order_id)
+    return _Asked(
+        approval,
+        "a replace",
+        request.request_id,
+        request.account_id,
+        approval.symbol,
+        approval.side,
+        request.quantity_lots,
+        request.price_ticks,
+        None if opened is None else max(0, request.quantity_lots - opened.total_lots),
+        account.open_orders - (opened is not None),
+    )
+
+
 class _Release(NamedTuple):
-    """What was taken out of an order's open lots, and how much of it went into the position."""
+    """What was taken out of an order's open lots, and how much of it went into the position.
+
+    Or, with a `request_id`, the answer to a replace: `total_lots` is then what is in force, None as before.
+    """
 
     timestamp_ms: int
     order_id: str
-    filled_lots: int
-    is_end: bool
+    filled_lots: int = 0
+    is_end: bool = False
+    request_id: str | None = None
+    total_lots: int | None = None
 
 
 def _releases(history: Slice) -> dict[str, list[_Release]]:
@@ -84,25 +174,46 @@ def _each_release(history: Slice) -> Iterator[tuple[str, _Release]]:
     for refused in history.compliance:
         if isinstance(refused.event, OrderComplianceRejected):
             order = refused.event.order
-            yield order.account_id, _Release(refused.timestamp_ms, order.order_id, 0, True)
+            yield order.account_id, _Release(refused.timestamp_ms, order.order_id, is_end=True)
+    for judged in history.asked_compliance:
+        if isinstance(judged.event, ReplaceComplianceRejected):
+            request = judged.event.request
+            release = _Release(judged.timestamp_ms, request.order_id, request_id=request.request_id)
+            yield request.account_id, release
     for record in history.executions:
-        report = record.event
-        if report is None or isinstance(report, OrderAcknowledged):
-            continue
-        filled = report.quantity_lots if isinstance(report, TradeExecuted) else 0
-        yield report.account_id, _Release(record.timestamp_ms, report.order_id, filled, ends(report))
+        release_of = _release_of(record.event, record.timestamp_ms)
+        if record.event is not None and release_of is not None:
+            yield record.event.account_id, release_of
+
+
+def _release_of(report: Execution | None, at_ms: int) -> _Release | None:
+    """What an execution releases; None for one that releases nothing."""
+    match report:
+        case TradeExecuted():
+            return _Release(at_ms, report.order_id, report.quantity_lots, ends(report))
+        case OrderReplaced():
+            order_id, request_id = report.order_id, report.request_id
+            return _Release(at_ms, order_id, 0, ends(report), request_id, report.quantity_lots)
+        case ReplaceRejected() | ReplaceWithheld():
+            return _Release(at_ms, report.order_id, request_id=report.request_id)
+    return _Release(at_ms, report.order_id, is_end=True) if report is not None and ends(report) else None
 
 
 @dataclass(slots=True)
 class _Side:
-    """The open lots of one side, and the highest limit price among them since there were none."""
+    """The open lots of one side, and the highest limit price among them since there were none.
+
+    `ever_ticks` is the highest of all: it counts for a risk service that knows of no release.
+    """
 
     lots: int = 0
     highest_ticks: int = 0
+    ever_ticks: int = 0
 
     def open(self, lots: int, price_ticks: int) -> None:
         self.lots += lots
         self.highest_ticks = max(self.highest_ticks, price_ticks)
+        self.ever_ticks = max(self.ever_ticks, price_ticks)
 
     def close(self, lots: int) -> None:
         self.lots -= lots
@@ -130,22 +241,22 @@ class _Holding:
         """How far short it becomes when every sell is filled, and no buy."""
         return self.sells.lots - self.position_lots
 
-    def grown_lots(self, order: Order) -> int:
+    def grown_lots(self, side: Side, more_lots: int) -> int:
         """Where an order's own direction leads."""
-        return (self.long_lots() if order.side is Side.BUY else self.short_lots()) + order.quantity_lots
+        return (self.long_lots() if side is Side.BUY else self.short_lots()) + more_lots
 
-    def reduces(self, order: Order) -> bool:
+    def reduces(self, side: Side, more_lots: int) -> bool:
         """Whether an order leads towards zero and not through it, with all that is open beside it."""
-        against = self.position_lots < 0 if order.side is Side.BUY else self.position_lots > 0
-        return against and self.grown_lots(order) <= 0
+        against = self.position_lots < 0 if side is Side.BUY else self.position_lots > 0
+        return against and self.grown_lots(side, more_lots) <= 0
 
-    def worst_lots(self, order: Order | None = None) -> int:
-        """The largest position that open orders can lead to, the order among them."""
+    def worst_lots(self, side: Side | None = None, more_lots: int = 0) -> int:
+        """The largest position that open orders can lead to, with more lots of one side among them."""
         long_lots, short_lots = self.long_lots(), self.short_lots()
-        if order is not None and order.side is Side.BUY:
-            long_lots += order.quantity_lots
-        elif order is not None:
-            short_lots += order.quantity_lots
+        if side is Side.BUY:
+            long_lots += more_lots
+        elif side is not None:
+            short_lots += more_lots
         return max(abs(long_lots), abs(short_lots))
 
     def highest_ticks(self) -> int:
@@ -209,13 +320,25 @@ def micros_per_tick_lot(instrument: Instrument) -> int:
     return int(instrument.tick * instrument.lot * instrument.multiplier * MICROS)
 
 
+@dataclass(slots=True)
+class _Opened:
+    """An open order: its total in force, what is open of it, and what a pending replace would add."""
+
+    symbol: str
+    side: Side
+    total_lots: int
+    open_lots: int
+    replace_id: str | None = None
+    more_lots: int = 0
+
+
 class _Account:
     """Books of one account as the log allows to know them at a time."""
 
     def __init__(self, releases: list[_Release]) -> None:
         self.holdings: dict[str, _Holding] = {}
         self.limits_version = -1
-        self._open: dict[str, tuple[Order, int]] = {}
+        self._open: dict[str, _Opened] = {}
         self._releases = releases
         self._next = 0
         self._early: dict[str, list[_Release]] = {}
@@ -225,81 +348,107 @@ class _Account:
         return len(self._open)
 
     def learn(self, timestamp_ms: int) -> None:
-        """Apply every release logged up to then; one of an order that is not approved yet has to wait."""
+        """Apply every release logged up to then; one of what is not approved yet has to wait."""
         while self._next < len(self._releases) and self._releases[self._next].timestamp_ms <= timestamp_ms:
             release = self._releases[self._next]
             self._next += 1
-            if not self._apply(release):
-                self._early.setdefault(release.order_id, []).append(release)
+            self._take(release)
 
-    def reserve(self, approval: OrderRiskApproved) -> None:
+    def reserve(self, approval: Approval) -> None:
+        if isinstance(approval, ReplaceRiskApproved):
+            self._reserve_more(approval)
+            return
         order = approval.order
         holding = self.holding(order.symbol)
         holding.side(order.side).open(order.quantity_lots, order.price_ticks)
         holding.reference_ticks = approval.reference_price_ticks
-        self._open[order.order_id] = (order, order.quantity_lots)
+        lots = order.quantity_lots
+        self._open[order.order_id] = _Opened(order.symbol, order.side, lots, lots)
         for release in self._early.pop(order.order_id, ()):
-            self._apply(release)
+            self._take(release)
+
+    def _reserve_more(self, approval: ReplaceRiskApproved) -> None:
+        request = approval.request
+        opened = self._open.get(request.order_id)
+        if opened is None:
+            return
+        opened.replace_id = request.request_id
+        opened.more_lots = max(0, request.quantity_lots - opened.total_lots)
+        side = self.holding(opened.symbol).side(opened.side)
+        side.open(opened.more_lots, request.price_ticks)
+        for release in self._early.pop(request.request_id, ()):
+            self._take(release)
+
+    def opened(self, order_id: str) -> _Opened | None:
+        """An order that is open; None once it has ended."""
+        return self._open.get(order_id)
 
     def holding(self, symbol: str) -> _Holding:
         return self.holdings.setdefault(symbol, _Holding())
 
-    def _apply(self, release: _Release) -> bool:
-        if release.order_id not in self._open:
-            return False
-        order, open_lots = self._open[release.order_id]
-        ended_lots = open_lots if release.is_end else release.filled_lots
-        holding = self.holding(order.symbol)
-        holding.side(order.side).close(ended_lots)
-        holding.position_lots += release.filled_lots if order.side is Side.BUY else -release.filled_lots
+    def _take(self, release: _Release) -> None:
+        opened = self._open.get(release.order_id)
+        if opened is None:
+            self._early.setdefault(release.order_id, []).append(release)
+        elif release.request_id not in (None, opened.replace_id):
+            self._early.setdefault(release.request_id or "", []).append(release)
+        else:
+            self._apply(release, opened)
+
+    def _apply(self, release: _Release, opened: _Opened) -> None:
+        holding = self.holding(opened.symbol)
+        reserved_lots = opened.open_lots + opened.more_lots
+        opened.open_lots -= release.filled_lots
+        if release.request_id is not None:
+            opened.replace_id, opened.more_lots = None, 0
+            if release.total_lots is not None:
+                opened.open_lots += release.total_lots - opened.total_lots
+                opened.total_lots = release.total_lots
         if release.is_end:
+            opened.open_lots = opened.more_lots = 0
             del self._open[release.order_id]
-        else:
-            self._open[release.order_id] = (order, open_lots - ended_lots)
-        return True
+        holding.side(opened.side).close(reserved_lots - opened.open_lots - opened.more_lots)
+        holding.position_lots += release.filled_lots if opened.side is Side.BUY else -release.filled_lots
 
 
-def _judge(
-    approval: OrderRiskApproved, account: _Account, book: LimitsBook, world: _World, found: Findings
-) -> None:
-    order, version = approval.order, approval.limits_version
-    if version < account.limits_version and order.account_id not in book.removed:
-        found.violate(I4, "an approval names older limits than one before it", order.order_id)
+def _judge(asked: _Asked, account: _Account, book: LimitsBook, world: _World, found: Findings) -> None:
+    version = asked.approval.limits_version
+    if version < account.limits_version and asked.account_id not in book.removed:
+        found.violate(I4, "an approval names older limits than one before it", asked.identity)
     account.limits_version = max(account.limits_version, version)
-    if approval.decided_at_ms:
-        for message in _reference_faults(approval, world):
-            found.violate(I4, message, order.order_id)
+    if asked.approval.decided_at_ms:
+        for message in _reference_faults(asked, world):
+            found.violate(I4, message, asked.identity)
     else:
-        found.skip(I4, UNTOLD, order.order_id)
-    limits = book.find(order.account_id, version)
+        found.skip(I4, UNTOLD, asked.identity)
+    limits = book.find(asked.account_id, version)
     if limits is None:
-        latest = book.latest(order.account_id)
+        latest = book.latest(asked.account_id)
         if latest is None or version > latest:
-            found.violate(I4, "an approval names limits that were never set", order.order_id)
+            found.violate(I4, "an approval names limits that were never set", asked.identity)
         else:
-            found.skip(I4, GONE, order.order_id)
+            found.skip(I4, GONE, asked.identity)
         return
-    for message in _order_faults(approval, account, limits, world):
-        found.violate(I4, message, order.order_id)
-    _judge_exposure(approval, account, limits, world, found)
+    for message in _order_faults(asked, limits, world):
+        found.violate(I4, message, asked.identity)
+    _judge_exposure(asked, account, limits, world, found)
 
 
-def _reference_faults(approval: OrderRiskApproved, world: _World) -> Iterator[str]:
+def _reference_faults(asked: _Asked, world: _World) -> Iterator[str]:
     """What the reference data forbid; where all that was in force then is gone, nobody can tell."""
-    order = approval.order
-    if not world.is_known(order.symbol):
-        yield "an order in an unknown instrument was approved"
-    if not world.is_registered(order.account_id):
-        yield "an order of an account that nobody has registered was approved"
-    instruments, accounts = world.instruments(order.symbol), world.accounts(order.account_id)
-    if instruments and not any(_is_tradable(each, approval) for each in instruments):
-        yield "an order in an instrument that takes none was approved"
+    if not world.is_known(asked.symbol):
+        yield f"{asked.what} in an unknown instrument was approved"
+    if not world.is_registered(asked.account_id):
+        yield f"{asked.what} of an account that nobody has registered was approved"
+    instruments, accounts = world.instruments(asked.symbol), world.accounts(asked.account_id)
+    if instruments and not any(_is_tradable(each, asked.approval) for each in instruments):
+        yield f"{asked.what} in an instrument that takes none was approved"
     currencies = {each.currency for each in instruments}
     if accounts and instruments and currencies.isdisjoint(each.base_currency for each in accounts):
-        yield "an order in another currency than its account's was approved"
+        yield f"{asked.what} in another currency than its account's was approved"
 
 
-def _is_tradable(instrument: Instrument, approval: OrderRiskApproved) -> bool:
+def _is_tradable(instrument: Instrument, approval: Approval) -> bool:
     """Whether it was active, and within its time at the receipt or at the decision."""
     since_ms, until_ms = instrument.valid_from_ms, instrument.valid_until_ms
     return instrument.status is InstrumentStatus.ACTIVE and any(
@@ -308,49 +457,52 @@ def _is_tradable(instrument: Instrument, approval: OrderRiskApproved) -> bool:
     )
 
 
-def _order_faults(
-    approval: OrderRiskApproved, account: _Account, limits: Limits, world: _World
-) -> Iterator[str]:
-    order, reference_ticks = approval.order, approval.reference_price_ticks
-    if order.quantity_lots <= 0 or order.price_ticks <= 0:
-        yield "an order without a positive quantity and price was approved"
-    if order.quantity_lots > limits.order_quantity_lots_max:
-        yield "an order above the size limit was approved"
-    notional_micros = order.price_ticks * order.quantity_lots * world.micros(order.symbol)[0]
-    if notional_micros > limits.order_notional_micros_max:
-        yield "an order above the notional limit was approved"
-    if abs(order.price_ticks - reference_ticks) * BASIS_POINTS > limits.price_collar_bps * reference_ticks:
-        yield "an order outside the price collar was approved"
-    if account.open_orders >= limits.open_orders_max:
-        yield "an order above the number of open orders was approved"
+def _order_faults(asked: _Asked, limits: Limits, world: _World) -> Iterator[str]:
+    what, total_lots, price_ticks = asked.what, asked.total_lots, asked.price_ticks
+    reference_ticks = asked.approval.reference_price_ticks
+    if total_lots <= 0 or price_ticks <= 0:
+        yield f"{what} without a positive quantity and price was approved"
+    if total_lots > limits.order_quantity_lots_max:
+        yield f"{what} above the size limit was approved"
+    if price_ticks * total_lots * world.micros(asked.symbol)[0] > limits.order_notional_micros_max:
+        yield f"{what} above the notional limit was approved"
+    if abs(price_ticks - reference_ticks) * BASIS_POINTS > limits.price_collar_bps * reference_ticks:
+        yield f"{what} outside the price collar was approved"
+    if asked.others >= limits.open_orders_max:
+        yield f"{what} above the number of open orders was approved"
 
 
-def _judge_exposure(
-    approval: OrderRiskApproved, account: _Account, limits: Limits, world: _World, found: Findings
-) -> None:
-    order = approval.order
-    holding = account.holding(order.symbol)
-    if holding.reduces(order):
+def _judge_exposure(asked: _Asked, account: _Account, limits: Limits, world: _World, found: Findings) -> None:
+    holding, more_lots = account.holding(asked.symbol), asked.more_lots
+    if more_lots is None or holding.reduces(asked.side, more_lots):
         return
-    complain = found.violate if approval.decided_at_ms else found.skip  # the release before had other rules
-    if holding.grown_lots(order) > limits.position_lots_max:
-        complain(I4, "an order above the position limit was approved", order.order_id)
-    lowest_micros, newest_micros = _gross_micros(approval, account, world)
+    complain = (
+        found.violate if asked.approval.decided_at_ms else found.skip
+    )  # the release before: other rules
+    if isinstance(asked.approval, ReplaceRiskApproved) and not more_lots:
+        side = holding.side(asked.side)
+        if asked.price_ticks <= side.highest_ticks:
+            return
+        if asked.price_ticks <= side.ever_ticks:
+            complain = found.skip  # dearer orders that have ended may have been open for risk
+    if holding.grown_lots(asked.side, more_lots) > limits.position_lots_max:
+        complain(I4, f"{asked.what} above the position limit was approved", asked.identity)
+    lowest_micros, newest_micros = _gross_micros(asked, more_lots, account, world)
     if lowest_micros > limits.gross_exposure_micros_max:
-        complain(I4, "an order above the gross exposure limit was approved", order.order_id)
+        complain(I4, f"{asked.what} above the gross exposure limit was approved", asked.identity)
     elif newest_micros > limits.gross_exposure_micros_max:
         told = "an order is above the gross exposure limit at the newest prices, not at those just before"
-        found.skip(I4, told, order.order_id)
+        found.skip(I4, told, asked.identity)
 
 
-def _gross_micros(approval: OrderRiskApproved, account: _Account, world: _World) -> tuple[int, int]:
+def _gross_micros(asked: _Asked, more_lots: int, account: _Account, world: _World) -> tuple[int, int]:
     """The exposure of all symbols with the order, at the lowest prices that may count and at the newest."""
-    order = approval.order
-    own = account.holding(order.symbol)
-    price_ticks = max(approval.reference_price_ticks, order.price_ticks, own.highest_ticks())
-    low, high = (own.worst_lots(order) * price_ticks * each for each in world.micros(order.symbol))
+    own = account.holding(asked.symbol)
+    price_ticks = max(asked.approval.reference_price_ticks, asked.price_ticks, own.highest_ticks())
+    own_lots = own.worst_lots(asked.side, more_lots)
+    low, high = (own_lots * price_ticks * each for each in world.micros(asked.symbol))
     for symbol, holding in account.holdings.items():
-        if symbol == order.symbol or not (lots := holding.worst_lots()):
+        if symbol == asked.symbol or not (lots := holding.worst_lots()):
             continue
         lowest_mark, newest_mark = world.marks(symbol, holding.reference_ticks)
         lowest, highest = world.micros(symbol)

@@ -1,4 +1,4 @@
-"""I5: input = terminal, dead letter, held behind one, or in flight: each order record in one of them."""
+"""I5: input = terminal, dead letter, held behind one, or in flight: each record of `orders` in one."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -15,6 +15,8 @@ from checker.records import (
     DeadLetter,
     OrderRiskRejected,
     Origin,
+    RequestRefused,
+    source_offset,
 )
 from checker.shards import is_elsewhere
 
@@ -48,12 +50,28 @@ def sort_intake(history: Slice, traces: Traces) -> Intake:
             terminal.add(trace.received.offset)
         elif trace.stuck:
             held.add(trace.received.offset)
+    for asking in traces.requests:
+        if asking.received is None or not asking.lets:
+            continue
+        if asking.answered_at_ms is not None:
+            terminal.add(asking.received.offset)
+        elif asking.stuck:
+            held.add(asking.received.offset)
     placed = terminal | dead | held
-    return Intake(terminal, dead, held, {each.offset for each in history.orders} - placed)
+    return Intake(terminal, dead, held, _offsets(history) - placed)
+
+
+def _offsets(history: Slice) -> set[int]:
+    return {each.offset for each in history.orders} | {each.offset for each in history.asked}
 
 
 def _refused(history: Slice, traces: Traces) -> set[int]:
-    refused = set()
+    refused = {
+        offset
+        for each in history.asked_risk
+        if isinstance(each.event, RequestRefused)
+        and (offset := source_offset(each.event.source, history.partition)) is not None
+    }
     for decision in history.risk:
         if isinstance(decision.event, OrderRiskRejected):
             offset = traces.source(decision.event)
@@ -70,8 +88,8 @@ def check_intake(history: Slice, traces: Traces, intake: Intake) -> Findings:
         for offset in sorted(offsets):
             found.violate(I5, message, Origin(ORDERS, history.partition, offset))
 
-    known = {record.offset for record in history.orders}
-    understood = {record.offset for record in history.orders if record.event is not None}
+    known = _offsets(history)
+    understood = known - {record.offset for record in history.orders if record.event is None}
     strays = history.strays.get(ORDERS, {}).keys()
     decided = _decided(history, traces)
     buried = intake.dead | (intake.held & traces.buried)
@@ -93,7 +111,7 @@ def check_intake(history: Slice, traces: Traces, intake: Intake) -> Findings:
 
 def _decided(history: Slice, traces: Traces) -> set[int]:
     """Offsets in `orders` that risk has decided, a repeated id's refusal by its own source."""
-    decided = _refused(history, traces)
+    decided = _refused(history, traces) | traces.requests.sources
     buried_ids = _buried_ids(history, traces)
     for trace in traces:
         if trace.approvals:
@@ -162,6 +180,12 @@ def _check_downstream(history: Slice, traces: Traces, found: Findings) -> None:
             if trace and (trace.compliance if service == COMPLIANCE else trace.executions):
                 origin = Origin(topic, history.partition, record.offset)
                 found.violate(I5, f"{service} has acted on a record that is its dead letter", origin)
+        for asking in traces.requests if offsets else ():
+            decisions = asking.lets if service == COMPLIANCE else asking.judged
+            acted = asking.judged if service == COMPLIANCE else asking.answers
+            if acted and {each.offset for each in decisions} & offsets:
+                message = f"{service} has acted on a request that is its dead letter"
+                found.violate(I5, message, asking.venue_id)
 
 
 def check_origins(

@@ -1,6 +1,6 @@
 """I1: every accepted order reaches exactly one terminal state, along a legal path."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from checker.findings import Findings
 from checker.history import Slice, Trace, Traces, ends
@@ -17,14 +17,17 @@ from checker.records import (
     OrderAcknowledged,
     OrderCancelled,
     OrderExpired,
+    OrderReplaced,
     OrderRiskApproved,
     OrderRiskRejected,
     OrderWithheld,
     Origin,
+    ReplaceComplianceApproved,
     TradeExecuted,
     VenueRejected,
 )
 from checker.reference import Reference
+from checker.requests import Asking
 
 I1 = "I1"
 
@@ -32,14 +35,14 @@ I1 = "I1"
 def check_lives(history: Slice, traces: Traces, reference: Reference) -> Findings:
     """Walk the path of each order: one risk decision, one of compliance, acknowledgement, fills, one end.
 
-    Or none of the venue's: an order that was withheld has ended without it. In a quiet history an order
-    without a decision is lost, and when all has ended one without an end, unless it is stuck behind a dead
-    letter.
+    Or none of the venue's: an order that was withheld has ended without it. A replace changes its quantity
+    and price on the way; a request that is refused does nothing to it. In a quiet history an order without a
+    decision is lost, and when all has ended one without an end, unless it is stuck behind a dead letter.
     """
     found = Findings()
     _unreadable(history, found)
     for trace in traces:
-        for message in _faults(trace, history):
+        for message in _faults(trace, history, traces):
             found.violate(I1, message, trace.order_id)
         _repeats(trace, history, found)
     return found.add([check_sequences(history, reference)])
@@ -53,7 +56,7 @@ def _unreadable(history: Slice, found: Findings) -> None:
                 found.violate(I1, "an output that nobody can read", origin)
 
 
-def _faults(trace: Trace, history: Slice) -> Iterator[str]:
+def _faults(trace: Trace, history: Slice, traces: Traces) -> Iterator[str]:
     order = trace.order
     if order is None:
         if trace.approvals or trace.refusals or trace.stray_refusals or trace.compliance or trace.executions:
@@ -61,7 +64,7 @@ def _faults(trace: Trace, history: Slice) -> Iterator[str]:
         return
     yield from _risk_faults(trace, order)
     yield from _compliance_faults(trace, order)
-    yield from _venue_faults(trace, order)
+    yield from _venue_faults(trace, order, traces.requests.of(trace.order_id))
     if history.quiet and not trace.stuck:
         yield from _missing(trace, history.ended)
 
@@ -103,14 +106,14 @@ def _wrong_key(record: Logged[Event], order: Order) -> Iterator[str]:
         yield "an event of an order does not have its account as key"
 
 
-def _venue_faults(trace: Trace, order: Order) -> Iterator[str]:
+def _venue_faults(trace: Trace, order: Order, asked: Sequence[Asking]) -> Iterator[str]:
     if trace.withheld and not trace.compliance_approved:
         yield "an order was withheld that compliance has not approved"
     if trace.reports and not trace.compliance_approved:
         yield "the venue reports an order that compliance has not approved"
     if trace.reports and trace.compliance_rejected:
         yield "the venue reports an order that compliance has refused"
-    path = Path(order)
+    path = Path(order, asked)
     for record in trace.executions:
         if record.event is not None:
             yield from path.step(record.event)
@@ -118,10 +121,13 @@ def _venue_faults(trace: Trace, order: Order) -> Iterator[str]:
 
 
 class Path:
-    """What may happen next to one order at the venue, or instead of it."""
+    """What may happen next to one order at the venue, or instead of it; `asked` are its requests."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, asked: Sequence[Asking] = ()) -> None:
         self._order = order
+        self._asked = asked
+        self._quantity_lots = order.quantity_lots
+        self._price_ticks = order.price_ticks
         self._leaves_lots = order.quantity_lots
         self._acknowledged = False
         self._begun = False
@@ -144,6 +150,8 @@ class Path:
                 yield from self._refuse(lots)
             case TradeExecuted():
                 yield from self._fill(report)
+            case OrderReplaced():
+                yield from self._replace(report)
             case OrderCancelled(cancelled_lots=lots) | OrderExpired(expired_lots=lots):
                 yield from self._end(lots)
             case OrderWithheld(withheld_lots=lots):
@@ -163,9 +171,9 @@ class Path:
         self._acknowledged = True
 
     def _refuse(self, lots: int) -> Iterator[str]:
-        if self._leaves_lots != self._order.quantity_lots:
+        if self._leaves_lots != self._quantity_lots:
             yield "the venue has refused an order after filling some of it"
-        if lots != self._order.quantity_lots:
+        if lots != self._quantity_lots:
             yield "the venue has refused another quantity than was ordered"
 
     def _fill(self, trade: TradeExecuted) -> Iterator[str]:
@@ -175,9 +183,25 @@ class Path:
         if trade.quantity_lots <= 0 or trade.leaves_lots != leaves_lots or leaves_lots < 0:
             yield "the leaves_lots of a fill do not follow from those before"
         self._leaves_lots = trade.leaves_lots
-        worse = trade.price_ticks - self._order.price_ticks
+        worse = trade.price_ticks - self._price_ticks
         if (worse if self._order.side == "buy" else -worse) > 0:
             yield "a fill at a worse price than the limit"
+
+    def _replace(self, report: OrderReplaced) -> Iterator[str]:
+        if not self._acknowledged:
+            yield "an order was replaced before its acknowledgement"
+        filled_lots = self._quantity_lots - self._leaves_lots
+        if report.quantity_lots - report.leaves_lots != filled_lots or report.leaves_lots < 0:
+            yield "the leaves_lots of a replace do not follow from those before"
+        passed = (each.passed for each in self._asked if each.venue_id == report.request_id)
+        wanted = next((each.request for each in passed if isinstance(each, ReplaceComplianceApproved)), None)
+        if wanted is not None and (report.quantity_lots, report.price_ticks) != (
+            max(wanted.quantity_lots, filled_lots),
+            wanted.price_ticks,
+        ):
+            yield "an order was replaced on other terms than asked for"
+        self._quantity_lots, self._price_ticks = report.quantity_lots, report.price_ticks
+        self._leaves_lots = report.leaves_lots
 
     def _end(self, lots: int) -> Iterator[str]:
         if not self._acknowledged:

@@ -1,16 +1,24 @@
 """I3: position = sum of executions, and what is reserved = what is open, by account and symbol."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from checker.findings import Findings
 from checker.history import RISK, Slice, Trace, Traces
 from checker.invariants.sequences import last_sequences
-from checker.records import COMPLIANCE_DECISIONS, EXECUTIONS, Order
+from checker.records import (
+    COMPLIANCE_DECISIONS,
+    EXECUTIONS,
+    CancelAccepted,
+    Order,
+    ReplaceRiskApproved,
+)
 from checker.reference import Reference
+from checker.requests import Asking
 from models.values import Side
 
 I3 = "I3"
@@ -39,14 +47,28 @@ class Books(msgspec.Struct):
     holdings: dict[str, Holding] = {}
 
 
+class Pending(msgspec.Struct, frozen=True):
+    """A replace that is on its way: the new total quantity and the new price."""
+
+    request_id: str
+    quantity_lots: int
+    price_ticks: int
+
+
 class Reservation(msgspec.Struct, frozen=True):
-    """A value of the changelog of `reservations`."""
+    """A value of the changelog of `reservations`.
+
+    `quantity_lots` is the total in force, None in what a release has written that did not keep it.
+    """
 
     order_id: str
     symbol: str
     side: Side
     price_ticks: int
     open_lots: int
+    quantity_lots: int | None = None
+    cancel_id: str | None = None
+    replace: Pending | None = None
 
 
 NO_BOOKS = Books()
@@ -83,18 +105,47 @@ def _expected(traces: Traces) -> tuple[dict[str, Books], dict[str, Reservation]]
         if order is None or not trace.approvals:
             continue
         account = books.setdefault(order.account_id, Books(holdings={}))
-        filled_lots, open_lots = trace.filled_lots, _open_lots(trace, order)
-        _add(account.holdings.setdefault(order.symbol, Holding()), order.side, filled_lots, open_lots)
-        if open_lots:
+        reservation = _reservation(trace, order, traces.requests.of(order.order_id))
+        holding = account.holdings.setdefault(order.symbol, Holding())
+        _add(holding, order.side, trace.filled_lots, _reserved_lots(reservation))
+        if reservation is not None:
             account.open_orders += 1
-            reservations[f"{order.account_id}/{order.order_id}"] = Reservation(
-                order.order_id, order.symbol, order.side, order.price_ticks, open_lots
-            )
+            reservations[f"{order.account_id}/{order.order_id}"] = reservation
     return books, reservations
 
 
-def _open_lots(trace: Trace, order: Order) -> int:
-    return 0 if trace.ended else order.quantity_lots - trace.filled_lots
+def _reservation(trace: Trace, order: Order, asked: Sequence[Asking]) -> Reservation | None:
+    """What is reserved for an order that is open, by the terms in force and by those that are asked for."""
+    total_lots = trace.quantity_lots(order)
+    if trace.ended or total_lots == trace.filled_lots:
+        return None
+    cancel_id, wanted = None, None
+    for asking in asked:
+        if asking.answered_at_ms is not None:
+            continue
+        match asking.let:
+            case CancelAccepted():
+                cancel_id = asking.venue_id
+            case ReplaceRiskApproved(request=request):
+                wanted = Pending(request.request_id, request.quantity_lots, request.price_ticks)
+    return Reservation(
+        order.order_id,
+        order.symbol,
+        order.side,
+        trace.price_ticks(order),
+        total_lots - trace.filled_lots,
+        total_lots,
+        cancel_id,
+        wanted,
+    )
+
+
+def _reserved_lots(reservation: Reservation | None) -> int:
+    """What is open, and what a pending replace asks for beyond the order as it is."""
+    if reservation is None:
+        return 0
+    wanted, total_lots = reservation.replace, reservation.quantity_lots or 0
+    return reservation.open_lots + (max(0, wanted.quantity_lots - total_lots) if wanted is not None else 0)
 
 
 def _add(holding: Holding, side: Side, filled_lots: int, open_lots: int) -> None:
@@ -165,8 +216,13 @@ def _compare_reservations(
             found.violate(I3, "an open order has no reservation", key)
         elif ours is None:
             found.violate(I3, "a reservation without an open order", key)
-        elif theirs != ours:
+        elif theirs is None or _kept(theirs, ours) != ours:
             found.violate(I3, "a reservation is not what is open of its order", key)
+
+
+def _kept(theirs: Reservation, ours: Reservation) -> Reservation:
+    """The reservation with the total that a release before did not keep."""
+    return replace(theirs, quantity_lots=ours.quantity_lots) if theirs.quantity_lots is None else theirs
 
 
 def _read(value: bytes, kind: type[T]) -> T | None:

@@ -1,17 +1,29 @@
 """I1: an account's orders are numbered upwards; what repeats, leaps, or is nobody's moves nothing.
 
+A replace takes one of the account's numbers, a cancel none.
+
 An operator may set an account's sequence. When risk took that command in is known by its answer, to within a
 moment of its decisions around it: until one of them settles it, both readings are kept.
 
 The release before knew no leaps, and counted the orders of accounts that it did not know.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from heapq import merge
 from typing import Final, NamedTuple
 
 from checker.findings import Findings
 from checker.history import Slice
-from checker.records import OrderRiskApproved, OrderRiskRejected, RiskDecision
+from checker.records import (
+    Logged,
+    Order,
+    OrderRiskApproved,
+    OrderRiskRejected,
+    ReplaceRequested,
+    ReplaceRiskApproved,
+    ReplaceRiskRejected,
+    RiskDecision,
+)
 from checker.reference import Reference
 from checker.shards import is_elsewhere
 
@@ -25,6 +37,9 @@ UNKNOWN_ACCOUNT, DUPLICATE, LEAP = "unknown_account", "duplicate_order_id", "seq
 
 Set = tuple[int, int]
 """When an account's last sequence was set, and to what."""
+
+
+Decision = RiskDecision | ReplaceRiskApproved | ReplaceRiskRejected
 
 
 class _State(NamedTuple):
@@ -59,11 +74,11 @@ def last_sequences(history: Slice, reference: Reference) -> dict[str, frozenset[
 
 def _follow(history: Slice, reference: Reference, found: Findings) -> dict[str, set[_State]]:
     accounts: dict[str, set[_State]] = {}
-    for record in history.risk:
+    for record in _numbered(history):
         decision = record.event
         if decision is None or (_reason(decision) == UNKNOWN_ACCOUNT and not _is_of_before(decision)):
             continue
-        account_id = decision.order.account_id
+        account_id = _about(decision).account_id
         sets = reference.sequences.get(account_id, ())
         states = _before(accounts.get(account_id, {NEW}), sets, record.timestamp_ms)
         told = {state: _fault(state.last, decision) for state in states}
@@ -71,9 +86,28 @@ def _follow(history: Slice, reference: Reference, found: Findings) -> dict[str, 
         is_first_of_a_rest = account_id not in accounts and not history.whole
         if not possible and not is_first_of_a_rest:
             message = next(message for message in told.values() if message is not None)
-            found.violate(I1, message, decision.order.order_id)
+            found.violate(I1, message, _name(_about(decision)))
         accounts[account_id] = {_after(state, decision) for state in possible or states}
     return accounts
+
+
+def _numbered(history: Slice) -> Iterator[Logged[Decision]]:
+    """Risk's decisions of orders and of replaces, in log order."""
+    replaces: list[Logged[Decision]] = [
+        Logged(each.offset, each.timestamp_ms, each.key, each.event)
+        for each in history.asked_risk
+        if isinstance(each.event, ReplaceRiskApproved | ReplaceRiskRejected)
+    ]
+    orders: list[Logged[Decision]] = [*history.risk]
+    return merge(orders, replaces, key=lambda each: each.offset)
+
+
+def _about(decision: Decision) -> Order | ReplaceRequested:
+    return decision.order if isinstance(decision, RiskDecision) else decision.request
+
+
+def _name(about: Order | ReplaceRequested) -> str:
+    return about.order_id if isinstance(about, Order) else about.request_id
 
 
 def _finally(state: _State, sets: Sequence[Set]) -> int:
@@ -93,23 +127,25 @@ def _before(states: set[_State], sets: Sequence[Set], at_ms: int) -> set[_State]
     return found
 
 
-def _after(state: _State, decision: RiskDecision) -> _State:
+def _after(state: _State, decision: Decision) -> _State:
     moves = _reason(decision) not in (DUPLICATE, LEAP)
-    return state._replace(last=decision.order.sequence) if moves else state
+    return state._replace(last=_about(decision).sequence) if moves else state
 
 
-def _reason(decision: RiskDecision) -> str:
-    return decision.reason if isinstance(decision, OrderRiskRejected) else ""
+def _reason(decision: Decision) -> str:
+    return decision.reason if isinstance(decision, OrderRiskRejected | ReplaceRiskRejected) else ""
 
 
-def _is_of_before(decision: RiskDecision) -> bool:
+def _is_of_before(decision: Decision) -> bool:
     """Whether the release before this one's rules has made it."""
-    return decision.detail is None if isinstance(decision, OrderRiskRejected) else not decision.decided_at_ms
+    if isinstance(decision, OrderRiskApproved):
+        return not decision.decided_at_ms
+    return isinstance(decision, OrderRiskRejected) and decision.detail is None
 
 
-def _fault(last: int, decision: RiskDecision) -> str | None:
+def _fault(last: int, decision: Decision) -> str | None:
     """What is wrong with a decision when that was the account's last sequence."""
-    sequence, reason = decision.order.sequence, _reason(decision)
+    sequence, reason = _about(decision).sequence, _reason(decision)
     if sequence <= last:
         return (
             None if reason == DUPLICATE else "a sequence that is not above the account's last was not refused"
@@ -129,10 +165,10 @@ def _check_sets(history: Slice, reference: Reference, found: Findings) -> None:
     """No command sets an account back below an order approved before it: the id would be two orders."""
     if not reference.sequences:
         return
-    for record in history.risk:
-        if not isinstance(record.event, OrderRiskApproved):
+    for record in _numbered(history):
+        if not isinstance(record.event, OrderRiskApproved | ReplaceRiskApproved):
             continue
-        order = record.event.order
-        for set_at, last in reference.sequences.get(order.account_id, ()):
-            if record.timestamp_ms < set_at - ANSWER_MS_MAX and last < order.sequence:
-                found.violate(I1, SET_BELOW, order.order_id)
+        about = _about(record.event)
+        for set_at, last in reference.sequences.get(about.account_id, ()):
+            if record.timestamp_ms < set_at - ANSWER_MS_MAX and last < about.sequence:
+                found.violate(I1, SET_BELOW, _name(about))

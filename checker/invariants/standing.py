@@ -1,15 +1,16 @@
-"""I3 for what stands besides risk's books: the intents, the sessions, the open orders, the limits in force.
+"""I3 for what stands besides risk's books: intents, requests, sessions, open orders, the limits in force.
 
 `positions` has its own module. Each of these tables is the fold of the log too: what the exchange has at
 stake at the venue, how far it has read its reports, what it has sent and what it looks at before it sends,
 what compliance knows as open, and which limits risk goes by.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from checker.findings import Findings
 from checker.history import (
@@ -22,18 +23,23 @@ from checker.history import (
     Traces,
     Wanted,
     ends,
-    reported_id,
+    reported_key,
 )
 from checker.records import (
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
     RISK_LIMITS,
+    CancelAccepted,
     Order,
     OrderAcknowledged,
     OrderComplianceApproved,
     OrderRiskApproved,
-    OrderWithheld,
+    ReplaceComplianceApproved,
+    ReplaceComplianceRejected,
+    RequestPassed,
+    VenueReport,
 )
+from checker.requests import Asking
 from checker.shards import shard_of
 from models.values import Side, TimeInForce
 
@@ -42,11 +48,32 @@ I3 = "I3"
 T = TypeVar("T")
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """What counts here of the order of an intent: the quantity and the price in force."""
+
+    quantity_lots: int
+    price_ticks: int
+
+
 class Intent(msgspec.Struct, frozen=True):
     """What counts here of a value of the changelog of `intents`."""
 
     state: str
     open_lots: int
+    order: Terms
+    disputed: bool = False
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What counts here of a value of the changelog of `requests`; the terms of a cancel are None."""
+
+    request_id: str
+    account_id: str
+    order_id: str
+    symbol: str
+    side: Side
+    quantity_lots: int | None = None
+    price_ticks: int | None = None
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -63,6 +90,8 @@ class OpenOrder(msgspec.Struct, frozen=True):
     side: Side
     price_ticks: int
     rests: bool
+    replace_id: str | None = None
+    replace_price_ticks: int = 0
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -92,7 +121,8 @@ class Controls(msgspec.Struct, frozen=True):
 class Sent(msgspec.Struct, frozen=True):
     """A value of the changelog of `sent`."""
 
-    order_sequence_last: int
+    order_sequence_last: int = 0
+    cancel_number_last: int = 0
 
 
 _OrderKey = tuple[bytes, bytes]
@@ -114,6 +144,7 @@ _read_account = msgspec.json.Decoder(Account).decode
 _read_in_force = msgspec.json.Decoder(InForce).decode
 _read_controls = msgspec.json.Decoder(Controls).decode
 _read_sent = msgspec.json.Decoder(Sent).decode
+_read_request = msgspec.json.Decoder(Request).decode
 
 NEVER_MET = Account()
 UNREADABLE_LIMITS = "a value of risk_limits that nobody can read"
@@ -142,6 +173,7 @@ def check_standing(history: Slice, traces: Traces, commanded: Commanded) -> Find
     _check_open_orders(history, traces, opened, found)
     if history.looks_last:
         _check_sent(history, traces, found)
+    _check_requests(history, traces, found)
     return found
 
 
@@ -164,7 +196,7 @@ def _is_over(trace: Trace) -> bool:
 def _check_intents(history: Slice, opened: Iterable[_Open], found: Findings) -> None:
     """An intent is there from compliance's approval, unless that is a dead letter, to the order's end."""
     unread = _unread(history)
-    disputed = {reported_id(letter) for letter in history.venue_letters}
+    disputed = {reported_key(letter) for letter in history.venue_letters}
     expected = {
         f"{each.order.account_id}/{each.order.order_id}".encode(): _intent(each, disputed)
         for each in opened
@@ -185,9 +217,12 @@ def _check_intents(history: Slice, opened: Iterable[_Open], found: Findings) -> 
         elif theirs.open_lots != ours.open_lots:
             message = "the open lots of an intent are not what its executions leave"
             found.violate(I3, message, f"{identity}: {theirs.open_lots}, not {ours.open_lots}")
-        elif theirs.state != ours.state:
+        elif theirs.order != ours.order:
+            message = "an intent is not on the terms approved or replaced last"
+            found.violate(I3, message, identity)
+        elif (theirs.state, theirs.disputed) != (ours.state, ours.disputed):
             message = "the state of an intent is not what the venue's reports make of it"
-            found.violate(I3, message, f"{identity}: {theirs.state}, not {ours.state}")
+            found.violate(I3, message, f"{identity}: {_state(theirs)}, not {_state(ours)}")
 
 
 def _unread(history: Slice) -> set[int]:
@@ -196,11 +231,56 @@ def _unread(history: Slice) -> set[int]:
 
 
 def _intent(each: _Open, disputed: AbstractSet[str | None]) -> Intent:
-    acknowledged = any(isinstance(report.event, OrderAcknowledged) for report in each.trace.reports)
-    open_lots = each.order.quantity_lots - each.trace.filled_lots
-    if each.order.order_id in disputed:
-        return Intent("disputed", open_lots)
-    return Intent("acknowledged" if acknowledged else "pending", open_lots)
+    trace, order = each.trace, each.order
+    acknowledged = any(isinstance(report.event, OrderAcknowledged) for report in trace.reports)
+    terms = Terms(trace.quantity_lots(order), trace.price_ticks(order))
+    return Intent(
+        "acknowledged" if acknowledged else "pending",
+        terms.quantity_lots - trace.filled_lots,
+        terms,
+        f"{order.account_id}/{order.order_id}" in disputed,
+    )
+
+
+def _state(intent: Intent) -> str:
+    return f"{intent.state} and disputed" if intent.disputed else intent.state
+
+
+def _check_requests(history: Slice, traces: Traces, found: Findings) -> None:
+    """A request is there from compliance's approval, unless that is a dead letter, to its answer.
+
+    What is stuck may be there or not: its answer may be the dead letter.
+    """
+    unread = _unread(history)
+    expected, unsure = {}, set()
+    for asking in traces.requests:
+        passed = asking.passed
+        if passed is None:
+            continue
+        key = f"{passed.request.account_id}/{asking.venue_id}".encode()
+        if asking.stuck:
+            unsure.add(key)
+        elif not asking.answers and not {each.offset for each in asking.judged} <= unread:
+            expected[key] = _request(passed)
+    for key in sorted((history.requests.keys() | expected.keys()) - unsure):
+        identity, value, ours = _text(key), history.requests.get(key), expected.get(key)
+        if value is None:
+            found.violate(I3, "a request that is not answered has no row at the exchange", identity)
+        elif ours is None:
+            found.violate(I3, "the exchange has a request that is answered or was not let through", identity)
+        else:
+            unreadable = "a value of requests that nobody can read"
+            theirs = _decoded(_read_request, value, unreadable, identity, found)
+            if theirs is not None and theirs != ours:
+                found.violate(I3, "the exchange has a request on other terms than let through", identity)
+
+
+def _request(passed: RequestPassed) -> Request:
+    request = passed.request
+    subject = (passed.venue_id, request.account_id, request.order_id, passed.symbol, passed.side)
+    if isinstance(passed, CancelAccepted):
+        return Request(*subject)
+    return Request(*subject, passed.request.quantity_lots, passed.request.price_ticks)
 
 
 def _check_sessions(history: Slice, found: Findings) -> None:
@@ -239,16 +319,44 @@ def _each_report(history: Slice) -> Iterator[tuple[int, int]]:
     """Session and sequence of each report that was read."""
     for record in history.executions:
         report = record.event
-        if report is not None and not isinstance(report, OrderWithheld):
+        if isinstance(report, VenueReport):
             yield shard_of(report.account_id.encode()), report.venue_sequence
     for letter in history.venue_letters:
         yield letter.shard, letter.sequence
 
 
 def _check_sent(history: Slice, traces: Traces, found: Findings) -> None:
-    """The exchange knows the last order of each account that it has intended: a repeat changes nothing."""
+    """The exchange knows the last order or replace and the last cancel of each account that it has taken on.
+
+    So a repeat changes nothing.
+    """
+    unreadable = "a value of sent that nobody can read"
+    expected = _taken_on(history, traces)
+    for key, ours in sorted(expected.items()):
+        value = history.sent.get(key)
+        theirs = Sent() if value is None else _decoded(_read_sent, value, unreadable, _text(key), found)
+        if theirs is None:
+            continue
+        if theirs.order_sequence_last != ours.order_sequence_last:
+            message = "the last order that was intended is not the account's last approved one"
+            told = f"{theirs.order_sequence_last}, not {ours.order_sequence_last}"
+            found.violate(I3, message, f"{_text(key)}: {told}")
+        if theirs.cancel_number_last != ours.cancel_number_last:
+            message = "the last cancel that was taken on is not the account's last accepted one"
+            told = f"{theirs.cancel_number_last}, not {ours.cancel_number_last}"
+            found.violate(I3, message, f"{_text(key)}: {told}")
+
+
+def _taken_on(history: Slice, traces: Traces) -> dict[bytes, Sent]:
     unread = _unread(history)
-    expected: dict[bytes, int] = {}
+    expected: dict[bytes, Sent] = {}
+
+    def take(account_id: str, *, sequence: int = 0, number: int = 0) -> None:
+        before = expected.get(account_id.encode(), Sent())
+        expected[account_id.encode()] = Sent(
+            max(sequence, before.order_sequence_last), max(number, before.cancel_number_last)
+        )
+
     for trace in traces:
         for record in trace.compliance:
             approved = record.event
@@ -257,15 +365,18 @@ def _check_sent(history: Slice, traces: Traces, found: Findings) -> None:
                 and record.offset not in unread
                 and _is_told(trace)
             ):
-                key = approved.order.account_id.encode()
-                expected[key] = max(approved.order.sequence, expected.get(key, 0))
-    for key, last in sorted(expected.items()):
-        value = history.sent.get(key)
-        unreadable = "a value of sent that nobody can read"
-        theirs = _decoded(_read_sent, value, unreadable, _text(key), found) if value is not None else Sent(0)
-        if theirs is not None and theirs.order_sequence_last != last:
-            message = "the last order that was intended is not the account's last approved one"
-            found.violate(I3, message, f"{_text(key)}: {theirs.order_sequence_last}, not {last}")
+                take(approved.order.account_id, sequence=approved.order.sequence)
+    for judged in history.asked_compliance:
+        match judged.event:
+            case _ if judged.offset in unread:
+                pass
+            case ReplaceComplianceApproved(request=request):
+                take(request.account_id, sequence=request.sequence)
+            case CancelAccepted(request=cancel, number=number):
+                take(cancel.account_id, number=number)
+            case _:
+                pass
+    return expected
 
 
 def _is_told(trace: Trace) -> bool:
@@ -281,7 +392,9 @@ def _check_open_orders(history: Slice, traces: Traces, opened: Iterable[_Open], 
     for key in blind:
         found.skip(I3, "compliance has an execution of this account as a dead letter", _text(key))
     ours = {
-        (each.order.account_id.encode(), each.order.order_id.encode()): _open_order(each.order)
+        (each.order.account_id.encode(), each.order.order_id.encode()): _open_order(
+            each, traces.requests.of(each.order.order_id)
+        )
         for each in opened
     }
     theirs, unreadable = _kept_open(history, found)
@@ -328,7 +441,7 @@ def _account(value: bytes, key: bytes, found: Findings) -> Account | None:
 
 
 def _judged(history: Slice, traces: Traces) -> dict[bytes, int]:
-    """The last order of each account that compliance has decided, where its release keeps that."""
+    """The last order or replace of each account that compliance has decided, where its release keeps that."""
     judged: dict[bytes, int] = {}
     for record in history.compliance:
         if record.event is not None:
@@ -337,6 +450,13 @@ def _judged(history: Slice, traces: Traces) -> dict[bytes, int]:
             if trace is not None and _is_told(trace):
                 key = order.account_id.encode()
                 judged[key] = max(order.sequence, judged.get(key, 0))
+    for decision in history.asked_compliance:
+        match decision.event:
+            case ReplaceComplianceApproved(request=request) | ReplaceComplianceRejected(request=request):
+                key = request.account_id.encode()
+                judged[key] = max(request.sequence, judged.get(key, 0))
+            case _:
+                pass
     return judged
 
 
@@ -349,9 +469,17 @@ def _compare_open(theirs: OpenOrder | None, ours: OpenOrder | None, order_id: st
         found.violate(I3, "compliance has an open order on other terms than approved", order_id)
 
 
-def _open_order(order: Order) -> OpenOrder:
+def _open_order(each: _Open, asked: Sequence[Asking]) -> OpenOrder:
+    order = each.order
     rests = order.time_in_force is not TimeInForce.IOC
-    return OpenOrder(order.symbol, order.side, order.price_ticks, rests)
+    opened = OpenOrder(order.symbol, order.side, each.trace.price_ticks(order), rests)
+    for asking in asked:
+        passed = asking.passed
+        if isinstance(passed, ReplaceComplianceApproved) and not asking.answers:
+            opened = replace(
+                opened, replace_id=asking.venue_id, replace_price_ticks=passed.request.price_ticks
+            )
+    return opened
 
 
 def _check_limits(history: Slice, commanded: Commanded, found: Findings) -> None:

@@ -5,14 +5,14 @@ to a wrong partition, and only there, is decided on none; sent again to the righ
 """
 
 from checker.findings import Findings
-from checker.history import Slice, Traces
+from checker.history import Slice, Traces, order_id_of
 from checker.records import ORDERS, Origin
 
 I5 = "I5"
 
 
 class Strays:
-    """Orders on wrong partitions, and what was decided without a record of it, over all partitions."""
+    """Orders and requests on wrong partitions, and what was decided without a record, over all partitions."""
 
     def __init__(self) -> None:
         self._strays: dict[str, Origin] = {}
@@ -27,6 +27,7 @@ class Strays:
             for trace in traces
             if trace.received is None and (trace.approvals or trace.compliance or trace.executions)
         }
+        self._unsent |= {order_id_of(stray.event) for stray in traces.requests.strays}
 
     def check(self) -> Findings:
         """Compare, once all partitions are noted."""

@@ -24,21 +24,12 @@ import checker.invariants
 import checker.live
 import models.commands
 import models.events
-from app.domain.compliance import (
-    NEW_COMPLIANCE_ACCOUNT,
-    ComplianceAccount,
-    apply_compliance,
-    apply_execution,
-    open_order,
-)
-from app.domain.exchange import NEW_SESSION, Intent, Session, apply_venue_report, new_intent
 from app.domain.marketdata import apply_tick, to_price
-from app.domain.resting import OpenOrder
 from checker import log, records
 from checker.check import BOOKS as BOOKS_READ
 from checker.errors import CheckerError
 from checker.findings import Findings, Violation
-from checker.history import Commanded, Shared, Slice, Unusable, Wanted, order_id_of, trace
+from checker.history import Commanded, Shared, Slice, Unusable, Wanted, trace
 from checker.invariants import check_positions, check_sessions, check_standing, check_tables
 from checker.invariants import ticks as ticks_module
 from checker.invariants.intake import sort_intake
@@ -82,6 +73,18 @@ from models.registry import CONTRACTS
 from models.values import InstrumentStatus, PartyStatus, Side, TimeInForce
 from tests.engine.recordsets import batch, in_transaction, marker, plain, seal
 from tests.histories import ORDER_EVERY_MS, OTHER_SYMBOL, PRICE_TICKS, SYMBOL, World, an_instrument
+from tests.own_tables import write_compliance, write_exchange, write_risk
+from tests.planted import (
+    PLANTED_REQUESTS,
+    Planted,
+    again,
+    asking_for_much,
+    drop,
+    edit,
+    first,
+    rewrite,
+    swap,
+)
 
 ACC = shard_of(b"acc")
 """The venue's session of the account that most orders are of."""
@@ -139,6 +142,15 @@ def test_an_execution_of_a_release_that_knew_no_terms_is_not_held_against_anybod
     ]
 
 
+def test_a_legal_history_of_cancels_and_replaces_has_no_violation() -> None:
+    world = a_busy_world()
+    asking_for_much(world)
+    world.write_books()
+    findings = world.findings()
+    assert findings.violations == []
+    assert findings.unverifiable == []
+
+
 def a_clumsy_world() -> World:
     """Operators at work, and clients that get things wrong: rules are tried, and none is broken."""
     world = World()
@@ -194,46 +206,6 @@ def test_a_legal_history_of_clumsy_people_has_no_violation() -> None:
     assert findings.unverifiable == [
         Violation("I3", "risk has limits of this account as a dead letter", ("x",))
     ]
-
-
-class Planted(NamedTuple):
-    """A change to the busy world, and the invariant and words with which it must be caught."""
-
-    plant: Callable[[World], Any]
-    invariant: str
-    message: str
-
-
-def edit(records: list[Logged[Any]], index: int, **changes: Any) -> None:
-    """Change fields of the event of one record."""
-    event: Any = records[index].event
-    records[index] = replace(records[index], event=replace(event, **changes))
-
-
-def first(records: list[Logged[Any]], kind: type, **wanted: Any) -> int:
-    """The index of the first event of a type with these fields."""
-    return next(
-        index
-        for index, record in enumerate(records)
-        if isinstance(record.event, kind)
-        and all(getattr(record.event, name) == value for name, value in wanted.items())
-    )
-
-
-def again(records: list[Logged[Any]], index: int) -> None:
-    """Log a record a second time, at the end."""
-    records.append(replace(records[index], offset=records[-1].offset + 1))
-
-
-def drop(records: list[Any], index: int) -> None:
-    del records[index]
-
-
-def swap(records: list[Logged[Any]], one: int, other: int) -> None:
-    """Let two records change places: each takes the other's offset."""
-    a, b = records[one], records[other]
-    records[one] = replace(b, offset=a.offset)
-    records[other] = replace(a, offset=b.offset)
 
 
 def an_approval(order: Order, world: World) -> OrderRiskApproved:
@@ -597,10 +569,6 @@ VENUE = {
         lambda w: drop(w.ledger_reports, 1), "I2", "reports of a session have a gap"
     ),
 }
-
-
-def rewrite(values: dict[bytes, bytes], key: bytes, **changes: Any) -> None:
-    values[key] = msgspec.json.encode(msgspec.json.decode(values[key]) | changes)
 
 
 def forget_a_fill(world: World) -> None:
@@ -1699,6 +1667,7 @@ PLANTED = (
     | ORDER
     | LIMITS
     | CONDUCT
+    | PLANTED_REQUESTS
 )
 
 
@@ -1735,6 +1704,7 @@ NOT_CHECKED = {
     "an approval of a release that went by no reference data",
     "an order is above the gross exposure limit at the newest prices, not at those just before",
     "an order was first reported when it was too old to leave, but may have left before",
+    "a replace was answered when it was too old to leave, but may have left before",
     "the first answers to commands are gone",
     "the rules leave too many possibilities for the last price",
     "an instrument's ticks have changed, and nobody can tell at which one",
@@ -2129,7 +2099,7 @@ class TestDisputes:
         world.acknowledge(order)
         world.dispute(order)
         world.write_books()
-        rewrite(world.log.intents, f"acc/{order.order_id}".encode(), state="acknowledged")
+        rewrite(world.log.intents, f"acc/{order.order_id}".encode(), disputed=False)
         assert [each.invariant for each in world.violations()] == ["I3"]
 
 
@@ -2574,6 +2544,12 @@ FATES = (
     "garbage",
     "open",
     "tick",
+    "ask cancel",
+    "ask open",
+    "crossed",
+    "refuse requests",
+    "replace",
+    "replace open",
 )
 steps = st.tuples(
     st.sampled_from(FATES), st.sampled_from(["a", "b"]), st.sampled_from(list(Side)), st.integers(1, 50)
@@ -2610,9 +2586,45 @@ def live(world: World, fate: str, account_id: str, side: Side, lots: int) -> Non
     world.acknowledge(order)
     if fate in ("part", "open") and lots > 1:
         world.fill(order, lots // 2)
-    ends = {"trade": world.fill, "cancel": world.cancel, "part": world.cancel, "expire": world.expire}
-    if fate in ends:
-        ends[fate](order)
+    match fate:
+        case "trade":
+            world.fill(order)
+        case "cancel" | "part":
+            world.cancel(order)
+        case "expire":
+            world.expire(order)
+        case "ask cancel" | "replace" | "replace open" | "crossed" | "refuse requests" | "ask open":
+            ask(world, fate, order, lots)
+
+
+def ask(world: World, fate: str, order: Order, lots: int) -> None:
+    """Let a resting order be cancelled or replaced, or what is asked of it be refused."""
+    if lots > 1:
+        world.fill(order, lots // 2)
+    if fate == "ask cancel":
+        world.cancel(order, world.asked(world.ask_cancel(order)).venue_id)
+        return
+    if fate == "refuse requests":
+        world.refuse_request(world.ask_cancel(order, order_id="nobody-1"), "unknown_order")
+        world.refuse_request(world.ask_replace(order), "order_too_large")
+        barred: Any = world.let(world.ask_replace(order))
+        world.bar_replace(barred)
+        world.expire(order)
+        return
+    let = world.asked(
+        world.ask_replace(order, quantity_lots=max(1, 50 - lots), price_ticks=order.price_ticks + 1)
+    )
+    if fate == "ask open":
+        world.asked(world.ask_cancel(order))
+    elif fate == "crossed":
+        cancel = world.asked(world.ask_cancel(order))
+        world.fill(order)
+        world.reject_request(let)
+        world.reject_request(cancel)
+    else:
+        world.replace(let)
+        if fate == "replace" and order.order_id in world.open_lots:
+            world.fill(order)
 
 
 @given(st.lists(steps, max_size=30))
@@ -2620,7 +2632,7 @@ def test_no_legal_history_has_a_violation(lives: list[tuple[str, str, Side, int]
     world = World()
     for step in lives:
         live(world, *step)
-    resting = any(fate == "open" for fate, *_ in lives)
+    resting = any(fate.endswith("open") for fate, *_ in lives)
     world.write_books()
     found = {each.invariant for each in world.violations()}
     assert found <= ({"I1", "I5"} if resting else set())  # an order that rests has not ended yet
@@ -2630,55 +2642,31 @@ def test_no_legal_history_has_a_violation(lives: list[tuple[str, str, Side, int]
     assert world.violations() == []
 
 
-def as_model(event: Event) -> Any:
-    """The services' own model of an event that the checker has read."""
-    return getattr(models.events, type(event).__name__).model_validate(msgspec.to_builtins(event))
-
-
-def write_with_the_services(world: World) -> None:
-    """Write the tables of compliance and the exchange as their own code makes them of this history."""
-    log = world.log
-    accounts: dict[str, ComplianceAccount] = {}
-    open_orders: dict[str, OpenOrder] = {}
-    intents: dict[str, Intent] = {}
-    sessions: dict[int, Session] = {}
-    for record in sorted([*log.compliance, *log.executions], key=lambda each: each.timestamp_ms):
-        assert record.event is not None
-        event = as_model(record.event)
-        decided = isinstance(record.event, get_args(records.ComplianceDecision))
-        account_id, order_id = (event.order if decided else event).account_id, order_id_of(record.event)
-        account, key = accounts.get(account_id, NEW_COMPLIANCE_ACCOUNT), f"{account_id}/{order_id}"
-        if decided:
-            accounts[account_id] = apply_compliance(account, event.order.sequence)
-            if isinstance(event, models.events.OrderComplianceApproved):
-                intents[key] = new_intent(event.order)
-                open_orders[key] = open_order(event.order)
-            continue
-        accounts[account_id], left = apply_execution(account, open_orders.pop(key), event)
-        if left is not None:
-            open_orders[key] = left
-        before = intents.pop(key)
-        if isinstance(record.event, records.OrderWithheld):
-            continue
-        shard = shard_of(account_id.encode())
-        session = sessions.get(shard, NEW_SESSION)
-        sessions[shard], intent, _ = apply_venue_report(session, before, event)
-        if intent is not None:
-            intents[key] = intent
-    log.recent_orders = {key.encode(): msgspec.json.encode(each) for key, each in accounts.items()}
-    log.open_orders = {key.encode(): msgspec.json.encode(each) for key, each in open_orders.items()}
-    log.intents = {key.encode(): each.model_dump_json().encode() for key, each in intents.items()}
-    log.sessions = {str(key).encode(): each.model_dump_json().encode() for key, each in sessions.items()}
-
-
 @given(st.lists(steps, max_size=30))
 def test_the_services_own_tables_are_no_violation(lives: list[tuple[str, str, Side, int]]) -> None:
     world = World()
     for step in lives:
         live(world, *step)
     world.write_books()
-    write_with_the_services(world)
-    assert check_standing(world.log, trace(world.log), world.commanded) == Findings()
+    write_compliance(world)
+    write_exchange(world)
+    write_risk(world)
+    traces = trace(world.log)
+    assert check_standing(world.log, traces, world.commanded) == Findings()
+    assert check_positions(world.log, traces, world.shared.reference) == Findings()
+
+
+def test_the_services_own_tables_of_cancels_and_replaces_are_no_violation() -> None:
+    world = World()
+    asking_for_much(world)
+    for left in ("ask open", "open", "replace open"):
+        live(world, left, "a", Side.BUY, 3)
+    world.write_books()
+    write_compliance(world)
+    write_exchange(world)
+    write_risk(world)
+    world.log.ended = False
+    assert world.violations() == []
 
 
 class ARecord(NamedTuple):
@@ -2716,7 +2704,7 @@ class TestReading:
             if isinstance(struct, type) and issubclass(struct, Event) and name in vars(module)
         }
         pairs |= {"Order": models.events.OrderReceived, "Limits": models.commands.SetRiskLimits}
-        assert len(pairs) == 28
+        assert len(pairs) == 40
         for name, model in pairs.items():
             struct = getattr(records, name)
             assert set(struct.__struct_fields__) == set(model.model_fields), name
@@ -2805,7 +2793,7 @@ class TestReading:
         world = World()
         slice_takes(world.log)[topic]([ARecord(b"1", b"a")])
         books = ("positions", "reservations", "risk_limits", "recent_orders", "intents", "sessions")
-        tables = (*books, "open_orders", "controls", "sent")
+        tables = (*books, "open_orders", "controls", "sent", "requests")
         filled = [name for name in tables if getattr(world.log, name) == {b"a": b"1"}]
         assert [f"-{name}-changelog" in topic for name in filled] == [True]
 
@@ -3134,6 +3122,10 @@ class TestLedger:
                 "CREATE TABLE trades (trade_id, client_order_id, quantity_lots, price_ticks, session, "
                 "venue_sequence, traded_at_ms, trade_date, fee_micros, fee_currency, counterparty, liquidity)"
             )
+            db.execute(
+                "CREATE TABLE requests (request_id, session, account_id, order_id, kind, quantity_lots, "
+                "price_ticks, receipts, outcome)"
+            )
             db.execute("CREATE TABLE counters (name, value)")
             db.execute("INSERT INTO counters VALUES ('numbered_before', 7), ('orders_taken', 9)")
             for session in (1, 9, 2):
@@ -3147,6 +3139,10 @@ class TestLedger:
                     "('t', 'o', 1, 1, ?, 1, 5, '2026-01-31', 2, 'USD', 'M', 'added')",
                     (session,),
                 )
+                db.execute(
+                    "INSERT INTO requests VALUES ('a-c1', ?, 'a', 'o', 'cancel', NULL, NULL, 1, 'cancelled')",
+                    (session,),
+                )
         with LedgerFile(path) as ledger:
             part = ledger.part(1, 8)
             assert part.numbered_before == 7
@@ -3156,8 +3152,12 @@ class TestLedger:
             assert (trade.session, other.session) == (1, 9)
             assert trade[6:] == (5, "2026-01-31", 2, "USD", "M", "added")
             assert ledger.sessions() == {1, 2, 9}
+            (asked, other_asked) = part.requests
+            assert (asked.session, other_asked.session) == (1, 9)
+            assert asked.asked == ("a", "o", "cancel", None, None)
+            assert (asked.receipts, asked.outcome) == (1, "cancelled")
 
-    @pytest.mark.parametrize("version", [1, 2])
+    @pytest.mark.parametrize("version", [1, 2, 3])
     def test_a_ledger_of_the_release_before_is_refused(self, tmp_path: Path, version: int) -> None:
         path = tmp_path / "ledger.sqlite"
         with sqlite3.connect(path) as db:
