@@ -24,7 +24,8 @@ _REPEATS_PERCENT = 40
 REPEAT, CANCEL, REPLACE = "repeat", "cancel", "replace"
 _CANCELS_PERCENT = 60
 """Of the requests; the others are replaces."""
-_LOOKBACK_TICKS = 50
+_REPEATED_TICKS, _REQUESTED_TICKS = 50, 8
+"""How many ticks an account looks back for an order to repeat, and for one to cancel or replace."""
 _RATE_UNIT = 1_000
 _TREND_WINDOW = 32
 _BLOCK_TICKS = 512
@@ -336,7 +337,7 @@ class Accounts:
 
     def _garbage(self, sequence: int, slot: int, dice: Dice) -> Placed | RawRecord:
         """A broken record, or now and then an earlier order once more."""
-        if dice.percent(_REPEATS_PERCENT) and (earlier := self._earlier(sequence, dice)):
+        if dice.percent(_REPEATS_PERCENT) and (earlier := self._earlier(sequence, dice, _REPEATED_TICKS)):
             return Placed(earlier.order, REPEAT)
         return garbage.record(self._sound(sequence, slot, dice), dice, victim=self._who.traders[0])
 
@@ -350,7 +351,7 @@ class Accounts:
         dice = Dice(self._seed, sequence, SLOTS_MAX + slot)
         if not dice.percent(self._requests_percent):
             return None
-        earlier = self._earlier(sequence, dice)
+        earlier = self._earlier(sequence, dice, _REQUESTED_TICKS)
         if earlier is None or not isinstance(earlier.order, OrderReceived):
             return None
         order = earlier.order
@@ -361,9 +362,9 @@ class Accounts:
             return Placed(_cancel(order, number), CANCEL)
         return Placed(_replace(order, number, self._market.price_ticks(sequence), dice), REPLACE)
 
-    def _earlier(self, sequence: int, dice: Dice) -> Placed | None:
+    def _earlier(self, sequence: int, dice: Dice, ticks: int) -> Placed | None:
         """What a trader sent after one of the last ticks, or None when there was none in the slot drawn."""
-        earlier = sequence - dice.between(1, _LOOKBACK_TICKS)
+        earlier = sequence - dice.between(1, ticks)
         slot = dice.below(max(1, self._slots(earlier)))
         if earlier < 1 or slot >= self._slots(earlier):
             return None
