@@ -179,4 +179,4 @@ def cannot_be_given() -> Iterable[str]:
                 for share in instruction.shares:
                     reason = barred(share.sub_account, accounts)
                     if reason is not None and share.sub_account != instruction.account_id:
-                        yield f"{share.sub_account!r} gets nothing of {key!r}: {reason}; the block account does"
+                        yield f"{share.sub_account!r} gets nothing of {key!r}: {reason}"

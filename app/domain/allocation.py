@@ -445,8 +445,8 @@ def _of_room(command: SetAllocation, order: BlockOrder | None) -> Iterator[str]:
     open_lots = 0 if order is None else order.leaves_lots + (order.waiting.lots if order.waiting else 0)
     if open_lots > room:
         yield (
-            f"the order has {open_lots} lots to divide, all shares hold {room}: raise them, or leave out lots "
-            "of the last one"
+            f"the order has {open_lots} lots to divide, all shares hold {room}: raise them, or leave out "
+            "lots of the last one"
         )
 
 
