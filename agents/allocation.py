@@ -137,7 +137,7 @@ def first_met(trade: TradeExecuted) -> BlockOrder:
         micros = micros_per_tick_lot(instruments, trade.symbol)
     except LookupError as error:
         raise Transient(str(error)) from error
-    return BlockOrder(leaves_lots=trade.leaves_lots, micros_per_tick_lot=micros)
+    return BlockOrder(leaves_lots=trade.leaves_lots, micros_per_tick_lot=micros, given=())
 
 
 def forget(work: UnitOfWork, key: str) -> None:

@@ -33,6 +33,7 @@ from checker.records import (
     Origin,
     PriceUpdated,
     RiskDecision,
+    TradeAllocated,
     TradeExecuted,
     VenueLetter,
     VenueRejected,
@@ -40,7 +41,7 @@ from checker.records import (
 )
 from checker.reference import Reference
 
-RISK, COMPLIANCE, EXCHANGE = "risk", "compliance", "exchange"
+RISK, COMPLIANCE, EXCHANGE, ALLOCATION = "risk", "compliance", "exchange", "allocation"
 
 ENDINGS = (OrderCancelled, OrderExpired, VenueRejected, OrderWithheld)
 
@@ -57,7 +58,8 @@ class Slice:
     `strays` are, by topic and offset, the orders (or keys) of records whose key belongs to another partition;
     `repeats` counts exact repeats, by somebody else, of what a service has written: they are in none of the
     topics here. `intended_at_ms` is when the exchange intended to send an order, by account/order;
-    `looks_last` says that it has tables for a last look before it sends.
+    `looks_last` says that it has tables for a last look before it sends, `allocates` that there is a service
+    which allocates fills.
     """
 
     partition: int = 0
@@ -81,6 +83,8 @@ class Slice:
     sent: dict[bytes, bytes] = field(default_factory=dict)
     intended_at_ms: dict[bytes, int] = field(default_factory=dict)
     looks_last: bool = False
+    allocations: list[Logged[TradeAllocated]] = field(default_factory=list)
+    allocates: bool = False
     risk_cut: int | None = None
     whole: bool = True
     quiet: bool = True
@@ -321,6 +325,8 @@ def reported_id(letter: VenueLetter) -> str | None:
 def order_id_of(event: Event | None) -> str:
     match event:
         case Order(order_id=order_id) | VenueReport(order_id=order_id) | OrderWithheld(order_id=order_id):
+            return order_id
+        case TradeAllocated(order_id=order_id):
             return order_id
         case OrderRiskApproved(order=order) | OrderRiskRejected(order=order):
             return order.order_id

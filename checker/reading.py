@@ -12,6 +12,7 @@ from checker.history import Commanded, Shared, Slice, Unusable, order_id_of
 from checker.invariants.ticks import Priced, Ticks
 from checker.records import (
     ACCOUNTS,
+    ALLOCATIONS,
     COMMAND_ANSWERS,
     COMMANDING,
     COMPLIANCE_DECISIONS,
@@ -56,6 +57,7 @@ from checker.records import (
     Raw,
     RestrictionInForce,
     RiskDecision,
+    TradeAllocated,
     TradeExecuted,
     VenueLetter,
     VenueRejected,
@@ -81,6 +83,7 @@ COMPLIANCE_WIRE: Wire[ComplianceDecision] = Wire(OrderComplianceApproved, OrderC
 EXECUTIONS_WIRE: Wire[Execution] = Wire(
     OrderAcknowledged, TradeExecuted, OrderCancelled, OrderExpired, VenueRejected, OrderWithheld
 )
+ALLOCATIONS_WIRE: Wire[TradeAllocated] = Wire(TradeAllocated)
 PRICES_WIRE: Wire[PriceUpdated] = Wire(PriceUpdated)
 ANSWERS_WIRE: Wire[CommandAnswered] = Wire(CommandAnswered)
 
@@ -94,6 +97,7 @@ def slice_takes(history: Slice) -> dict[str, Take]:
             history, COMPLIANCE_DECISIONS, history.compliance, COMPLIANCE_WIRE
         ),
         EXECUTIONS: _events_into(history, EXECUTIONS, history.executions, EXECUTIONS_WIRE),
+        ALLOCATIONS: _events_into(history, ALLOCATIONS, history.allocations, ALLOCATIONS_WIRE),
         POSITIONS_CHANGELOG: _table_into(history.positions, "risk.positions"),
         RESERVATIONS_CHANGELOG: _table_into(history.reservations, "risk.reservations"),
         RISK_LIMITS_CHANGELOG: _table_into(history.risk_limits, "risk.risk_limits"),

@@ -67,9 +67,9 @@ class BlockOrder(State, frozen=True, omit_defaults=True):
 
     leaves_lots: int
     micros_per_tick_lot: int | None
+    given: Lots
     instruction_order: str | None = None
     instruction_version: int | None = None
-    given: Lots = ()
     allocated_lots: int = 0
     waiting: Filled | None = None
 

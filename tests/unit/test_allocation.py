@@ -32,7 +32,7 @@ from tests.builders import BTC, PRICE_TICKS, a_fill, cancelled, known, registere
 
 SUBS = ("a", "b", "c")
 ACCOUNTS = known({name: registered(account_id=name) for name in ("acc-1", *SUBS)})
-NEW = BlockOrder(leaves_lots=0, micros_per_tick_lot=1)
+NEW = BlockOrder(leaves_lots=0, micros_per_tick_lot=1, given=())
 PAID = {"fee_micros": 7, "fee_currency": "USD"}
 
 
@@ -321,8 +321,11 @@ def test_a_version_has_to_be_above_the_one_in_force(version: int, accepted: bool
     ("order", "refusal"),
     [
         (None, ""),
-        (BlockOrder(leaves_lots=10, micros_per_tick_lot=1, allocated_lots=90), ""),
-        (BlockOrder(leaves_lots=11, micros_per_tick_lot=1), "the order has 11 lots to divide, all shares"),
+        (BlockOrder(leaves_lots=10, micros_per_tick_lot=1, given=(), allocated_lots=90), ""),
+        (
+            BlockOrder(leaves_lots=11, micros_per_tick_lot=1, given=()),
+            "the order has 11 lots to divide, all shares",
+        ),
     ],
 )
 def test_limited_shares_have_to_hold_what_is_left_of_the_order(

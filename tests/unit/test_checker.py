@@ -2716,7 +2716,7 @@ class TestReading:
             if isinstance(struct, type) and issubclass(struct, Event) and name in vars(module)
         }
         pairs |= {"Order": models.events.OrderReceived, "Limits": models.commands.SetRiskLimits}
-        assert len(pairs) == 28
+        assert len(pairs) == 33
         for name, model in pairs.items():
             struct = getattr(records, name)
             assert set(struct.__struct_fields__) == set(model.model_fields), name
