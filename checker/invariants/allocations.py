@@ -250,8 +250,9 @@ def _compare_shares(of_order: Iterable[Group], instructions: _Instructions, foun
         if command is None:
             found.skip(I3, "the instruction that an allocation names is not there", first.allocation_id)
             continue
-        if {each.method for each in group} != {command.method}:
-            found.violate(I3, "an allocation has another method than its instruction", first.allocation_id)
+        told = {(each.method, each.instruction_order, each.instruction_version) for each in group}
+        if told != {(command.method, *named)}:
+            found.violate(I3, "a fill was not allocated by one instruction alone", first.allocation_id)
         if command.method is AllocationMethod.AVERAGE_PRICE and first.trade_id is not None:
             message = "a fill was allocated that has to wait for the order's end"
             found.violate(I3, message, first.allocation_id)

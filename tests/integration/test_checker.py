@@ -48,6 +48,7 @@ TOPICS = (
     *("orders", "risk-decisions", "compliance-decisions", "executions", "dead-letters"),
     *("market-data", "prices", "risk-limits", "restrictions", "account-commands", "operator-commands"),
     *("command-answers", "instruments", "accounts", "halts", "restricted-list"),
+    *("allocation-instructions", "allocations"),
     *("risk-positions-changelog", "risk-reservations-changelog", "risk-risk_limits-changelog"),
     *("compliance-recent_orders-changelog", "compliance-open_orders-changelog"),
     *("exchange-intents-changelog", "exchange-sessions-changelog"),

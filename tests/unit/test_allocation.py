@@ -27,13 +27,13 @@ from app.domain.allocation import (
 from models.commands import AllocationShare, SetAllocation
 from models.events import AveragePrice, Diverted, TradeAllocated
 from models.reasons import DivertedReason
-from models.values import INT64_MAX
+from models.values import INT64_MAX, AllocationMethod
 from tests.builders import BTC, PRICE_TICKS, a_fill, cancelled, known, registered
 
 SUBS = ("a", "b", "c")
 ACCOUNTS = known({name: registered(account_id=name) for name in ("acc-1", *SUBS)})
 NEW = BlockOrder(leaves_lots=0, micros_per_tick_lot=1, given=())
-PAID = {"fee_micros": 7, "fee_currency": "USD"}
+PAID: dict[str, Any] = {"fee_micros": 7, "fee_currency": "USD"}
 
 
 def by_weight(*weights: int) -> tuple[AllocationShare, ...]:
@@ -99,7 +99,7 @@ def test_each_fill_goes_to_whom_it_is_due(
 
 
 def test_an_allocation_has_all_terms_of_its_fill() -> None:
-    terms = {"trade_date": "2026-01-31", "traded_at_ms": 5, "counterparty": "MARKET"}
+    terms: dict[str, Any] = {"trade_date": "2026-01-31", "traded_at_ms": 5, "counterparty": "MARKET"}
     _, allocations = fill(NEW, instruction(), trade(6, **PAID, **terms), ACCOUNTS)
     first = allocations[0]
     assert first == TradeAllocated(
@@ -116,7 +116,7 @@ def test_an_allocation_has_all_terms_of_its_fill() -> None:
         fee_micros=4,
         fee_currency="USD",
         **terms,
-        method="pro_rata",
+        method=AllocationMethod.PRO_RATA,
         instruction_order="*",
         instruction_version=1,
     )

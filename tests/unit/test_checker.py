@@ -82,6 +82,7 @@ from models.registry import CONTRACTS
 from models.values import InstrumentStatus, PartyStatus, Side, TimeInForce
 from tests.engine.recordsets import batch, in_transaction, marker, plain, seal
 from tests.histories import ORDER_EVERY_MS, OTHER_SYMBOL, PRICE_TICKS, SYMBOL, World, an_instrument
+from tests.unit import test_checker_allocations
 
 ACC = shard_of(b"acc")
 """The venue's session of the account that most orders are of."""
@@ -1741,6 +1742,9 @@ NOT_CHECKED = {
     "an execution of a release that knew no terms of trades",
     "a profit is not known, as in books of a release that kept none",
     "the first fills that profits are made of are gone",
+    "allocation has a dead letter about this account",
+    "what the lots of an allocation are worth is not known",
+    "the instruction that an allocation names is not there",
     "what was realised before a profit began is not known",
     "what was realised in an instrument whose lots and ticks have changed",
 }
@@ -1761,6 +1765,7 @@ def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
         "a price is made of a tick that nobody has seen",
         "a price is made of a tick that had to be borne out first",
     ]  # TestTicks
+    planted += [*test_checker_allocations.PLANTED, *test_checker_allocations.WAITING]
     planted += ["the venue has a session that is no key shard"]  # TestLedger
     planted += ["the ledger's reports of a partition have a gap"]  # TestReleaseBefore
     rules = [
