@@ -27,7 +27,7 @@ Plant = Callable[["Blocks"], Any]
 
 
 class Blocks(World):
-    """A partition on which an account gives two thirds of its fills to one sub-account, a third to another."""
+    """A partition where an account gives two thirds of its fills to one sub-account, the rest to another."""
 
     def __init__(self, method: str = "pro_rata", *fills: int) -> None:
         super().__init__()
