@@ -8,6 +8,7 @@ from app.engine.topics import BROKER_CLOCK, COMPACTED, KEPT, TopicSpec
 from models.commands import (
     SetAccount,
     SetAccountSequence,
+    SetAllocation,
     SetCounterparty,
     SetHalt,
     SetInstrument,
@@ -51,6 +52,7 @@ from models.events import (
     RiskDecision,
     RiskLimitBreached,
     TickReceived,
+    TradeAllocated,
     TradeExecuted,
     VenueRejected,
 )
@@ -244,6 +246,10 @@ EXECUTIONS = TopicSpec(
     _account,
     config=BROKER_CLOCK,
 )
+ALLOCATION_INSTRUCTIONS = TopicSpec(
+    "allocation-instructions", JsonCodec(SetAllocation), _account, edge=True, config=KEPT
+)
+ALLOCATIONS = TopicSpec("allocations", JsonCodec(TradeAllocated), _account, config=BROKER_CLOCK)
 
 
 DEAD_LETTERS = TopicSpec(
@@ -271,6 +277,8 @@ TOPICS: tuple[TopicSpec, ...] = (
     RISK_ALERTS,
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
+    ALLOCATION_INSTRUCTIONS,
+    ALLOCATIONS,
     DEAD_LETTERS,
 )
 

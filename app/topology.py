@@ -55,8 +55,14 @@ REFDATA: Final = Service(
     outputs=("command-answers", "instruments", "accounts", "counterparties", "restricted-list", "halts"),
     steady=False,
 )
+ALLOCATION: Final = Service(
+    "allocation",
+    inputs=("allocation-instructions", "executions"),
+    outputs=("allocations", "command-answers"),
+    reads=("accounts", "instruments"),
+)
 
-SERVICES: Final = {each.name: each for each in (MARKETDATA, RISK, COMPLIANCE, EXCHANGE, REFDATA)}
+SERVICES: Final = {each.name: each for each in (MARKETDATA, RISK, COMPLIANCE, EXCHANGE, REFDATA, ALLOCATION)}
 """All of them, in the order in which they are started, shown and given ports."""
 
 FIRST_WEB_PORT: Final = 6101

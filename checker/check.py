@@ -18,9 +18,10 @@ from pathlib import Path
 from app.topology import SERVICES, answerer_of, readers_of
 from checker.errors import CheckerError
 from checker.findings import Findings
-from checker.history import Commanded, Shared, Slice, Traces, trace
+from checker.history import ALLOCATION, Commanded, Shared, Slice, Traces, trace
 from checker.invariants import (
     Strays,
+    check_allocations,
     check_commands,
     check_conditions,
     check_conduct,
@@ -56,6 +57,8 @@ from checker.reading import (
 from checker.records import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
+    ALLOCATION_INSTRUCTIONS,
+    ALLOCATIONS,
     COMMAND_ANSWERS,
     COMPACTED,
     COMPLIANCE_DECISIONS,
@@ -118,6 +121,7 @@ REFERENCE = (
     ACCOUNT_COMMANDS,
     RESTRICTIONS,
     OPERATOR_COMMANDS,
+    ALLOCATION_INSTRUCTIONS,
 )
 """What is beside an order's way, effects before causes."""
 
@@ -193,7 +197,7 @@ class _Run:
 
     async def start(self) -> None:
         """Fix where each topic ends, effects before causes; read all that partitions have in common."""
-        for topic in (*WAY, *BOOKS, *REFERENCE, *MARKET, DEAD_LETTERS):
+        for topic in (*WAY, ALLOCATIONS, *BOOKS, *REFERENCE, *MARKET, DEAD_LETTERS):
             self._tps[topic] = self._log.partitions(topic)
         if not self._tps[ORDERS]:
             raise CheckerError(f"there is no topic {ORDERS!r}: has the pipeline ever run on this cluster?")
@@ -203,9 +207,10 @@ class _Run:
                 f"our services take a power of two up to {KEY_SHARDS} only"
             )
         if self._quiet is None:
-            self._committed = {group: await self._log.committed(group) for group in INPUTS}
+            groups = INPUTS.keys() if self._tps[ALLOCATIONS] else INPUTS.keys() - {ALLOCATION}
+            self._committed = {group: await self._log.committed(group) for group in groups}
         self._risk_cuts = await self._log.cut(self._tps[RISK_DECISIONS])
-        for topic in (DEAD_LETTERS, *BOOKS, *reversed(WAY), *REFERENCE, *MARKET):
+        for topic in (DEAD_LETTERS, *BOOKS, ALLOCATIONS, *reversed(WAY), *REFERENCE, *MARKET):
             await self._log.cut(self._tps[topic])
         await self._note_beginnings()
         await self._read_shared()
@@ -230,6 +235,8 @@ class _Run:
         self._shared.market_is_whole = not any(beginnings[tp] for tp in self._tps[MARKET_DATA])
         answers = self._tps[COMMAND_ANSWERS]
         self._shared.reference.answers_are_whole = not any(beginnings[tp] for tp in answers)
+        if not self._tps[ALLOCATIONS]:
+            self._found.skip("I3", "no service has ever allocated fills here", ALLOCATIONS)
         for tp in (tp for topic in WAY for tp in self._tps[topic] if beginnings[tp]):
             self._clipped.add(tp.partition)
             self._found.skip("I1", "the log's first records are gone", f"{tp.topic}/{tp.partition}")
@@ -255,6 +262,7 @@ class _Run:
                 check_requests(history, traces),
                 check_positions(history, traces, reference),
                 check_profits(history, traces, reference),
+                check_allocations(history, traces, reference),
                 check_standing(history, traces, self._commanded(number)),
                 check_exposure(history, shared.limits, reference),
                 check_intake(history, traces, intake),
@@ -277,6 +285,7 @@ class _Run:
     async def _read_slice(self, number: int) -> Slice:
         count = len(self.numbers)
         history = Slice(number, count, ended=bool(self._quiet), whole=number not in self._clipped)
+        history.allocates = bool(self._tps[ALLOCATIONS])
         history.looks_last = bool(self._tps[CONTROLS_CHANGELOG] and self._tps[SENT_CHANGELOG])
         history.dead_letters = [each for each in self._letters if each.origin.partition == number]
         history.venue_letters = [each for each in self._venue_letters if each.shard % count == number]
@@ -284,7 +293,7 @@ class _Run:
         await self._take(
             {
                 tp: takes[topic]
-                for topic in (*WAY, *BOOKS)
+                for topic in (*WAY, ALLOCATIONS, *BOOKS)
                 for tp in self._tps[topic]
                 if tp.partition == number
             }
@@ -295,9 +304,9 @@ class _Run:
 
     def _is_taken_in(self, history: Slice) -> bool:
         """Whether every group had read all that was read here, before it was."""
-        for group, topics in INPUTS.items():
-            for topic in topics:
-                position = self._committed[group].get(TP(topic, history.partition), 0)
+        for group, committed in self._committed.items():
+            for topic in INPUTS[group]:
+                position = committed.get(TP(topic, history.partition), 0)
                 if history.last_offset(topic) >= position:
                     return False
         number = history.partition

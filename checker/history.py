@@ -48,6 +48,7 @@ from checker.records import (
     RequestJudged,
     RequestRiskDecision,
     RiskDecision,
+    TradeAllocated,
     TradeExecuted,
     VenueLetter,
     VenueRejected,
@@ -57,7 +58,7 @@ from checker.records import (
 from checker.reference import Reference
 from checker.requests import Requests, Told, request_name, trace_requests
 
-RISK, COMPLIANCE, EXCHANGE = "risk", "compliance", "exchange"
+RISK, COMPLIANCE, EXCHANGE, ALLOCATION = "risk", "compliance", "exchange", "allocation"
 
 ENDINGS = (OrderCancelled, OrderExpired, VenueRejected, OrderWithheld)
 
@@ -77,7 +78,8 @@ class Slice:
     `strays` are, by topic and offset, the orders (or keys) of records whose key belongs to another partition;
     `repeats` counts exact repeats, by somebody else, of what a service has written: they are in none of the
     topics here, and `repeated` has the requests' ids of those. `intended_at_ms` is when the exchange intended
-    to send an order, by account/order; `looks_last` says that it has tables for a last look before it sends.
+    to send an order, by account/order; `looks_last` says that it has tables for a last look before it sends,
+    `allocates` that there is a service which allocates fills.
     """
 
     partition: int = 0
@@ -106,6 +108,8 @@ class Slice:
     requests: dict[bytes, bytes] = field(default_factory=dict)
     intended_at_ms: dict[bytes, int] = field(default_factory=dict)
     looks_last: bool = False
+    allocations: list[Logged[TradeAllocated]] = field(default_factory=list)
+    allocates: bool = False
     risk_cut: int | None = None
     whole: bool = True
     quiet: bool = True
@@ -414,6 +418,8 @@ def order_id_of(event: Event | None) -> str:
     """The order that an event is about; of what is said of a request before the venue, the request's id."""
     match event:
         case Order(order_id=order_id) | VenueReport(order_id=order_id) | OrderWithheld(order_id=order_id):
+            return order_id
+        case TradeAllocated(order_id=order_id):
             return order_id
         case ReplaceWithheld(order_id=order_id):
             return order_id

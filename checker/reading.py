@@ -12,6 +12,7 @@ from checker.history import Commanded, Shared, Slice, Unusable, order_id_of
 from checker.invariants.ticks import Priced, Ticks
 from checker.records import (
     ACCOUNTS,
+    ALLOCATIONS,
     COMMAND_ANSWERS,
     COMMANDING,
     COMPLIANCE_DECISIONS,
@@ -70,6 +71,7 @@ from checker.records import (
     RequestRiskDecision,
     RestrictionInForce,
     RiskDecision,
+    TradeAllocated,
     TradeExecuted,
     VenueLetter,
     VenueRejected,
@@ -120,6 +122,7 @@ EXECUTIONS_WIRE: Wire[Execution] = Wire(
     OrderWithheld,
     ReplaceWithheld,
 )
+ALLOCATIONS_WIRE: Wire[TradeAllocated] = Wire(TradeAllocated)
 PRICES_WIRE: Wire[PriceUpdated] = Wire(PriceUpdated)
 ANSWERS_WIRE: Wire[CommandAnswered] = Wire(CommandAnswered)
 
@@ -133,6 +136,7 @@ def slice_takes(history: Slice) -> dict[str, Take]:
             history, COMPLIANCE_DECISIONS, COMPLIANCE_WIRE, history.compliance, history.asked_compliance
         ),
         EXECUTIONS: _events_into(history, EXECUTIONS, EXECUTIONS_WIRE, history.executions, []),
+        ALLOCATIONS: _events_into(history, ALLOCATIONS, ALLOCATIONS_WIRE, history.allocations, []),
         POSITIONS_CHANGELOG: _table_into(history.positions, "risk.positions"),
         RESERVATIONS_CHANGELOG: _table_into(history.reservations, "risk.reservations"),
         RISK_LIMITS_CHANGELOG: _table_into(history.risk_limits, "risk.risk_limits"),

@@ -17,7 +17,7 @@ from app.topology import answerer_of
 from checker.errors import CheckerError
 from models import commands, events, registry
 from models.registry import CONTRACTS, TABLES
-from models.values import Frozen, InstrumentStatus, PartyStatus, Side, TimeInForce
+from models.values import AllocationMethod, Frozen, InstrumentStatus, PartyStatus, Side, TimeInForce
 
 ORDERS: Final = "orders"
 RISK_DECISIONS: Final = "risk-decisions"
@@ -36,6 +36,8 @@ ACCOUNTS: Final = "accounts"
 COUNTERPARTIES: Final = "counterparties"
 RESTRICTED_LIST: Final = "restricted-list"
 HALTS: Final = "halts"
+ALLOCATION_INSTRUCTIONS: Final = "allocation-instructions"
+ALLOCATIONS: Final = "allocations"
 POSITIONS_CHANGELOG: Final = "risk-positions-changelog"
 RESERVATIONS_CHANGELOG: Final = "risk-reservations-changelog"
 RISK_LIMITS_CHANGELOG: Final = "risk-risk_limits-changelog"
@@ -53,7 +55,7 @@ COMPACTED: Final = frozenset(
 """Topics in which an old record may be gone."""
 PROTECTING: Final = frozenset({RISK_LIMITS, ACCOUNT_COMMANDS, RESTRICTIONS, OPERATOR_COMMANDS})
 """Topics whose records never wait behind a dead letter."""
-COMMANDING: Final = {topic: answerer_of(topic) for topic in PROTECTING}
+COMMANDING: Final = {topic: answerer_of(topic) for topic in (*PROTECTING, ALLOCATION_INSTRUCTIONS)}
 """The topics of commands, and the service that answers each."""
 
 
@@ -437,6 +439,56 @@ class SetHalt(Event, frozen=True, gc=False):
     why: Note
 
 
+class AllocationShare(Event, frozen=True, gc=False):
+    sub_account: AccountId
+    weight: Int64 | None = None
+    lots: Lots | None = None
+
+
+class SetAllocation(Event, frozen=True, gc=False):
+    account_id: AccountId
+    order_id: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    method: AllocationMethod
+    shares: tuple[AllocationShare, ...]
+    version: Version
+    who: Note
+    why: Note
+
+
+class Diverted(Event, frozen=True, gc=False):
+    sub_account: str | None
+    quantity_lots: int
+    reason: str
+
+
+class AveragePrice(Event, frozen=True, gc=False):
+    tick_lots: int
+    lots: int
+
+
+class TradeAllocated(Event, frozen=True, gc=False):
+    allocation_id: str
+    account_id: str
+    sub_account: str
+    order_id: str
+    trade_id: str | None
+    symbol: str
+    side: Side
+    quantity_lots: int
+    price_ticks: int | None
+    notional_micros: int | None
+    fee_micros: int | None
+    fee_currency: Currency | None
+    trade_date: IsoDate | None
+    traded_at_ms: int | None
+    counterparty: str | None
+    method: AllocationMethod | None
+    instruction_order: str | None
+    instruction_version: int | None
+    average: AveragePrice | None = None
+    diverted: tuple[Diverted, ...] = ()
+
+
 class CommandAnswered(Event, frozen=True, gc=False):
     command: str
     subject: str
@@ -754,7 +806,14 @@ def read_request(
 
 read_tick: Final = Edge(TickReceived, events.TickReceived, lambda tick, key: _is_key(tick.symbol, key)).read
 Command = (
-    Limits | SetAccountSequence | SetRestriction | SetInstrument | SetAccount | SetCounterparty | SetHalt
+    Limits
+    | SetAccountSequence
+    | SetRestriction
+    | SetInstrument
+    | SetAccount
+    | SetCounterparty
+    | SetHalt
+    | SetAllocation
 )
 
 _COMMANDS: Final[dict[str, tuple[Edge[Any], ...]]] = {
@@ -768,6 +827,9 @@ _COMMANDS: Final[dict[str, tuple[Edge[Any], ...]]] = {
         Edge(SetAccount, commands.SetAccount, lambda it, key: _is_key(it.account_id, key)),
         Edge(SetCounterparty, commands.SetCounterparty, lambda it, key: _is_key(it.counterparty_id, key)),
         Edge(SetHalt, commands.SetHalt, lambda it, key: _is_key(it.scope, key)),
+    ),
+    ALLOCATION_INSTRUCTIONS: (
+        Edge(SetAllocation, commands.SetAllocation, lambda it, key: _is_key(it.account_id, key)),
     ),
 }
 

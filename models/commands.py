@@ -12,10 +12,12 @@ from pydantic import Field
 from models.values import (
     LOTS_MAX,
     AccountId,
+    AllocationMethod,
     Currency,
     Frozen,
     Instrument,
     Int64,
+    OrderId,
     PartyStatus,
     Symbol,
 )
@@ -119,6 +121,34 @@ class SetHalt(Frozen):
 
     scope: AccountId
     halted: bool
+    version: Version
+    who: Note
+    why: Note
+
+
+class AllocationShare(Frozen):
+    """What a sub-account is to get: by `weight`, or up to so many `lots` of an order.
+
+    Methods that divide by weight need a weight, `priority` needs lots. The last share may leave them out:
+    then it takes all that is left.
+    """
+
+    sub_account: AccountId
+    weight: Int64 | None = None
+    lots: Lots | None = None
+
+
+class SetAllocation(Frozen):
+    """How the fills of an account's order are divided among sub-accounts. Topic `allocation-instructions`.
+
+    The key is the account. `order_id` `*` stands for every order that has no instruction of its own.
+    Versions count per account and `order_id`. It counts from the next fill on.
+    """
+
+    account_id: AccountId
+    order_id: OrderId
+    method: AllocationMethod
+    shares: tuple[AllocationShare, ...]
     version: Version
     who: Note
     why: Note

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from models.reasons import (
     CancelReasonText,
     ComplianceReasonText,
+    DivertedReasonText,
     MarketDataFaultText,
     RiskReasonText,
     VenueReasonText,
@@ -15,6 +16,7 @@ from models.reasons import (
 )
 from models.values import (
     AccountId,
+    AllocationMethod,
     Currency,
     FormerScale,
     Frozen,
@@ -379,7 +381,8 @@ class MarketDataAlert(Frozen):
 class CommandAnswered(Frozen):
     """What came of a command. Topic `command-answers`, key `subject`: the account, symbol or scope.
 
-    `command` is the command's type; `reason` is empty for one that was accepted; `who` and `why` are its own.
+    `command` is the command's type; `who` and `why` are its own. `reason` says why it was refused. For one
+    that was accepted it is empty, or says what stays as it is.
     """
 
     command: str
@@ -446,6 +449,58 @@ class HaltInForce(Frozen):
     version: int
     who: str = ""
     why: str = ""
+
+
+class Diverted(Frozen):
+    """Lots that go to the block account instead of `sub_account`; None: no share had room for them."""
+
+    sub_account: str | None
+    quantity_lots: int
+    reason: DivertedReasonText
+
+
+class AveragePrice(Frozen):
+    """A price in ticks, exactly: `tick_lots` / `lots`, summed over fills. A unit is a tick of a lot."""
+
+    tick_lots: int
+    lots: int
+
+
+class TradeAllocated(Frozen):
+    """What a sub-account gets of a fill, or of all fills of an order that have waited for its end.
+
+    Topic `allocations`, key `account_id`, the block account that has traded. `allocation_id` is
+    `<trade_id>/<sub_account>`, and `<order_id>/<sub_account>` for fills that have waited: then `trade_id`
+    and `price_ticks` are None, `average` is the price, and time, date and counterparty are those of the last
+    fill, or None where they are not told or not the same. All allocations of a fill add up to its lots,
+    notional and fee. `notional_micros` None: the instrument was not known. `fee_micros` None: a fee was not
+    told, or fees are of several currencies.
+
+    `instruction_order` (`*` or the order's id) and `instruction_version` name the instruction in force, of
+    `method`. All three are None without one: the account keeps its fill. `diverted` is what of the lots was
+    meant for others.
+    """
+
+    allocation_id: str
+    account_id: str
+    sub_account: str
+    order_id: str
+    trade_id: str | None
+    symbol: str
+    side: Side
+    quantity_lots: int
+    price_ticks: int | None
+    notional_micros: int | None
+    fee_micros: int | None
+    fee_currency: Currency | None
+    trade_date: IsoDate | None
+    traded_at_ms: int | None
+    counterparty: str | None
+    method: AllocationMethod | None
+    instruction_order: str | None
+    instruction_version: int | None
+    average: AveragePrice | None = None
+    diverted: tuple[Diverted, ...] = ()
 
 
 OrderReport = OrderAcknowledged | TradeExecuted | OrderCancelled | OrderExpired | VenueRejected

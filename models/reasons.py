@@ -90,6 +90,15 @@ class WithheldReason(StrEnum):
     PRICE_OUTSIDE_COLLAR = "price_outside_collar"
 
 
+class DivertedReason(StrEnum):
+    """Why lots of a fill go to the block account instead, first match wins."""
+
+    NO_ROOM = "no_room"
+    UNREADABLE_ACCOUNT = "unreadable_account"
+    UNKNOWN_ACCOUNT = "unknown_account"
+    ACCOUNT_SUSPENDED = "account_suspended"
+
+
 class MarketDataFault(StrEnum):
     """What can be wrong with ticks that are sound one by one."""
 
@@ -105,4 +114,5 @@ CancelReasonText = Annotated[CancelReason | str, _KNOWN_FIRST]
 ComplianceReasonText = Annotated[ComplianceReason | str, _KNOWN_FIRST]
 VenueReasonText = Annotated[VenueReason | str, _KNOWN_FIRST]
 WithheldReasonText = Annotated[WithheldReason | str, _KNOWN_FIRST]
+DivertedReasonText = Annotated[DivertedReason | str, _KNOWN_FIRST]
 MarketDataFaultText = Annotated[MarketDataFault | str, _KNOWN_FIRST]

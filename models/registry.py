@@ -52,6 +52,7 @@ CONTRACTS: Final = _named(
     _edge(commands.SetAccount),
     _edge(commands.SetCounterparty),
     _edge(commands.SetHalt),
+    _edge(commands.SetAllocation),
     # between our services
     _inside(events.PriceUpdated),
     _inside(events.MarketDataAlert),
@@ -76,6 +77,7 @@ CONTRACTS: Final = _named(
     _inside(events.ReplaceRejected),
     _inside(events.OrderWithheld),
     _inside(events.ReplaceWithheld),
+    _inside(events.TradeAllocated),
     _inside(events.CommandAnswered),
     _inside(events.InstrumentListed),
     _inside(events.AccountRegistered),
@@ -130,6 +132,10 @@ TABLES: Final[Mapping[str, Sequence[Upcast]]] = {
     "refdata.counterparties": (),
     "refdata.restrictions": (),
     "refdata.halts": (),
+    "allocation.instructions": (),
+    "allocation.block_orders": (),
+    "allocation.block_accounts": (),
+    "allocation.given": (),
 }
 """The upcasters of each table's values, by `<service>.<table>`; with none it is version 1.
 

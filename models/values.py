@@ -18,6 +18,7 @@ LOTS_MAX = 10**15
 """More than that the venue does not take in one order, and no limit allows."""
 
 AccountId = Annotated[str, Field(min_length=1, max_length=256)]
+OrderId = Annotated[str, Field(min_length=1, max_length=512)]
 RequestId = Annotated[str, Field(min_length=1, max_length=256)]
 Symbol = Annotated[str, Field(min_length=1, max_length=64)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,12}$")]
@@ -27,6 +28,8 @@ IsoDate = Annotated[str, Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][
 MICROS = 1_000_000
 EVERYBODY = "*"
 """The scope of a halt that holds for all accounts."""
+EVERY_ORDER = "*"
+"""In place of an order's id: every order of the account."""
 
 
 _new, _put = object.__new__, object.__setattr__
@@ -94,6 +97,14 @@ class Liquidity(StrEnum):
 
 LiquidityText = Annotated[Liquidity | str, Field(union_mode="left_to_right")]
 """Other venues may know more kinds: one that this build does not know is its text."""
+
+
+class AllocationMethod(StrEnum):
+    """How fills of a block order go to sub-accounts: by weight, one after the other, or at one price."""
+
+    PRO_RATA = "pro_rata"
+    PRIORITY = "priority"
+    AVERAGE_PRICE = "average_price"
 
 
 class InstrumentStatus(StrEnum):

@@ -13,6 +13,7 @@ from checker.findings import Findings, Violation
 from checker.history import Commanded, Shared, Slice, reported_id, trace
 from checker.invariants import (
     Strays,
+    check_allocations,
     check_commands,
     check_conditions,
     check_conduct,
@@ -113,6 +114,7 @@ def judge(log: Slice, shared: Shared, ledger: PartLedger, originals: dict[Origin
             check_venue(log, traces, ledger),
             check_positions(log, traces, reference),
             check_profits(log, traces, reference),
+            check_allocations(log, traces, reference),
             check_standing(log, traces, shared.commanded.get(log.partition, Commanded())),
             check_exposure(log, shared.limits, reference),
             check_intake(log, traces, sort_intake(log, traces)),

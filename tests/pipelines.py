@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+import agents.allocation
 import agents.compliance
 import agents.exchange
 import agents.marketdata
@@ -26,6 +27,7 @@ from app.engine import Record, shard_of
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
+    ALLOCATION_INSTRUCTIONS,
     COMMAND_ANSWERS,
     COMPLIANCE_DECISIONS,
     EXECUTIONS,
@@ -48,7 +50,7 @@ from checker.invariants.ticks import Ticks, check_ticks
 from checker.ledger import LedgerOrder, LedgerReport, LedgerTrade, PartLedger, read_body
 from checker.lenient import LogRecord
 from checker.reading import market_takes, reference_takes, slice_takes
-from models.commands import SetAccountSequence, SetHalt, SetRestriction, SetRiskLimits
+from models.commands import SetAccountSequence, SetAllocation, SetHalt, SetRestriction, SetRiskLimits
 from models.events import (
     AccountRegistered,
     CommandAnswered,
@@ -71,14 +73,16 @@ INPUTS = {
     "risk": (RISK_LIMITS, ACCOUNT_COMMANDS, EXECUTIONS, COMPLIANCE_DECISIONS, ORDERS),
     "compliance": (EXECUTIONS, RISK_DECISIONS),
     "exchange": (RISK_LIMITS, COMPLIANCE_DECISIONS),
+    "allocation": (ALLOCATION_INSTRUCTIONS, EXECUTIONS),
 }
 AGENTS: dict[str, Any] = {
     "marketdata": agents.marketdata.conflate,
     "risk": agents.risk.check_risk,
     "compliance": agents.compliance.check_compliance,
     "exchange": agents.exchange.intend,
+    "allocation": agents.allocation.allocate,
 }
-MODULES = (agents.marketdata, agents.risk, agents.compliance, agents.exchange)
+MODULES = (agents.marketdata, agents.risk, agents.compliance, agents.exchange, agents.allocation)
 STEP_MS = 5
 
 
@@ -210,6 +214,8 @@ class Pipeline:
         around = exchange.Surroundings(**reference._asdict(), restricted=known(RESTRICTED_LIST))
         monkeypatch.setattr(agents.exchange, "around", around)
         monkeypatch.setattr(agents.marketdata, "instruments", Global(self.global_values[INSTRUMENTS.name]))
+        monkeypatch.setattr(agents.allocation, "accounts", known(ACCOUNTS))
+        monkeypatch.setattr(agents.allocation, "instruments", known(INSTRUMENTS))
         for module in MODULES:
             monkeypatch.setattr(module, "unit_of_work", lambda batch: Work(self, batch))
 
@@ -322,7 +328,7 @@ class Pipeline:
             self.fill(order, order.quantity_lots)
 
     def fill(self, order: OrderReceived, lots: int) -> None:
-        """The venue fills some of an order, for a fee of a micro a lot."""
+        """The venue fills some of an order, for a fee of two micros a lot and one more."""
         row = self._orders[order.order_id]
         filled_lots = row.filled_lots + lots
         trade_id = f"T{len(self._trades) + 1}"
@@ -330,7 +336,7 @@ class Pipeline:
         terms: dict[str, Any] = {
             "traded_at_ms": self.now_ms,
             "trade_date": "2023-11-14",
-            "fee_micros": lots,
+            "fee_micros": 2 * lots + 1,
             "fee_currency": order.symbol[-3:],
             "counterparty": "MARKET",
             "liquidity": Liquidity.REMOVED,
@@ -440,6 +446,15 @@ class Pipeline:
         )
         self.put(ACCOUNT_COMMANDS, command, ours=False)
 
+    def allocate(self, account_id: str, method: str, *shares: dict[str, Any], **changed: Any) -> None:
+        """Say how the account's fills are divided; sub-accounts that are new are registered."""
+        for share in shares:
+            if share["sub_account"] not in self.global_values[ACCOUNTS.name]:
+                self.register(share["sub_account"])
+        told = {"account_id": account_id, "order_id": "*", "version": 1, "who": "ops", "why": "test"}
+        command = SetAllocation.model_validate(told | {"method": method, "shares": shares} | changed)
+        self.put(ALLOCATION_INSTRUCTIONS, command, ours=False)
+
     def halt(self, scope: str = "*", version: int = 1, *, halted: bool = True) -> None:
         told: dict[str, Any] = {
             "scope": scope,
@@ -481,7 +496,7 @@ class Pipeline:
         self._read(reference_takes(shared, counts))
         shared.reference.settle()
         self._read(market_takes(shared, ticks, counts))
-        history = Slice(looks_last=True)
+        history = Slice(looks_last=True, allocates=True)
         takes = slice_takes(history)
         self._read(takes)
         takes["exchange-intents-changelog"](self._changes["intents"])

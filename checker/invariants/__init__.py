@@ -1,5 +1,6 @@
 """The invariants I1 to I7, pure functions over the history: they compare sets of ids, never counts."""
 
+from checker.invariants.allocations import check_allocations
 from checker.invariants.asked import check_requests
 from checker.invariants.commands import check_commands
 from checker.invariants.conditions import check_conditions
@@ -18,6 +19,7 @@ from checker.invariants.venue import check_sessions, check_venue
 
 __all__ = [
     "Strays",
+    "check_allocations",
     "check_commands",
     "check_conditions",
     "check_conduct",

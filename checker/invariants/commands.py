@@ -9,6 +9,7 @@ from checker.findings import Findings
 from checker.history import Shared
 from checker.records import (
     ACCOUNT_COMMANDS,
+    ALLOCATION_INSTRUCTIONS,
     COMMANDING,
     OPERATOR_COMMANDS,
     DeadLetter,
@@ -23,7 +24,7 @@ from checker.reference import Commanded, Reference, Subject
 
 I3, I5, I7 = "I3", "I5", "I7"
 READERS: Final = {topic: readers_of(topic) for topic in COMMANDING}
-KEPT: Final = frozenset({ACCOUNT_COMMANDS, OPERATOR_COMMANDS})
+KEPT: Final = frozenset({ACCOUNT_COMMANDS, OPERATOR_COMMANDS, ALLOCATION_INSTRUCTIONS})
 """Topics of commands from which nothing is ever removed."""
 
 

@@ -1,10 +1,12 @@
 """Duties towards a clumsy outside, broken one by one: its clients, operators, feeds and tools err."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from msgspec.structs import replace
 
-from app.domain import compliance, exchange, limits, marketdata, risk
+from app.domain import allocation, compliance, exchange, limits, marketdata, risk
 from app.domain.errors import InvariantBroken
 from app.domain.reference import Reference
 from app.domain.risk import AccountRisk, Holding
@@ -13,7 +15,7 @@ from app.venue_session import session as venue_session
 from models.commands import SetRiskLimits
 from models.events import CommandAnswered, OrderReceived, TradeExecuted
 from models.reasons import RiskReason
-from models.values import Side
+from models.values import AllocationMethod, Side
 from storm.mutants.mutant import Mutant
 from storm.mutants.patching import Patch
 from storm.mutants.pipeline import SERVICES, loosen, planter
@@ -189,3 +191,54 @@ def far_off_print_believed(patch: Patch) -> None:
 def jump_believed(patch: Patch) -> None:
     """One tick is enough for any number."""
     patch.setattr(marketdata, "SEQUENCE_JUMP_MAX", 1 << 62)
+
+
+# -- block orders
+
+
+@mutant("I3", "allocation", faults=("poison",))
+def fill_allocated_twice(patch: Patch) -> None:
+    """A fill that comes twice is allocated twice."""
+    patch.setattr(allocation, "is_repeat", lambda account, report: False)
+
+
+@mutant("I3", "allocation")
+def allocation_dropped(patch: Patch) -> None:
+    """The last allocation of a fill is forgotten."""
+    fill, end = allocation.fill, allocation.end
+
+    def fill_short(*known: Any) -> Any:
+        order, allocations = fill(*known)
+        return order, allocations[:-1]
+
+    patch.setattr(allocation, "fill", fill_short)
+    patch.setattr(allocation, "end", lambda *known: end(*known)[:-1])
+
+
+@mutant("I3", "allocation")
+def allocation_rounded(patch: Patch) -> None:
+    """Each one's part of the notional and the fee is rounded by itself."""
+
+    def rounded(amount: int, lots: Sequence[int]) -> tuple[int, ...]:
+        return tuple(round(Fraction(amount * each, sum(lots))) for each in lots)
+
+    patch.setattr(allocation, "share_out", rounded)
+
+
+@mutant("I3", "allocation")
+def remainder_to_the_first(patch: Patch) -> None:
+    """What is left over of a fill goes to the first share, fill after fill."""
+
+    def to_the_first(amount: int, weights: Sequence[int], given: Sequence[int]) -> tuple[int, ...]:
+        parts = [amount * each // sum(weights) for each in weights]
+        return (parts[0] + amount - sum(parts), *parts[1:])
+
+    patch.setattr(allocation, "split", to_the_first)
+
+
+@mutant("I3", "allocation")
+def average_price_before_the_end(patch: Patch) -> None:
+    """Fills that have to wait for the order's end are divided at once."""
+    waits = AllocationMethod.AVERAGE_PRICE
+    rules = {**allocation.RULES, waits: allocation.RULES[waits]._replace(waits=False)}
+    patch.setattr(allocation, "RULES", rules)

@@ -14,6 +14,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from app.devkafka.server import KafkaServer
+from app.domain.allocation import BlockOrder, fill
+from app.domain.reference import Known
 from checker.check import check
 from checker.errors import CheckerError
 from checker.invariants.tables import LiveTable, digest
@@ -48,6 +50,7 @@ TOPICS = (
     *("orders", "risk-decisions", "compliance-decisions", "executions", "dead-letters"),
     *("market-data", "prices", "risk-limits", "restrictions", "account-commands", "operator-commands"),
     *("command-answers", "instruments", "accounts", "halts", "restricted-list"),
+    *("allocation-instructions", "allocations"),
     *("risk-positions-changelog", "risk-reservations-changelog", "risk-risk_limits-changelog"),
     *("compliance-recent_orders-changelog", "compliance-open_orders-changelog"),
     *("exchange-intents-changelog", "exchange-sessions-changelog"),
@@ -158,6 +161,9 @@ EXECUTED = TradeExecuted(
     leaves_lots=0,
     **TERMS._asdict(),
 )
+ALLOCATED = fill(BlockOrder(leaves_lots=0, micros_per_tick_lot=1, given=()), None, EXECUTED, Known({}, {}))[
+    1
+][0]
 BOOKS = msgspec.json.encode(
     {
         "last_sequence": 2,
@@ -224,6 +230,7 @@ async def write_history(writer: Writer) -> None:
         async with writer.transaction(abort=abort):
             await writer.put("executions", ACKNOWLEDGED)
             await writer.put("executions", EXECUTED)
+            await writer.put("allocations", ALLOCATED)
     async with writer.transaction():
         await writer.put_raw(POSITIONS, BOOKS)
         await writer.put_raw(RESERVATIONS, None, key=b"acc/acc-1", home=b"acc")

@@ -17,8 +17,18 @@ SPEED = 2_000
 
 KILLS = 20
 SEED = 3
-VICTIMS = ("marketdata-1", "risk-1", "risk-2", "compliance-1", "exchange-1", "refdata-1", "venue", "kafka")
-WEIGHTS = (2, 3, 3, 4, 5, 1, 2, 1)
+VICTIMS = (
+    "marketdata-1",
+    "risk-1",
+    "risk-2",
+    "compliance-1",
+    "exchange-1",
+    "refdata-1",
+    "allocation-1",
+    "venue",
+    "kafka",
+)
+WEIGHTS = (2, 3, 3, 4, 5, 1, 3, 2, 1)
 PAUSE_S = (0.3, 1.5)
 
 

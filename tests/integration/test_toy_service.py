@@ -13,7 +13,7 @@ DECLARATION = """\
 TOY: Final = Service("toy", inputs=("executions",), outputs=(), reads=("prices",), steady=False)
 
 SERVICES: Final = {
-    each.name: each for each in (MARKETDATA, RISK, COMPLIANCE, EXCHANGE, REFDATA, TOY)
+    each.name: each for each in (MARKETDATA, RISK, COMPLIANCE, EXCHANGE, REFDATA, ALLOCATION, TOY)
 }
 """
 FILES = {
@@ -71,7 +71,7 @@ def test_a_service_needs_its_own_files_and_a_declaration(tmp_path: Path) -> None
     with Running("run", *to_the_end, *where, tree=tree) as running:
         assert running.wait(150) == 0, running.said
 
-    assert "7 workers ready" in running.said
+    assert "8 workers ready" in running.said
     assert " toy http://127.0.0.1:" in running.said
     assert json.loads(report.read_text())["orders"] >= ORDERS
     assert any("toy has counted" in log.read_text() for log in data_dir.rglob("toy-*.log"))

@@ -233,7 +233,7 @@ class OutsidePipeline:
         return list(self.page(service, "/ready")[1].get("reasons", []))
 
     def all_ready(self) -> bool:
-        services = ("marketdata", "risk", "compliance", "exchange", "refdata")
+        services = ("marketdata", "risk", "compliance", "exchange", "refdata", "allocation")
         return all(self.page(service, "/ready")[0] == 200 for service in services)
 
 

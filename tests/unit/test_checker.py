@@ -85,6 +85,7 @@ from tests.planted import (
     rewrite,
     swap,
 )
+from tests.unit import test_checker_allocations
 
 ACC = shard_of(b"acc")
 """The venue's session of the account that most orders are of."""
@@ -1711,6 +1712,9 @@ NOT_CHECKED = {
     "an execution of a release that knew no terms of trades",
     "a profit is not known, as in books of a release that kept none",
     "the first fills that profits are made of are gone",
+    "allocation has a dead letter about this account",
+    "what the lots of an allocation are worth is not known",
+    "the instruction that an allocation names is not there",
     "what was realised before a profit began is not known",
     "what was realised in an instrument whose lots and ticks have changed",
 }
@@ -1731,6 +1735,7 @@ def test_every_rule_of_the_checker_has_a_planted_violation() -> None:
         "a price is made of a tick that nobody has seen",
         "a price is made of a tick that had to be borne out first",
     ]  # TestTicks
+    planted += [*test_checker_allocations.PLANTED, *test_checker_allocations.WAITING]
     planted += ["the venue has a session that is no key shard"]  # TestLedger
     planted += ["the ledger's reports of a partition have a gap"]  # TestReleaseBefore
     rules = [
@@ -2704,7 +2709,7 @@ class TestReading:
             if isinstance(struct, type) and issubclass(struct, Event) and name in vars(module)
         }
         pairs |= {"Order": models.events.OrderReceived, "Limits": models.commands.SetRiskLimits}
-        assert len(pairs) == 40
+        assert len(pairs) == 45
         for name, model in pairs.items():
             struct = getattr(records, name)
             assert set(struct.__struct_fields__) == set(model.model_fields), name

@@ -33,6 +33,7 @@ def a_day(day: Pipeline) -> None:
     print_far_off(day)
     jump(day)
     wait_for_the_exchange(day)
+    trade_in_blocks(day)
 
 
 def reduce(day: Pipeline) -> None:
@@ -168,6 +169,33 @@ def wait_for_the_exchange(day: Pipeline) -> None:
     day.order("waiting")
 
 
+def trade_in_blocks(day: Pipeline) -> None:
+    """Fills lot by lot by each method, the last one of each reported twice; one is nobody's any more."""
+    halves = ({"sub_account": "fund-a", "weight": 2}, {"sub_account": "fund-b", "weight": 1})
+    in_turn = ({"sub_account": "fund-b", "lots": 3}, {"sub_account": "fund-a"})
+    day.register("fund-c", status="suspended")
+    day.fills = False
+    for account_id, method, shares in (
+        ("pro-rata", "pro_rata", halves),
+        ("in-turn", "priority", in_turn),
+        ("average", "average_price", halves),
+        ("diverted", "pro_rata", (*halves, {"sub_account": "fund-c", "weight": 4})),
+        ("changed", "pro_rata", halves),
+    ):
+        day.limit(account_id)
+        day.allocate(account_id, method, *shares)
+        order = day.order(account_id)
+        for lots in (1, 1, 2, 3):
+            day.fill(order, lots)
+        day.step()
+        day.repeat(EXECUTIONS)
+        if account_id == "changed":
+            day.allocate(account_id, "average_price", *halves, version=2)
+            day.fill(order, 1)
+        day.expire(order)
+    day.fills = True
+
+
 def test_a_day_of_the_services_has_no_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     day = Pipeline(monkeypatch)
     a_day(day)
@@ -197,6 +225,11 @@ CAUGHT = {
     "last_look_forgotten": "I7: an order was sent while trading was halted",
     "last_look_without_reference": "I7: an order was sent in a restricted instrument",
     "last_look_without_age": "I7: an order was sent that was too old",
+    "fill_allocated_twice": "I3: a fill was allocated to a sub-account more than once",
+    "allocation_dropped": "I3: less was allocated than was filled",
+    "allocation_rounded": "I3: the fees of allocations are not the fee of their fill",
+    "remainder_to_the_first": "I3: an allocation is not what its instruction says",
+    "average_price_before_the_end": "I3: a fill was allocated that has to wait for the order's end",
 }
 
 

@@ -62,7 +62,8 @@ async def test_a_line_has_numbers_that_add_up(monitor: Monitor) -> None:
     shown, _ = a_display(monitor, Looks(STANDING))
     assert shown.line(await shown._look()) == (
         "orders 100 (0/s): approved 66, rejected 18, dead letters 2, waiting 14; of the approved filled 40, "
-        "ended otherwise 0, open 26; lag marketdata=0 risk=12 compliance=0 exchange=0 refdata=0"
+        "ended otherwise 0, open 26; lag marketdata=0 risk=12 compliance=0 exchange=0 refdata=0 "
+        "allocation=0"
     )
 
 
