@@ -11,10 +11,12 @@ from feed import history
 from feed.limits import (
     WHO,
     initial_accounts,
+    initial_allocations,
     initial_counterparties,
     initial_instruments,
     initial_limits,
     initial_restrictions,
+    initial_sub_accounts,
 )
 from feed.outlet import patiently
 from feed.roster import Roster
@@ -26,6 +28,7 @@ T = TypeVar("T")
 OPERATOR_COMMANDS: Final = topics.OPERATOR_COMMANDS.name
 RESTRICTIONS: Final = topics.RESTRICTIONS.name
 RISK_LIMITS: Final = topics.RISK_LIMITS.name
+ALLOCATIONS: Final = topics.ALLOCATION_INSTRUCTIONS.name
 ANSWERS: Final = topics.COMMAND_ANSWERS.name
 REFDATA_GROUP: Final = topology.REFDATA.name
 RISK_GROUP: Final = topology.RISK.name
@@ -83,12 +86,22 @@ class Introduction:
                 log.warning("%s of %s was refused: %s", answer.command, answer.subject, answer.reason)
         await asyncio.sleep(READ_EVERYWHERE_S)
 
+    async def instruct(self, send: Callable[[str, list[Record]], Awaitable[None]]) -> None:
+        """Say how fills are divided, where that is missing; sub-accounts have to be known by now."""
+        known = await _patiently(lambda: history.keys(self._bootstrap, ALLOCATIONS))
+        records = [
+            command_record(topics.ALLOCATION_INSTRUCTIONS, each) for each in initial_allocations(self._who)
+        ]
+        missing = [each for each in records if each.key not in known[ALLOCATIONS]]
+        if missing:
+            await send(ALLOCATIONS, missing)
+
 
 def _unknown_subjects(who: Roster, known: Known) -> list[Record]:
     wanted = (
         (topics.INSTRUMENTS, initial_instruments()),
         (topics.COUNTERPARTIES, initial_counterparties()),
-        (topics.ACCOUNTS, initial_accounts(who)),
+        (topics.ACCOUNTS, [*initial_accounts(who), *initial_sub_accounts(who)]),
     )
     records = [
         (state.name, command_record(topics.OPERATOR_COMMANDS, each))

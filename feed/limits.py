@@ -1,12 +1,21 @@
 """What the operators set before trading: reference data, limits and the restricted list."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any, Final
 
 from feed.demo import set_counterparties, set_instruments
 from feed.roster import CURRENCY, KILLED, LIMITLESS, STRANGER, SUSPENDED, UNREGISTERED, Roster
-from models.commands import SetAccount, SetCounterparty, SetInstrument, SetRestriction, SetRiskLimits
-from models.values import PartyStatus
+from models.commands import (
+    AllocationShare,
+    SetAccount,
+    SetAllocation,
+    SetCounterparty,
+    SetInstrument,
+    SetRestriction,
+    SetRiskLimits,
+)
+from models.values import EVERYBODY, AllocationMethod, PartyStatus
 
 WHO: Final = "feed"
 _BY: Final = {"version": 1, "who": WHO, "why": "the demo's reference data"}
@@ -64,6 +73,54 @@ def initial_accounts(roster: Roster) -> list[SetAccount]:
         )
         for account_id in _all_but(roster, STRANGER, UNREGISTERED)
     ]
+
+
+def initial_sub_accounts(roster: Roster) -> list[SetAccount]:
+    """Version 1 of the accounts that get the fills of block accounts; without limits, as they never order."""
+    return [
+        SetAccount(account_id=sub, owner=each.partition("-")[0], firm="demo", base_currency="USD", **_BY)
+        for each in _blocks(roster)
+        for sub in _subs(each)
+    ]
+
+
+def initial_allocations(roster: Roster) -> list[SetAllocation]:
+    """Version 1 of what becomes of the fills of block accounts, every method in turn."""
+    return [
+        SetAllocation(
+            account_id=each, order_id=EVERYBODY, method=method, shares=_SHARES[method](_subs(each)), **_BY
+        )
+        for each, method in zip(_blocks(roster), cycle(AllocationMethod), strict=False)
+    ]
+
+
+def _blocks(roster: Roster) -> tuple[str, ...]:
+    """Every fourth trader."""
+    return roster.traders[::4]
+
+
+def _subs(account_id: str) -> list[str]:
+    return [f"{account_id}.{letter}" for letter in "abc"]
+
+
+def _by_weight(subs: Sequence[str]) -> tuple[AllocationShare, ...]:
+    return tuple(
+        AllocationShare(sub_account=sub, weight=weight) for sub, weight in zip(subs, (3, 2, 2), strict=True)
+    )
+
+
+def _by_lots(subs: Sequence[str]) -> tuple[AllocationShare, ...]:
+    """So much for the first two, all that is left for the last."""
+    return tuple(
+        AllocationShare(sub_account=sub, lots=lots) for sub, lots in zip(subs, (100, 50, None), strict=True)
+    )
+
+
+_SHARES: Final[Mapping[AllocationMethod, Callable[[Sequence[str]], tuple[AllocationShare, ...]]]] = {
+    AllocationMethod.PRO_RATA: _by_weight,
+    AllocationMethod.PRIORITY: _by_lots,
+    AllocationMethod.AVERAGE_PRICE: _by_weight,
+}
 
 
 def initial_limits(roster: Roster) -> list[SetRiskLimits]:

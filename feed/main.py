@@ -175,6 +175,7 @@ class Feed:
         introduction = Introduction(self._options.bootstrap, self._who)
         if await introduction.send(self._send) and self._options.outstanding_max:
             await introduction.confirm(self._known_to)
+        await introduction.instruct(self._send)
         await self._replay(tick)
         if self._venue is not None:
             await self._venue.drained(PATIENCE_SECONDS)

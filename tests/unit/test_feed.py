@@ -16,16 +16,18 @@ from feed.garbage import RawRecord
 from feed.history import Told
 from feed.limits import (
     initial_accounts,
+    initial_allocations,
     initial_counterparties,
     initial_instruments,
     initial_limits,
     initial_restrictions,
+    initial_sub_accounts,
 )
 from feed.main import next_session
 from feed.replay import FIRST_SESSION, Pace, Replay, Session, Trade, parse_trades, to_units
 from feed.wire import order_record, tick_record
 from models.events import CancelRequested, OrderReceived, ReplaceRequested, TickReceived
-from models.values import INT64_MAX, TimeInForce
+from models.values import INT64_MAX, AllocationMethod, TimeInForce
 
 BTC = instruments()["BTC-USD"]
 
@@ -390,3 +392,14 @@ def test_without_requests_the_orders_are_the_same() -> None:
 
     same = [ours for ours, theirs in zip(some, none, strict=True) if ours == theirs]
     assert len(none) * 0.8 < len(same) < len(none)
+
+
+def test_every_fourth_trader_has_its_fills_divided_among_accounts_that_are_registered() -> None:
+    who = roster(32)
+    instructions = initial_allocations(who)
+    subs = {each.account_id for each in initial_sub_accounts(who)}
+
+    assert [each.account_id for each in instructions] == list(who.traders[::4])
+    assert {each.method for each in instructions} == set(AllocationMethod)
+    assert {share.sub_account for each in instructions for share in each.shares} == subs
+    assert subs.isdisjoint(each.account_id for each in initial_limits(who))
