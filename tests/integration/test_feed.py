@@ -21,13 +21,13 @@ from app import topics
 from app.devkafka.server import KafkaServer
 from app.errors import UserError
 from feed import history
-from feed.introduction import OPERATOR_COMMANDS, RESTRICTIONS, RISK_LIMITS
+from feed.introduction import ALLOCATIONS, OPERATOR_COMMANDS, RESTRICTIONS, RISK_LIMITS
 from feed.main import MARKET_DATA, ORDERS, Feed, Options
 from models.events import TickReceived
 from tests.integration.topics import write_odd_header
 
 PARTITIONS = 3
-EDGES = (MARKET_DATA, ORDERS, RISK_LIMITS, RESTRICTIONS, OPERATOR_COMMANDS)
+EDGES = (MARKET_DATA, ORDERS, RISK_LIMITS, RESTRICTIONS, OPERATOR_COMMANDS, ALLOCATIONS)
 STATES = tuple(
     spec.name
     for spec in (
@@ -354,7 +354,6 @@ async def test_a_killed_broker_that_comes_back_has_every_record_once(tmp_path: P
 
 
 async def sent_at_least(feed: Feed, orders: int) -> None:
-    while True:
-        if feed.summary.orders_sent >= orders:
-            return
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(60):
+        while feed.summary.orders_sent < orders:  # noqa: ASYNC110  (it counts in another task)
+            await asyncio.sleep(0.02)
