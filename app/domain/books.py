@@ -114,8 +114,13 @@ def is_report(event: Booked) -> bool:
 
 def order_of(event: Any) -> str:
     """The id of the order that a decision or a report is about."""
-    about = getattr(event, "order", None) or getattr(event, "request", None) or event
-    return str(about.order_id)
+    kind = type(event)
+    if kind in _OF_ORDER:
+        event = event.order
+    elif kind in _OF_REQUEST:
+        event = event.request
+    order_id: str = event.order_id
+    return order_id
 
 
 def waits_for(report: Any) -> str:
@@ -125,15 +130,12 @@ def waits_for(report: Any) -> str:
 
 def _lets_pass(event: Booked) -> str:
     """The id under which reports of a decision come; empty when nothing follows from it."""
-    match event:
-        case OrderRiskApproved(order=order):
-            return order.order_id
-        case ReplaceRiskApproved(request=request):
-            return request.request_id
-        case CancelAccepted():
-            return event.cancel_id
-        case _:
-            return ""
+    kind = type(event)
+    if kind is OrderRiskApproved:
+        return order_of(event)
+    if isinstance(event, ReplaceRiskApproved):
+        return event.request.request_id
+    return event.cancel_id if isinstance(event, CancelAccepted) else ""
 
 
 def _approved(books: Books, event: OrderRiskApproved, listed: Listed) -> Books:
@@ -186,7 +188,7 @@ def _reported(books: Books, event: OrderReport | OrderWithheld | OrderCompliance
 def _put(books: Books, order_id: str, after: tuple[AccountRisk, Reservation | None]) -> Books:
     account, reservation = after
     if reservation is books.reservations.get(order_id):
-        return Books(account, books.reservations)
+        return books if account is books.account else Books(account, books.reservations)
     if reservation is not None:
         return Books(account, {**books.reservations, order_id: reservation})
     left = dict(books.reservations)
@@ -194,6 +196,10 @@ def _put(books: Books, order_id: str, after: tuple[AccountRisk, Reservation | No
     return Books(account, left)
 
 
+_OF_ORDER: Final = frozenset({OrderRiskApproved, OrderRiskRejected, OrderComplianceRejected})
+_OF_REQUEST: Final = frozenset(
+    {CancelAccepted, CancelRefused, ReplaceRiskApproved, ReplaceRiskRejected, ReplaceComplianceRejected}
+)
 _ANSWERS: Final = frozenset(
     {OrderReplaced, CancelRejected, ReplaceRejected, ReplaceWithheld, ReplaceComplianceRejected}
 )

@@ -4,7 +4,8 @@ There are two worlds: the recorded one, and the one with the changed limits. Bot
 Each decision is first made again in the recorded world, by the limits that were in force. What risk knew when
 it decided is the log as of a moment not after the decision and at most `LOOKS_BACK_MS` before it: the latest
 one at which the decision comes out as it is recorded. With the same inputs it is then made under the changed
-limits, on the books of the other world. One that cannot be made again stands as it is recorded, and is counted.
+limits, on the books of the other world. One that cannot be made again stands as it is recorded, and is
+counted.
 
 The reaction of the market is not simulated:
 
@@ -34,9 +35,11 @@ from models.events import (
     CancelAccepted,
     CancelRefused,
     CancelRejected,
+    CancelRequested,
     HaltInForce,
     InstrumentListed,
     OrderExpired,
+    OrderReceived,
     OrderReplaced,
     OrderRiskApproved,
     OrderRiskRejected,
@@ -44,13 +47,14 @@ from models.events import (
     PriceUpdated,
     ReplaceComplianceRejected,
     ReplaceRejected,
+    ReplaceRequested,
     ReplaceRiskApproved,
     ReplaceRiskRejected,
     ReplaceWithheld,
     RiskDecision,
 )
 from models.reasons import RiskReason, WithheldReason
-from models.values import TimeInForce
+from models.values import TimeInForce, maker
 
 LOOKS_BACK_MS: Final = 10_000
 """How old what risk knew at a decision may be."""
@@ -74,6 +78,13 @@ STANDS: Final = frozenset(
 READABLE: Final[Mapping[str, str]] = {}
 NO_HALTS: Final[Known[HaltInForce]] = Known({}, {})
 """Whoever comes as far as to be judged by limits was not halted."""
+
+NOTHING_LISTED: Final[Known[InstrumentListed]] = Known({}, {})
+"""For reports: instruments count for decisions alone."""
+
+_PASSES: Final = frozenset({OrderRiskApproved, ReplaceRiskApproved, CancelAccepted})
+_OF_ORDER: Final = (OrderRiskApproved, OrderRiskRejected)
+_price: Final = maker(PriceUpdated)
 
 Approved = OrderRiskApproved | ReplaceRiskApproved
 Outcome = Approved | CancelAccepted | CancelRefused | Refusal
@@ -110,9 +121,14 @@ class Inputs(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A decision that comes out otherwise; a reason that is None means that it passes."""
+    """A decision that comes out otherwise; a reason that is None means that it passes.
+
+    `asked` is the order or the request. `limits` and `books` are those of the other world.
+    """
 
     logged: Logged
+    asked: OrderReceived | CancelRequested | ReplaceRequested
+    symbol: str
     inputs: Inputs
     limits: SetRiskLimits | None
     books: Books
@@ -138,7 +154,9 @@ class Exposure(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of one account. `realised` has, by currency, micros as recorded and otherwise.
+    """What came of one account, whose cash is `currency`.
+
+    `realised` has, by currency, micros as recorded and otherwise.
 
     Of the `decided` decisions, `unexplained` did not come out as recorded by any inputs of the log, and
     `limits_gone` were made by limits that the log has no more; both stand as recorded. `unknown` says why a
@@ -146,6 +164,7 @@ class Verdict(NamedTuple):
     """
 
     account_id: str
+    currency: str
     decided: int
     unexplained: int
     limits_gone: int
@@ -179,11 +198,12 @@ class World:
     def take(
         self, at_ms: int, event: Booked, listed: Known[InstrumentListed], *, is_late: bool = False
     ) -> None:
-        recent = self._recent
-        while recent and recent[0].at_ms < at_ms - LOOKS_BACK_MS:
-            recent.popleft()
-        recent.append(_Step(at_ms, event, self.books, is_late))
-        self.books = folded(self.books, event, listed)
+        before, recent = self.books, self._recent
+        self.books = folded(before, event, listed)
+        if self.books is not before:
+            while recent and recent[0].at_ms < at_ms - LOOKS_BACK_MS:
+                recent.popleft()
+            recent.append(_Step(at_ms, event, before, is_late))
 
     def as_of(self, ms: int, listed: Known[InstrumentListed]) -> Books | None:
         """The books without the reports after that time; None if what was decided since needs one of them."""
@@ -257,7 +277,8 @@ class _Hindsight:
             if self._until_ms is not None and logged.at_ms >= self._until_ms:
                 break
             last_ms = max(last_ms, logged.at_ms)
-            listed = self._market.listed(logged.at_ms)
+            event = logged.event
+            listed = NOTHING_LISTED if is_report(event) else self._market.listed(logged.at_ms)
             if self._from_ms is not None and logged.at_ms < self._from_ms:
                 is_late = is_report(logged.event)
                 self._recorded.take(logged.at_ms, logged.event, listed, is_late=is_late)
@@ -265,7 +286,6 @@ class _Hindsight:
             if not began:
                 began = True
                 self._measure(logged.at_ms)
-            event = logged.event
             if is_report(event):
                 self._report(logged, listed)
             elif isinstance(event, RiskDecision):
@@ -365,8 +385,10 @@ class _Hindsight:
             self._count(event, recorded, otherwise)
             if self._first is None:
                 detail = outcome.detail if isinstance(outcome, Refusal) else ""
+                asked = event.order if isinstance(event, _OF_ORDER) else event.request
+                symbol = _symbol_of(event, books_recorded)
                 self._first = Difference(
-                    logged, inputs, limits, books, books_recorded, recorded, otherwise, detail
+                    logged, asked, symbol, inputs, limits, books, books_recorded, recorded, otherwise, detail
                 )
         agrees = (recorded is None) == (otherwise is None)
         if agrees and is_same:
@@ -574,10 +596,11 @@ class _Hindsight:
         return dict(sums)
 
     def _sum(self, end_ms: int) -> Verdict:
-        ends = self._measure(end_ms)
+        ends, registered = self._measure(end_ms), self._history.registered
         recorded, other = (self._realised(world.books, end_ms) for world in (self._recorded, self._other))
         return Verdict(
             account_id=self._history.account_id,
+            currency="" if registered is None else registered.base_currency,
             decided=self._decided,
             unexplained=self._unexplained,
             limits_gone=self._gone,
@@ -623,7 +646,7 @@ def _judge(event: RiskDecision, inputs: Inputs, books: Books) -> Outcome:
 
 def _reason_of(outcome: RiskDecision | Outcome) -> str | None:
     """Why it is refused; None: it passes."""
-    return getattr(outcome, "reason", None)
+    return None if type(outcome) in _PASSES else outcome.reason  # type: ignore[union-attr]
 
 
 def _stays(event: RiskDecision) -> bool:
@@ -637,7 +660,7 @@ def _price_of(event: Approved, decided_at_ms: int, listed: Known[InstrumentListe
     """The price that an approval names."""
     symbol = event.order.symbol if isinstance(event, OrderRiskApproved) else event.symbol
     instrument = listed.values.get(symbol)
-    return PriceUpdated(
+    return _price(
         symbol=symbol,
         price_ticks=event.reference_price_ticks,
         tick_sequence=event.reference_tick_sequence,
@@ -648,7 +671,7 @@ def _price_of(event: Approved, decided_at_ms: int, listed: Known[InstrumentListe
 
 
 def _symbol_of(event: RiskDecision, books: Books) -> str:
-    if isinstance(event, OrderRiskApproved | OrderRiskRejected):
+    if isinstance(event, _OF_ORDER):
         return event.order.symbol
     reservation = books.reservations.get(event.request.order_id)
     return "" if reservation is None else reservation.symbol

@@ -125,7 +125,7 @@ class Desk:
                 yield tp, record
 
     async def begins_at(self, topic: str, partition: int) -> int:
-        """The first offset that a partition still has: above 0 where retention has deleted what was before."""
+        """The first offset that a partition still has: above 0 where retention has deleted some."""
         tp = TP(topic, partition)
         starts, _ = await self._ask(bounds(self._cluster, [tp], None))
         return starts[tp]

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -17,7 +16,6 @@ from app.engine.topics import EVENT_ID, EVENT_TYPE, TopicSpec
 from app.errors import UserError
 from app.log_reader import decoded, header
 from app.operators.desk import Desk
-from app.operators.refdata_kinds import to_ms
 from app.topics import (
     ACCOUNT_COMMANDS,
     ACCOUNTS,
@@ -48,8 +46,8 @@ V = TypeVar("V")
 BOOKED: Final = (RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS)
 """The topics that books are folded from: without their beginning nobody knows what was before."""
 WITHOUT_BEGINNING: Final = (
-    "{place} begins at offset {offset}: retention has deleted what was before, and the books are folded from the "
-    "beginning; set retention.ms of {topics} to -1 before they lose more, and ask a copy of the log that has it all"
+    "{place} begins at offset {offset}: retention has deleted what was before, and books are folded from the "
+    "beginning; use a copy of the log that has it all, and set retention.ms of {topics} to -1"
 )
 _REJECTED: Final = {each.__name__.encode() for each in (OrderComplianceRejected, ReplaceComplianceRejected)}
 _ENDING: Final = b":risk:0"
@@ -76,19 +74,13 @@ class Place(NamedTuple):
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-def when(text: str) -> int:
-    """A time as people write it, in ms since 1970; raises ValueError with what is wrong."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 16 else to_ms(text)
-
-
-def told(at_ms: int) -> str:
-    """A time for people."""
-    return f"{datetime.fromtimestamp(at_ms / 1_000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
-
-
 async def read_log(desk: Desk, account_id: str | None = None) -> Read:
     """Read all that concerns one account, or all of them. Raises UserError for what cannot be told."""
-    registered = await _values(desk, ACCOUNTS)
+    registered = {
+        name: each
+        for name, each in (await desk.in_force(ACCOUNTS)).items()
+        if isinstance(each, AccountRegistered)
+    }
     if account_id is not None:
         await _require(desk, account_id, registered)
     for spec in (ORDERS, *BOOKED):
@@ -122,7 +114,7 @@ class _Gathered:
         self._reports: dict[str, list[Logged]] = defaultdict(list)
         self._limits: dict[str, list[Commanded]] = defaultdict(list)
         self._answers: dict[str, list[Answered]] = defaultdict(list)
-        self._sequences: dict[str, list[Commanded | tuple[str, SetAccountSequence]]] = defaultdict(list)
+        self._sequences: dict[str, list[tuple[str, SetAccountSequence]]] = defaultdict(list)
 
     def accounts(self) -> set[str]:
         return {*self._decisions, *self._limits}
@@ -236,7 +228,7 @@ def _decoded(spec: TopicSpec[V], place: Place, record: Any) -> Any:
         raise UserError(f"{place}: {error}") from None
     except ValueError as error:
         raise UserError(
-            f"{place} cannot be read, so nobody knows what it changed: {error}; 'python -m app check' tells more"
+            f"{place} cannot be read, so nobody knows what it changed: {error}; see 'python -m app check'"
         ) from None
 
 
@@ -246,11 +238,6 @@ async def _partitions(desk: Desk, spec: TopicSpec[Any], account_id: str | None) 
     if account_id is not None:
         return [await desk.home(spec.name, account_id)]
     return [*range(await desk.partition_count(spec.name))]
-
-
-async def _values(desk: Desk, spec: TopicSpec[V]) -> dict[str, V]:
-    found: dict[str, V] = await desk.in_force(spec)
-    return found
 
 
 async def _timelines(desk: Desk, spec: TopicSpec[V]) -> dict[str, Timeline[V]]:

@@ -19,8 +19,9 @@ from app.domain.risk import Holding, worst_exposure_micros
 from app.domain.timeline import AsOf
 from app.errors import UserError
 from app.operators.desk import Desk
-from app.operators.history import Read, read_log, told
+from app.operators.history import Read, read_log
 from app.operators.limit_values import NAMES, shown
+from app.operators.moments import told
 from app.units import Words
 from models.commands import SetRiskLimits
 from models.events import InstrumentListed
@@ -158,13 +159,13 @@ def _notes(read: Read, account_id: str, in_force: InForce) -> Iterator[str]:
             "were in force" if in_force.version is None else f"of version {in_force.version} were in force"
         )
         yield (
-            f"limits {version}, by {in_force.who or '-'}: {in_force.why or '-'}; their values are not in the log "
-            "any more: the topic risk-limits keeps an account's last command only"
+            f"limits {version}, by {in_force.who or '-'}: {in_force.why or '-'}; their values are gone from "
+            "the log: the topic risk-limits is compacted, and keeps an account's last command only"
         )
     if read.answers_cut:
         yield (
-            "command-answers has lost its beginning: a limit whose answer is lost counts from the time of its "
-            "command, and one that was refused counts too"
+            "command-answers has lost its beginning: limits whose answer is lost count from the time of "
+            "their command"
         )
     if held := read.held.get(account_id):
         yield f"{held} records of the account are dead letters of risk: they are not in these books"
@@ -206,12 +207,12 @@ def show(found: State, listed: dict[str, InstrumentListed], in_force: InForce) -
         )
     orders = Table("order", "side", "symbol", "price", "open", "of", "pending", box=None, title="open orders")
     for row in found.open_orders:
-        names = ("price_ticks", "open_lots", "quantity_lots")
+        terms = ("price_ticks", "open_lots", "quantity_lots")
         orders.add_row(
             row["order_id"],
             row["side"],
             row["symbol"],
-            *(say(name, row[name], row) for name in names),
+            *(say(name, row[name], row) for name in terms),
             row["pending"],
         )
     for table in (positions, orders):
