@@ -55,9 +55,13 @@ _ENDING: Final = b":risk:0"
 
 
 class Read(NamedTuple):
-    """What was read. `held` counts, by account, the records that risk has made dead letters: not booked."""
+    """What was read. `registered` are all accounts, of which `histories` may have one only.
+
+    `held` counts, by account, the records that risk has made dead letters: they are not booked.
+    """
 
     market: Market
+    registered: Mapping[str, AccountRegistered]
     histories: Mapping[str, History]
     held: Mapping[str, int]
     answers_cut: bool
@@ -97,7 +101,7 @@ async def read_log(desk: Desk, account_id: str | None = None) -> Read:
         name: gathered.history(name, registered.get(name))
         for name in sorted({account_id} if account_id is not None else {*registered, *gathered.accounts()})
     }
-    return Read(market, histories, gathered.held, gathered.answers_cut)
+    return Read(market, registered, histories, gathered.held, gathered.answers_cut)
 
 
 class _Gathered:

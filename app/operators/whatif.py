@@ -53,7 +53,7 @@ async def whatif(options: argparse.Namespace) -> int:
     changes = read_changes(options.limits)
     async with Desk.open(options.bootstrap, options.wait) as desk:
         read = await read_log(desk, options.account)
-    verdicts = judge(read, changes, options.account, options.since, options.until)
+    verdicts = judge(read, changes, options.since, options.until)
     if options.json:
         print(json.dumps(as_json(verdicts), indent=2, ensure_ascii=False))
     else:
@@ -85,13 +85,12 @@ def _checked(path: Path, account_id: str, values: Mapping[str, Any]) -> Mapping[
 
 
 def judge(
-    read: Read, changes: Changes, account_id: str | None, from_ms: int | None, until_ms: int | None
+    read: Read, changes: Changes, from_ms: int | None = None, until_ms: int | None = None
 ) -> list[Verdict]:
     """Decide again, account by account. Raises UserError for an account that is not known."""
-    if account_id is None:
-        for name in changes:
-            if name != EVERYBODY and name not in read.histories:
-                raise UserError(unknown_account(name, read.histories))
+    for name in changes:
+        if name != EVERYBODY and name not in read.registered and name not in read.histories:
+            raise UserError(unknown_account(name, read.registered))
     verdicts = []
     for name, history in read.histories.items():
         of_account = {**changes.get(EVERYBODY, {}), **changes.get(name, {})}
