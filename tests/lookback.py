@@ -156,7 +156,7 @@ class Floor:
         records = self.pipeline.records[self._decided.name]
         for record in records[self._seen :]:
             headers: dict[str, Any] = dict(record.headers)
-            self._take(self._decided.codec.decode(headers["event-type"], b"1", record.value))
+            self._take(self._decided.codec.decode(headers["event-type"], b"1", record.value or b""))
         self._seen = len(records)
 
     def _take(self, decision: Any) -> None:

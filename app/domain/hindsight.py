@@ -76,6 +76,7 @@ STANDS: Final = frozenset(
 """Refusals that depend neither on limits nor on the account's books: they stay as they are."""
 
 READABLE: Final[Mapping[str, str]] = {}
+NOBODY: Final[Known[AccountRegistered]] = Known({}, {})
 NO_HALTS: Final[Known[HaltInForce]] = Known({}, {})
 """Whoever comes as far as to be judged by limits was not halted."""
 
@@ -306,7 +307,7 @@ class _Hindsight:
             self._stand(logged, event, listed)
         else:
             self._again(logged, event, *found, listed)
-        if _reason_of(event) is None or self._other is not self._recorded:
+        if type(event) is not CancelAccepted and type(event) is not CancelRefused:
             self._measure(logged.at_ms)
             self._end_immediate(logged, event, listed)
 
@@ -555,20 +556,22 @@ class _Hindsight:
     # -- what came of it
 
     def _measure(self, at_ms: int) -> tuple[int, int]:
-        recorded = self._gross_micros(self._recorded.books, at_ms)
-        other = recorded
-        if self._other is not self._recorded:
-            other = self._gross_micros(self._other.books, at_ms)
-        self._peaks = (max(self._peaks[0], recorded), max(self._peaks[1], other))
-        return recorded, other
-
-    def _gross_micros(self, books: Books, at_ms: int) -> int:
         reference = Reference(
-            Known({}, READABLE),
+            NOBODY,
             self._market.listed(at_ms),
             NO_HALTS,
             Known(AsOf(self._market.prices, at_ms), READABLE),
         )
+        recorded = self._gross_micros(self._recorded.books, reference)
+        other = recorded
+        if self._other is not self._recorded:
+            other = self._gross_micros(self._other.books, reference)
+        peak, other_peak = self._peaks
+        if recorded > peak or other > other_peak:
+            self._peaks = (max(peak, recorded), max(other_peak, other))
+        return recorded, other
+
+    def _gross_micros(self, books: Books, reference: Reference) -> int:
         gross_micros = 0
         for symbol, holding in books.account.holdings.items():
             if holding.is_flat:

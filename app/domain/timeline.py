@@ -48,7 +48,9 @@ class AsOf(Mapping[str, V]):
         if self._instead is not None and key in self._instead:
             return self._instead[key]
         timeline = self._timelines.get(key)
-        value = None if timeline is None else timeline.at(self._ms)
+        if timeline is None:
+            return default
+        value = timeline.at(self._ms)
         return default if value is None else value
 
     def __getitem__(self, key: str) -> V:

@@ -1,13 +1,14 @@
-"""Decisions made again: nothing differs under the same limits, and other limits give what they would have given.
+"""Decisions made again: nothing differs under the same limits, other limits give what they would have given.
 
-What would have been is asked of a second pipeline, which gets the same orders and has the other limits from the
-beginning.
+What would have been is asked of a second pipeline, which gets the same orders and has the other limits from
+the beginning.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -403,9 +404,7 @@ def test_a_decision_that_does_not_follow_from_the_log_stands_and_is_counted(
     floor.order("a", 10)
     records = floor.pipeline.records[RISK_DECISIONS.name]
     claimed = (records[0].value or b"").replace(b'"quantity_lots":10', b'"quantity_lots":4000')
-    records[0] = type(records[0])(
-        *(claimed if name == "value" else getattr(records[0], name) for name in records[0].__struct_fields__)
-    )
+    records[0] = msgspec.structs.replace(records[0], value=claimed)
     found = verdicts(floor, {"open_orders_max": 0})["a"]
 
     assert (found.decided, found.unexplained, found.changes) == (1, 1, {})
