@@ -38,6 +38,7 @@ from models.events import (
     CancelRequested,
     HaltInForce,
     InstrumentListed,
+    OrderAcknowledged,
     OrderExpired,
     OrderReceived,
     OrderReplaced,
@@ -76,7 +77,6 @@ STANDS: Final = frozenset(
 """Refusals that depend neither on limits nor on the account's books: they stay as they are."""
 
 READABLE: Final[Mapping[str, str]] = {}
-NOBODY: Final[Known[AccountRegistered]] = Known({}, {})
 NO_HALTS: Final[Known[HaltInForce]] = Known({}, {})
 """Whoever comes as far as to be judged by limits was not halted."""
 
@@ -84,6 +84,10 @@ NOTHING_LISTED: Final[Known[InstrumentListed]] = Known({}, {})
 """For reports: instruments count for decisions alone."""
 
 _PASSES: Final = frozenset({OrderRiskApproved, ReplaceRiskApproved, CancelAccepted})
+_REPLACE_ANSWERS: Final = (OrderReplaced, ReplaceRejected, ReplaceWithheld, ReplaceComplianceRejected)
+_ANSWERS: Final = frozenset({*_REPLACE_ANSWERS, CancelRejected})
+_OF_REPLACE: Final = (ReplaceRiskApproved, ReplaceRiskRejected)
+_APPROVED: Final = (OrderRiskApproved, ReplaceRiskApproved)
 _OF_ORDER: Final = (OrderRiskApproved, OrderRiskRejected)
 _price: Final = maker(PriceUpdated)
 
@@ -254,6 +258,9 @@ class _Hindsight:
         self._market = market
         self._changes = changes
         self._from_ms, self._until_ms = from_ms, until_ms
+        registered = history.registered
+        known = {} if registered is None else {registered.account_id: registered}
+        self._accounts: Known[AccountRegistered] = Known(known, READABLE)
         self._versions = {
             each.version: each
             for each in history.limits.values
@@ -279,6 +286,8 @@ class _Hindsight:
                 break
             last_ms = max(last_ms, logged.at_ms)
             event = logged.event
+            if type(event) is OrderAcknowledged:
+                continue  # it changes nothing
             listed = NOTHING_LISTED if is_report(event) else self._market.listed(logged.at_ms)
             if self._from_ms is not None and logged.at_ms < self._from_ms:
                 is_late = is_report(logged.event)
@@ -286,7 +295,7 @@ class _Hindsight:
                 continue
             if not began:
                 began = True
-                self._measure(logged.at_ms)
+                self._measure(self._reference(logged.at_ms))
             if is_report(event):
                 self._report(logged, listed)
             elif isinstance(event, RiskDecision):
@@ -302,24 +311,26 @@ class _Hindsight:
         if _stays(event):
             self._take_both(logged, listed)
             return
-        found = self._explain(logged, event)
+        found = self._explain(logged, event, listed)
         if found is None:
             self._stand(logged, event, listed)
         else:
             self._again(logged, event, *found, listed)
         if type(event) is not CancelAccepted and type(event) is not CancelRefused:
-            self._measure(logged.at_ms)
+            self._measure(self._reference(logged.at_ms) if found is None else found[0].reference)
             self._end_immediate(logged, event, listed)
 
-    def _explain(self, logged: Logged, event: RiskDecision) -> tuple[Inputs, Books] | None:
+    def _explain(
+        self, logged: Logged, event: RiskDecision, listed: Known[InstrumentListed]
+    ) -> tuple[Inputs, Books] | None:
         """The inputs by which the decision comes out as it is recorded, the latest first."""
-        if isinstance(event, OrderRiskApproved | ReplaceRiskApproved) and (
-            event.limits_version not in self._versions
-        ):
+        if isinstance(event, _APPROVED) and (event.limits_version not in self._versions):
             self._gone += 1
             return None
         for moment_ms in self._moments(logged, event):
-            inputs = self._inputs(logged, event, moment_ms)
+            if moment_ms != logged.at_ms:
+                listed = self._market.listed(moment_ms)
+            inputs = self._inputs(logged, event, moment_ms, listed)
             books = self._recorded.as_of(moment_ms, inputs.reference.instruments)
             if books is not None and _reason_of(_judge(event, inputs, books)) == _reason_of(event):
                 return inputs, books
@@ -340,24 +351,20 @@ class _Hindsight:
                 changed.update(self._market.prices[symbol].changes(after_ms, logged.at_ms))
         yield from (each - 1 for each in sorted(changed, reverse=True)[:MOMENTS_MAX])
 
-    def _inputs(self, logged: Logged, event: RiskDecision, moment_ms: int) -> Inputs:
+    def _inputs(
+        self, logged: Logged, event: RiskDecision, moment_ms: int, listed: Known[InstrumentListed]
+    ) -> Inputs:
         """What the log tells of the decision's inputs, as of a moment."""
         received_at_ms = logged.received_at_ms or logged.at_ms
         decided_at_ms = max(received_at_ms, moment_ms)
         limits, instead = self._history.limits.at(moment_ms), None
-        listed = self._market.listed(moment_ms)
-        if isinstance(event, OrderRiskApproved | ReplaceRiskApproved):
+        if isinstance(event, _APPROVED):
             limits = self._versions[event.limits_version]
             decided_at_ms = event.decided_at_ms or logged.at_ms
             price = _price_of(event, decided_at_ms, listed)
             instead = {price.symbol: price}
-        registered = self._history.registered
-        reference = Reference(
-            accounts=Known({} if registered is None else {registered.account_id: registered}, READABLE),
-            instruments=listed,
-            halts=NO_HALTS,
-            prices=Known(AsOf(self._market.prices, moment_ms, instead), READABLE),
-        )
+        prices = Known(AsOf(self._market.prices, moment_ms, instead), READABLE)
+        reference = Reference(self._accounts, listed, NO_HALTS, prices)
         in_force = limits if isinstance(limits, SetRiskLimits) else None
         return Inputs(moment_ms, received_at_ms, decided_at_ms, in_force, reference)
 
@@ -377,7 +384,7 @@ class _Hindsight:
             return
         books = books_recorded
         if not is_same:
-            if isinstance(event, ReplaceRiskApproved | ReplaceRiskRejected):
+            if self._unanswered and isinstance(event, _OF_REPLACE):
                 self._drop_unanswered(logged.at_ms, event.request.order_id, listed)
             books = self._other.as_of(inputs.moment_ms, inputs.reference.instruments) or self._other.books
         outcome = _judge(event, inputs._replace(limits=limits), books)
@@ -401,7 +408,7 @@ class _Hindsight:
             other.take(logged.at_ms, event, listed)
         else:
             self._take_otherwise(other, logged.at_ms, event, outcome, listed)
-        if otherwise is None:
+        if otherwise is None and not (recorded is None and type(event) is OrderRiskApproved):
             self._follow(event, listed, logged.at_ms, newly_passed=recorded is not None)
 
     def _take_otherwise(
@@ -429,7 +436,7 @@ class _Hindsight:
         order_id = order_of(event)
         if isinstance(event, OrderRiskRejected):
             self._resting.add(order_id)
-        elif isinstance(event, ReplaceRiskApproved | ReplaceRiskRejected):
+        elif isinstance(event, _OF_REPLACE):
             if newly_passed or order_id in self._resting:
                 self._unanswered.add(order_id)
         elif isinstance(event, CancelAccepted | CancelRefused) and order_id in self._resting:
@@ -470,7 +477,7 @@ class _Hindsight:
             return
         event = logged.event
         self._recorded.take(logged.at_ms, event, listed, is_late=True)
-        if isinstance(event, OrderExpired):
+        if type(event) is OrderExpired:
             for order_id in tuple(self._resting):
                 self._release(logged.at_ms, order_id, listed)
         if self._is_of_other(event):
@@ -482,11 +489,13 @@ class _Hindsight:
         reservation = self._other.books.reservations.get(order_id)
         if reservation is None or order_id in self._resting:
             return False
+        if type(event) not in _ANSWERS:
+            return True
         if isinstance(event, CancelRejected):
             return reservation.cancel_id == event.request_id
-        if isinstance(
-            event, OrderReplaced | ReplaceRejected | ReplaceWithheld | ReplaceComplianceRejected
-        ) and (reservation.replace is None or reservation.replace.request_id != answers(event)):
+        if isinstance(event, _REPLACE_ANSWERS) and (
+            reservation.replace is None or reservation.replace.request_id != answers(event)
+        ):
             if isinstance(event, OrderReplaced):
                 self._resting.add(order_id)
             return False
@@ -528,7 +537,9 @@ class _Hindsight:
 
     def _end_immediate(self, logged: Logged, event: RiskDecision, listed: Known[InstrumentListed]) -> None:
         """An IOC does not rest."""
-        if not isinstance(event, OrderRiskRejected) or event.order.order_id not in self._resting:
+        if not self._resting or not isinstance(event, OrderRiskRejected):
+            return
+        if event.order.order_id not in self._resting:
             return
         if event.order.time_in_force is TimeInForce.IOC:
             self._release(logged.at_ms, event.order.order_id, listed)
@@ -555,13 +566,11 @@ class _Hindsight:
 
     # -- what came of it
 
-    def _measure(self, at_ms: int) -> tuple[int, int]:
-        reference = Reference(
-            NOBODY,
-            self._market.listed(at_ms),
-            NO_HALTS,
-            Known(AsOf(self._market.prices, at_ms), READABLE),
-        )
+    def _reference(self, at_ms: int) -> Reference:
+        prices = Known(AsOf(self._market.prices, at_ms), READABLE)
+        return Reference(self._accounts, self._market.listed(at_ms), NO_HALTS, prices)
+
+    def _measure(self, reference: Reference) -> tuple[int, int]:
         recorded = self._gross_micros(self._recorded.books, reference)
         other = recorded
         if self._other is not self._recorded:
@@ -599,7 +608,7 @@ class _Hindsight:
         return dict(sums)
 
     def _sum(self, end_ms: int) -> Verdict:
-        ends, registered = self._measure(end_ms), self._history.registered
+        ends, registered = self._measure(self._reference(end_ms)), self._history.registered
         recorded, other = (self._realised(world.books, end_ms) for world in (self._recorded, self._other))
         return Verdict(
             account_id=self._history.account_id,
@@ -654,7 +663,7 @@ def _reason_of(outcome: RiskDecision | Outcome) -> str | None:
 
 def _stays(event: RiskDecision) -> bool:
     """Whether it is a refusal that no limits and no books can change."""
-    if not isinstance(event, OrderRiskRejected | ReplaceRiskRejected):
+    if type(event) in _PASSES or not isinstance(event, (OrderRiskRejected, ReplaceRiskRejected)):
         return False
     return not isinstance(event.reason, RiskReason) or event.reason in STANDS
 

@@ -1,6 +1,7 @@
 """`python -m app whatif`: what risk would have decided under other limits, and what would be held then."""
 
 import argparse
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ async def whatif(options: argparse.Namespace) -> int:
     changes = read_changes(options.limits)
     async with Desk.open(options.bootstrap, options.wait) as desk:
         read = await read_log(desk, options.account)
+    gc.freeze()  # what was read stays until the end: nobody has to look whether it is garbage
     verdicts = judge(read, changes, options.since, options.until)
     if options.json:
         print(json.dumps(as_json(verdicts), indent=2, ensure_ascii=False))
