@@ -142,6 +142,11 @@ class Difference(NamedTuple):
     otherwise: str | None
     detail: str
 
+    @property
+    def is_of_reason(self) -> bool:
+        """Refused in both worlds, for different reasons."""
+        return self.recorded is not None and self.otherwise is not None
+
 
 class Change(NamedTuple):
     """What is counted: `kind` is order, replace or cancel; a reason that is None means that it passes."""
@@ -164,7 +169,8 @@ class Verdict(NamedTuple):
     `realised` has, by currency, micros as recorded and otherwise.
 
     Of the `decided` decisions, `unexplained` did not come out as recorded by any inputs of the log, and
-    `limits_gone` were made by limits that the log has no more; both stand as recorded. `unknown` says why a
+    `limits_gone` were made by limits that the log has no more; both stand as recorded. `first` is the first one
+    that passes or is refused otherwise; where there is none, that is refused for another reason. `unknown` says why a
     symbol's profit or exposure is not in the sums.
     """
 
@@ -389,16 +395,16 @@ class _Hindsight:
             books = self._other.as_of(inputs.moment_ms, inputs.reference.instruments) or self._other.books
         outcome = _judge(event, inputs._replace(limits=limits), books)
         recorded, otherwise = _reason_of(event), _reason_of(outcome)
+        agrees = (recorded is None) == (otherwise is None)
         if otherwise != recorded:
             self._count(event, recorded, otherwise)
-            if self._first is None:
+            if self._first is None or (self._first.is_of_reason and not agrees):
                 detail = outcome.detail if isinstance(outcome, Refusal) else ""
                 asked = event.order if isinstance(event, _OF_ORDER) else event.request
                 symbol = _symbol_of(event, books_recorded)
                 self._first = Difference(
                     logged, asked, symbol, inputs, limits, books, books_recorded, recorded, otherwise, detail
                 )
-        agrees = (recorded is None) == (otherwise is None)
         if agrees and is_same:
             self._take_both(logged, listed)
             return

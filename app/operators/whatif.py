@@ -104,9 +104,9 @@ def judge(
 
 
 def first_of(verdicts: Sequence[Verdict]) -> Difference | None:
-    """The first difference of all accounts, by the broker's clock."""
+    """The first difference of all accounts, by the broker's clock; another reason counts for less."""
     found = [each.first for each in verdicts if each.first is not None]
-    return min(found, key=lambda each: each.logged.at_ms, default=None)
+    return min(found, key=lambda each: (each.is_of_reason, each.logged.at_ms), default=None)
 
 
 def as_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:

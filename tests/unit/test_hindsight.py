@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from app.domain.books import NO_BOOKS, Books
@@ -154,6 +154,7 @@ def counted(found: Mapping[str, Verdict]) -> Counter[Change]:
     return sum((each.changes for each in found.values()), Counter[Change]())
 
 
+@settings(deadline=None)
 @given(script=ANYTHING)
 def test_under_the_same_limits_nothing_differs_and_all_is_explained(script: Script) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -169,6 +170,7 @@ def test_under_the_same_limits_nothing_differs_and_all_is_explained(script: Scri
         assert all(before == after for before, after in each.realised.values())
 
 
+@settings(deadline=None)
 @given(script=ANYTHING)
 def test_the_books_folded_from_the_log_are_those_of_risk(script: Script) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -185,6 +187,7 @@ def test_the_books_folded_from_the_log_are_those_of_risk(script: Script) -> None
         assert folded == Books(positions.get(name, NO_BOOKS.account), known)
 
 
+@settings(deadline=None)
 @given(script=st.lists(st.one_of(ORDER, ORDER, TICK, CANCEL, LIMIT), max_size=30), changes=CHANGES)
 def test_where_nothing_is_filled_other_limits_give_what_they_would_have_given(
     script: Script, changes: Mapping[str, Any]
@@ -203,6 +206,7 @@ def test_where_nothing_is_filled_other_limits_give_what_they_would_have_given(
         assert each.otherwise == expected[name].recorded
 
 
+@settings(deadline=None)
 @given(script=st.lists(st.one_of(ORDER, ORDER, TICK, LIMIT), max_size=30), changes=CHANGES)
 def test_where_all_is_filled_stricter_limits_give_what_they_would_have_given(
     script: Script, changes: Mapping[str, Any]
