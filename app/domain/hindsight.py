@@ -169,9 +169,9 @@ class Verdict(NamedTuple):
     `realised` has, by currency, micros as recorded and otherwise.
 
     Of the `decided` decisions, `unexplained` did not come out as recorded by any inputs of the log, and
-    `limits_gone` were made by limits that the log has no more; both stand as recorded. `first` is the first one
-    that passes or is refused otherwise; where there is none, that is refused for another reason. `unknown` says why a
-    symbol's profit or exposure is not in the sums.
+    `limits_gone` were made by limits that the log has no more; both stand as recorded. `first` is the first
+    decision that passes or is refused otherwise; where there is none, the first one that is refused for
+    another reason. `unknown` says why a symbol's profit or exposure is not in the sums.
     """
 
     account_id: str

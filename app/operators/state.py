@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -25,6 +25,7 @@ from app.operators.moments import told
 from app.units import Words
 from models.commands import SetRiskLimits
 from models.events import InstrumentListed
+from models.values import MICROS
 
 
 class State(NamedTuple):
@@ -171,64 +172,48 @@ def _notes(read: Read, account_id: str, in_force: InForce) -> Iterator[str]:
         yield f"{held} records of the account are dead letters of risk: they are not in these books"
 
 
-def show(found: State, listed: dict[str, InstrumentListed], in_force: InForce) -> None:
+def show(found: State, listed: Mapping[str, InstrumentListed], in_force: InForce) -> None:
     """Tables for people."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{found.account_id} at {told(found.at_ms)}")
     words = Words(listed)
-    console = Console(soft_wrap=False)
-
-    def say(name: str, value: Any, row: dict[str, Any]) -> str:
-        if value is None:
-            return "not known"
-        return (words([name], value, [row]) if isinstance(value, int) else None) or str(value)
-
-    console.print(f"{found.account_id} at {told(found.at_ms)}", markup=False, highlight=False)
-    positions = Table(
-        "symbol",
-        "position",
-        "average",
-        "realised",
-        "unrealised",
-        "fees",
-        "mark",
-        "age",
-        box=None,
-        title="positions",
-    )
-    for row in found.positions:
-        unit = listed.get(row["symbol"])
-        average = row["average_price_ticks"]
-        priced = "-" if average is None or unit is None else f"{average * float(unit.instrument.tick):,.4f}"
-        names = ("realised_micros", "unrealised_micros", "fee_micros", "price_ticks", "price_age_ms")
-        positions.add_row(
-            row["symbol"],
-            say("position_lots", row["position_lots"], row),
-            priced,
-            *(say(name, row[name], row) for name in names),
-        )
-    orders = Table("order", "side", "symbol", "price", "open", "of", "pending", box=None, title="open orders")
-    for row in found.open_orders:
-        terms = ("price_ticks", "open_lots", "quantity_lots")
-        orders.add_row(
-            row["order_id"],
-            row["side"],
-            row["symbol"],
-            *(say(name, row[name], row) for name in terms),
-            row["pending"],
-        )
-    for table in (positions, orders):
-        if table.row_count:
-            console.print(table, markup=False)
-        else:
-            console.print(f"no {table.title}", highlight=False)
+    for table in (_positions_table(found, listed, words), _orders_table(found, words)):
+        console.print(table if table.row_count else f"no {table.title}")
+    currency = next((each["currency"] for each in found.positions if each["currency"]), "")
+    gross = None if found.gross_exposure_micros is None else found.gross_exposure_micros / MICROS
+    worth = "not known: a symbol has no price" if gross is None else f"{gross:,.2f} {currency}".rstrip()
+    console.print(f"gross exposure {worth}")
     if isinstance(in_force, SetRiskLimits):
-        console.print(
-            f"limits, version {in_force.version}, by {in_force.who or '-'}: {in_force.why or '-'}",
-            markup=False,
-        )
-        currency = next((each["currency"] for each in found.positions if each["currency"]), "")
+        by = f"by {in_force.who or '-'}: {in_force.why or '-'}"
+        console.print(f"limits, version {in_force.version}, {by}")
         for name in NAMES:
-            console.print(f"  {name:<28}{shown(name, in_force, currency)}", markup=False, highlight=False)
+            console.print(f"  {name:<28}{shown(name, in_force, currency)}")
     elif in_force is None:
         console.print("no limits were in force: every order is refused")
     for note in found.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {note}")
+
+
+def _positions_table(found: State, listed: Mapping[str, InstrumentListed], words: Words) -> Table:
+    columns = ("symbol", "position", "average", "realised", "unrealised", "fees", "mark", "age")
+    table = Table(*columns, box=None, title="positions")
+    names = ("realised_micros", "unrealised_micros", "fee_micros", "price_ticks", "price_age_ms")
+    for row in found.positions:
+        unit, average = listed.get(row["symbol"]), row["average_price_ticks"]
+        priced = "-" if average is None or unit is None else f"{average * float(unit.instrument.tick):,.4f}"
+        amounts = [_said(words, name, row) for name in names]
+        table.add_row(row["symbol"], _said(words, "position_lots", row), priced, *amounts)
+    return table
+
+
+def _orders_table(found: State, words: Words) -> Table:
+    table = Table("order", "side", "symbol", "price", "open", "of", "pending", box=None, title="open orders")
+    for row in found.open_orders:
+        terms = [_said(words, name, row) for name in ("price_ticks", "open_lots", "quantity_lots")]
+        table.add_row(row["order_id"], row["side"], row["symbol"], *terms, row["pending"])
+    return table
+
+
+def _said(words: Words, name: str, row: Mapping[str, Any]) -> str:
+    value = row[name]
+    return "not known" if value is None else words([name], value, [row]) or str(value)

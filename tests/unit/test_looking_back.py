@@ -1,7 +1,6 @@
 """Limits by time, an account as it was, and what `state` and `whatif` are asked and print."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -268,18 +267,19 @@ def test_a_time_is_iso_or_milliseconds(text: str, at_ms: int) -> None:
 
 @pytest.mark.parametrize("text", ["yesterday", "2023-11-14T22:13:20", "-5", "9" * 20])
 def test_any_other_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is"):
+    with pytest.raises(ValueError, match=r"is no date and time|does not say its time zone"):
         when(text)
 
 
-def refusals() -> Iterator[tuple[list[str], str]]:
-    yield ["state"], "required: --account"
-    yield ["state", "--account", "a", "--at", "noon"], "'noon' is no date and time"
-    yield ["whatif"], "required: --limits"
-    yield ["whatif", "--limits", "f", "--from", "2023-11-14T22:13"], "does not say its time zone"
-
-
-@pytest.mark.parametrize(("arguments", "said"), refusals())
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["state"], "required: --account"),
+        (["state", "--account", "a", "--at", "noon"], "'noon' is no date and time"),
+        (["whatif"], "required: --limits"),
+        (["whatif", "--limits", "f", "--from", "2023-11-14T22:13"], "does not say its time zone"),
+    ],
+)
 def test_bad_options_are_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(arguments)
