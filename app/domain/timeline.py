@@ -35,22 +35,22 @@ class Timeline(Generic[V]):
 class AsOf(Mapping[str, V]):
     """The values of many keys as they were at `ms`; those of `instead` count instead of what was."""
 
-    __slots__ = ("_instead", "_ms", "_timelines")
+    __slots__ = ("_found", "_ms", "_timelines")
 
     def __init__(
         self, timelines: Mapping[str, Timeline[V]], ms: int, instead: Mapping[str, V] | None = None
     ) -> None:
         self._timelines = timelines
         self._ms = ms
-        self._instead = instead
+        self._found: dict[str, V | None] = {} if instead is None else dict(instead)
+        """What was asked for before, which is asked for again and again."""
 
     def get(self, key: str, default: V | None = None) -> V | None:  # type: ignore[override]
-        if self._instead is not None and key in self._instead:
-            return self._instead[key]
-        timeline = self._timelines.get(key)
-        if timeline is None:
-            return default
-        value = timeline.at(self._ms)
+        if key in self._found:
+            value = self._found[key]
+        else:
+            timeline = self._timelines.get(key)
+            value = self._found[key] = None if timeline is None else timeline.at(self._ms)
         return default if value is None else value
 
     def __getitem__(self, key: str) -> V:
@@ -60,7 +60,7 @@ class AsOf(Mapping[str, V]):
         return value
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key in {**self._timelines, **(self._instead or {})} if self.get(key) is not None)
+        return (key for key in {**self._timelines, **self._found} if self.get(key) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

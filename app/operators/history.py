@@ -245,12 +245,21 @@ async def _partitions(desk: Desk, spec: TopicSpec[Any], account_id: str | None) 
 
 
 async def _timelines(desk: Desk, spec: TopicSpec[V]) -> dict[str, Timeline[V]]:
-    """What a global table had when, by symbol: as far back as compaction has left it."""
+    """What a global table had when, by symbol: as far back as compaction has left it.
+
+    A record that cannot be read is left out: risk refuses all orders of its symbol until the next one,
+    whatever the limits. Raises UserError for one of a newer release.
+    """
     changes: dict[str, list[tuple[int, V]]] = defaultdict(list)
     for partition in range(await desk.partition_count(spec.name)):
         async for tp, record in desk.records(spec.name, partition):
-            value = _decoded(spec, Place(*tp, record.offset), record)
-            changes[account_of(record.key)].append((record.timestamp, value))
+            try:
+                value = decoded(spec, record)
+            except NewerRelease as error:
+                raise UserError(f"{Place(*tp, record.offset)}: {error}") from None
+            except ValueError:
+                continue
+            changes[(record.key or b"").decode(errors="replace")].append((record.timestamp, value))
     return {symbol: Timeline(each) for symbol, each in changes.items()}
 
 
