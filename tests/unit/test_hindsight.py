@@ -188,6 +188,26 @@ def test_the_books_folded_from_the_log_are_those_of_risk(script: Script) -> None
 
 
 @settings(deadline=None)
+@given(script=ANYTHING, changes=CHANGES)
+def test_whatever_comes_the_recorded_world_stays_and_the_other_one_has_its_books_in_order(
+    script: Script, changes: Mapping[str, Any]
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        floor = Floor(monkeypatch)
+        play(floor, script, gross_exposure_micros_max=6_000_000)
+        same, found = verdicts(floor, {}), verdicts(floor, changes)
+
+    for name, each in found.items():
+        assert (each.decided, each.unexplained) == (same[name].decided, 0)
+        assert each.recorded == same[name].recorded
+        assert {key: before for key, (before, _) in each.realised.items() if before} == {
+            key: before for key, (before, _) in same[name].realised.items() if before
+        }
+        assert (each.first is None) == (not each.changes)
+        assert min(each.otherwise) >= 0
+
+
+@settings(deadline=None)
 @given(script=st.lists(st.one_of(ORDER, ORDER, TICK, CANCEL, LIMIT), max_size=30), changes=CHANGES)
 def test_where_nothing_is_filled_other_limits_give_what_they_would_have_given(
     script: Script, changes: Mapping[str, Any]
