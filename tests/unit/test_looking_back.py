@@ -218,6 +218,14 @@ def test_a_log_that_contradicts_itself_or_cannot_be_read_is_an_error(floor: Floo
         read(floor.pipeline, "a")
 
 
+def test_a_price_that_cannot_be_read_is_left_out(floor: Floor) -> None:
+    floor.pipeline.tick(PRICE_TICKS + 100)
+    records = floor.pipeline.records["prices"]
+    records[-1] = msgspec.structs.replace(records[-1], value=None)
+    line = read(floor.pipeline, "a").market.prices["BTC-USD"]
+    assert [each.price_ticks for each in line.values] == [PRICE_TICKS]
+
+
 def test_an_account_that_nobody_knows_is_an_error(floor: Floor) -> None:
     floor.limit("maker-1")
     with pytest.raises(UserError, match="no account 'maker-2' is known; did you mean maker-1"):
