@@ -19,6 +19,7 @@ from bench import (
     restore,
     risk,
     throughput,
+    whatif,
 )
 from bench.broker import THIS_TREE, broker
 from bench.contenders import JOB
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "restore": Benchmark(restore.TITLE, restore.run),
     "memory": Benchmark(memory.TITLE, memory.run),
     "growth": Benchmark(growth.TITLE, growth.run),
+    "whatif": Benchmark(whatif.TITLE, whatif.run),
     "idle": Benchmark(idle.TITLE, idle.run),
     "failover": Benchmark(failover.TITLE, failover.run),
 }

@@ -26,9 +26,13 @@ from cli.operators import (
     run_restrict,
     run_resume,
     run_sequence,
+    run_state,
     run_trace,
+    run_whatif,
     sequence_arguments,
+    state_arguments,
     trace_arguments,
+    whatif_arguments,
 )
 from cli.options import run_arguments, run_options, up_arguments, up_plan
 from cli.stopping import EXIT_INTERRUPTED, run_until_stopped, until_head_has_enough
@@ -120,6 +124,10 @@ COMMANDS = (
         "restrict", "put an instrument on the restricted list, or off it", restrict_arguments, run_restrict
     ),
     Command("trace", "the life of an order, as the log tells it", trace_arguments, run_trace),
+    Command("state", "what an account had at a time, as the log tells it", state_arguments, run_state),
+    Command(
+        "whatif", "what risk would have decided in the past under other limits", whatif_arguments, run_whatif
+    ),
     Command(
         "sequence", "set right which order counts as an account's last", sequence_arguments, run_sequence
     ),

@@ -10,6 +10,7 @@ from app.operators.texts import is_text
 
 KIND_NAMES = ("instruments", "accounts", "counterparties", "restrictions", "halts")
 WAIT_S = 10.0
+MOMENT = "such as 2026-01-31T08:00:00Z, or ms since 1970"
 
 
 def run_refdata(options: argparse.Namespace) -> int:
@@ -52,6 +53,18 @@ def run_trace(options: argparse.Namespace) -> int:
     from app.operators.trace import trace
 
     return _run(trace, options)
+
+
+def run_state(options: argparse.Namespace) -> int:
+    from app.operators.state import state
+
+    return _run(state, options)
+
+
+def run_whatif(options: argparse.Namespace) -> int:
+    from app.operators.whatif import whatif
+
+    return _run(whatif, options)
 
 
 def _run(
@@ -130,6 +143,30 @@ def trace_arguments(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def state_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `state`."""
+    parser.add_argument("--account", required=True, metavar="A")
+    parser.add_argument("--at", type=_moment, metavar="TIME", help=f"{MOMENT}; default: now")
+    _common(parser)
+
+
+def whatif_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `whatif`."""
+    parser.add_argument(
+        "--limits",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help='JSON such as {"*": {"open_orders_max": 5}}: by account, or for all, the limits to change',
+    )
+    parser.add_argument(
+        "--from", dest="since", type=_moment, metavar="TIME", help=f"{MOMENT}; default: the beginning"
+    )
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="not after; default: the end")
+    parser.add_argument("--account", metavar="A", help="only this one")
+    _common(parser)
+
+
 def _person(parser: argparse.ArgumentParser, why: str | None = None) -> None:
     parser.add_argument("--who", type=_note, metavar="NAME", help="who wants it; default: your login name")
     parser.add_argument(
@@ -157,6 +194,15 @@ def _note(text: str) -> str:
     if not text.strip() or len(text) > 1024 or not is_text(text):
         raise argparse.ArgumentTypeError("allowed is a text of 1 to 1,024 characters")
     return text
+
+
+def _moment(text: str) -> int:
+    from app.operators.moments import when
+
+    try:
+        return when(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}; allowed is {MOMENT}") from None
 
 
 def _seconds(text: str) -> float:

@@ -112,12 +112,23 @@ class Desk:
     async def records_of(self, topic: str, key: str) -> AsyncIterator[tuple[TP, Any]]:
         """Every record with this key that the topic has now, in their order, and where they stand."""
         data = _bytes(key)
-        tp = TP(topic, await self._home(topic, data))
+        async for tp, record in self.records(topic, await self._home(topic, data)):
+            if record.key == data:
+                yield tp, record
+
+    async def records(self, topic: str, partition: int) -> AsyncIterator[tuple[TP, Any]]:
+        """Every record that one partition has now, in their order, and where they stand."""
+        tp = TP(topic, partition)
         pieces = aiter(read_up_to(self._cluster, *await self._ask(bounds(self._cluster, [tp], None))))
         while (piece := await self._ask(_next(pieces))) is not None:
             for record in piece:
-                if record.key == data:
-                    yield tp, record
+                yield tp, record
+
+    async def begins_at(self, topic: str, partition: int) -> int:
+        """The first offset that a partition still has: above 0 where retention has deleted some."""
+        tp = TP(topic, partition)
+        starts, _ = await self._ask(bounds(self._cluster, [tp], None))
+        return starts[tp]
 
     async def _last_records(self, topic: str, partition: int | None = None) -> dict[bytes, Any]:
         """The same, with the records without a value."""
@@ -129,6 +140,10 @@ class Desk:
         while (piece := await self._ask(_next(pieces))) is not None:
             last.update((record.key, record) for record in piece if record.key is not None)
         return last
+
+    async def home(self, topic: str, key: str) -> int:
+        """The partition of a key."""
+        return await self._home(topic, _bytes(key))
 
     async def _home(self, topic: str, key: bytes) -> int:
         return partition_of(key, await self.partition_count(topic))

@@ -29,14 +29,19 @@ def read_values(texts: Sequence[str], currency: str | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{text!r} is no name=value; known names: {', '.join(NAMES)}")
-        if name not in NAMES:
-            close = get_close_matches(name, NAMES, 1)
-            meant = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"{name!r} is no limit; {meant}known: {', '.join(NAMES)}")
+        require_limit(name)
         if name in found:
             raise UserError(f"{name} is there twice; say it once")
         found[name] = _in_units(name, value.strip(), currency)
     return found
+
+
+def require_limit(name: str) -> None:
+    """Raises UserError for a name that no limit has."""
+    if name not in NAMES:
+        close = get_close_matches(name, NAMES, 1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"{name!r} is no limit; {meant}known: {', '.join(NAMES)}")
 
 
 def changed(before: SetRiskLimits | None, account_id: str, values: Mapping[str, Any]) -> SetRiskLimits:
