@@ -127,7 +127,10 @@ async def test_as_many_records_as_asked_for_are_on_orders_and_a_second_run_goes_
     limits = await read(bootstrap, RISK_LIMITS)
     commands = await read(bootstrap, OPERATOR_COMMANDS)
     kinds = Counter(dict(each.headers)["event-type"] for each in commands)
-    accounts = len(limits)
+    instructions = await read(bootstrap, ALLOCATIONS)
+    sub_accounts = sum(len(json.loads(each.value)["shares"]) for each in instructions)
+    assert sub_accounts > 0
+    accounts = len(limits) + sub_accounts
     assert kinds == {b"SetInstrument": 2, b"SetCounterparty": 2, b"SetAccount": accounts}
 
     again = await a_feed(bootstrap, trades, resume=True, orders=200).run()
