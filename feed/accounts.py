@@ -247,6 +247,8 @@ BREAKERS: Mapping[str, Strategy] = {
     "breaker-future": _future,
     "breaker-old": _old,
     "breaker-stranger": _small,
+    "breaker-limitless": _small,
+    "breaker-unregistered": _small,
     "breaker-killed": _small,
     "breaker-suspended": _small,
     "breaker-currency": _small,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from feed.demo import set_counterparties, set_instruments
-from feed.roster import CURRENCY, KILLED, STRANGER, SUSPENDED, Roster
+from feed.roster import CURRENCY, KILLED, LIMITLESS, STRANGER, SUSPENDED, UNREGISTERED, Roster
 from models.commands import SetAccount, SetCounterparty, SetInstrument, SetRestriction, SetRiskLimits
 from models.values import PartyStatus
 
@@ -52,7 +52,7 @@ def initial_counterparties() -> list[SetCounterparty]:
 
 
 def initial_accounts(roster: Roster) -> list[SetAccount]:
-    """Version 1 of every account that somebody knows: the stranger and the garbage are nobody's."""
+    """Version 1 of every account that is registered: the garbage is nobody's."""
     return [
         SetAccount(
             account_id=account_id,
@@ -62,15 +62,15 @@ def initial_accounts(roster: Roster) -> list[SetAccount]:
             status=PartyStatus.SUSPENDED if account_id == SUSPENDED else PartyStatus.ACTIVE,
             **_BY,
         )
-        for account_id in _known(roster)
+        for account_id in _all_but(roster, STRANGER, UNREGISTERED)
     ]
 
 
 def initial_limits(roster: Roster) -> list[SetRiskLimits]:
-    """Version 1 of the limits of every account that has limits: the stranger and the garbage have none."""
+    """Version 1 of the limits of every account that has limits: the garbage has none."""
     return [
         _STANDARD.model_copy(update={"account_id": account_id, **_TIGHT.get(account_id, {})})
-        for account_id in _known(roster)
+        for account_id in _all_but(roster, STRANGER, LIMITLESS)
     ]
 
 
@@ -82,5 +82,6 @@ def initial_restrictions() -> list[SetRestriction]:
     ]
 
 
-def _known(roster: Roster) -> tuple[str, ...]:
-    return (*roster.traders, *roster.by_hand, *(each for each in roster.breakers if each != STRANGER))
+def _all_but(roster: Roster, *others: str) -> tuple[str, ...]:
+    breakers = (each for each in roster.breakers if each not in others)
+    return (*roster.traders, *roster.by_hand, *breakers)

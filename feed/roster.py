@@ -5,6 +5,12 @@ from typing import NamedTuple
 STRANGER = "breaker-stranger"
 """Has no limits and is not registered: nobody knows this account."""
 
+LIMITLESS = "breaker-limitless"
+"""Is registered, and has no limits."""
+
+UNREGISTERED = "breaker-unregistered"
+"""Has limits, and is not registered."""
+
 KILLED = "breaker-killed"
 """Its kill switch is on."""
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from app.domain import compliance, limits, marketdata, profit, risk
 from app.domain.exchange import NEW_SESSION, Session, apply_venue_report, to_venue_order
 from app.domain.profit import Profit
+from app.domain.reference import Reference
 from app.domain.risk import AccountRisk, Holding, Reservation
 from app.engine import Task, unit_of_work
 from app.engine.core import take_over as take_over_module
@@ -32,13 +33,14 @@ from app.venue_session.session import VenueSession
 from models.commands import SetRiskLimits
 from models.contract import Contract, describe_invalid
 from models.events import (
+    AccountRegistered,
     OrderAcknowledged,
     OrderReceived,
     OrderRiskApproved,
     OrderRiskRejected,
     TradeExecuted,
 )
-from models.values import Side
+from models.values import PartyStatus, Side
 from storm.mutants.engine import take_later
 from storm.mutants.mutant import Mutant
 from storm.mutants.patching import Patch
@@ -283,6 +285,30 @@ def unknown_account_passes(patch: Patch) -> None:
         open_orders_max=1_000,
     )
     _judge_by(patch, limits=lambda known: known or generous)
+
+
+class _Anybody(dict[str, AccountRegistered]):
+    """An account that is not there is registered all the same."""
+
+    def get(self, account_id: str, default: Any = None) -> Any:
+        return super().get(account_id) or AccountRegistered(
+            account_id=account_id,
+            owner="",
+            firm="",
+            base_currency="USD",
+            status=PartyStatus.ACTIVE,
+            version=1,
+        )
+
+
+@mutant("I4", "risk")
+def unregistered_account_passes(patch: Patch) -> None:
+    """An account that has limits and is not registered may trade."""
+
+    def with_anybody(known: Reference) -> Reference:
+        return known._replace(accounts=known.accounts._replace(values=_Anybody(known.accounts.values)))
+
+    _judge_by(patch, reference=with_anybody)
 
 
 @mutant("I7", "risk")

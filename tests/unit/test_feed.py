@@ -282,15 +282,17 @@ def test_a_tick_is_ours_when_it_is_what_the_market_has_under_its_number() -> Non
 # -- limits and wire ---------------------------------------------------------------------------------------
 
 
-def test_everybody_has_limits_but_the_stranger_and_the_garbage() -> None:
+def test_everybody_has_limits_but_two_breakers_and_the_garbage() -> None:
     limits = {each.account_id: each for each in initial_limits(roster(8))}
-    assert set(limits) == {*roster(8).traders, "newcomer", *(set(BREAKERS) - {"breaker-stranger"})}
+    without = {"breaker-stranger", "breaker-limitless"}
+    assert set(limits) == {*roster(8).traders, "newcomer", *(set(BREAKERS) - without)}
     assert [name for name, each in limits.items() if each.kill_switch] == ["breaker-killed"]
 
 
-def test_everybody_who_has_limits_is_registered_and_two_may_still_not_trade() -> None:
+def test_everybody_is_registered_but_two_breakers_and_two_others_may_still_not_trade() -> None:
     accounts = {each.account_id: each for each in initial_accounts(roster(8))}
-    assert set(accounts) == {each.account_id for each in initial_limits(roster(8))}
+    without = {"breaker-stranger", "breaker-unregistered"}
+    assert set(accounts) == {*roster(8).traders, "newcomer", *(set(BREAKERS) - without)}
     odd = {name for name, each in accounts.items() if (each.status, each.base_currency) != ("active", "USD")}
     assert odd == {"breaker-suspended", "breaker-currency"}
 
