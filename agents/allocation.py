@@ -1,5 +1,6 @@
 """Fills of block orders in, what each sub-account gets of them out; instructions are answered."""
 
+import time
 from collections.abc import Iterable
 from typing import cast
 
@@ -51,6 +52,9 @@ from tables.block_orders import BLOCK_ORDERS
 from tables.given import GIVEN
 from tables.instructions import INSTRUCTIONS
 
+LISTED_WITHIN_S = 10.0
+"""An instrument that is not known by then is not listed any more: nobody can say what its lots are worth."""
+
 accounts = known(app, ACCOUNTS)
 instruments = known(app, INSTRUMENTS)
 
@@ -77,7 +81,7 @@ async def allocate(batches: Batches[SetAllocation | Execution]) -> None:
                     case SetAllocation() as command:
                         instruct(work, command)
                     case report:
-                        book(work, report)
+                        book(work, report, age_s=time.time() - record.timestamp_ms / 1_000)
 
 
 def instruct(work: UnitOfWork, command: SetAllocation) -> None:
@@ -95,14 +99,14 @@ def instruct(work: UnitOfWork, command: SetAllocation) -> None:
     tell(work, answer)
 
 
-def book(work: UnitOfWork, report: Execution) -> None:
+def book(work: UnitOfWork, report: Execution, age_s: float) -> None:
     """Allocate what a report says is filled; what comes again changes nothing."""
     account = work[BLOCK_ACCOUNTS].get(report.account_id, NEW_BLOCK_ACCOUNT)
     if is_repeat(account, report):
         REPEATS.add(work, type=type(report).__name__)
         return
     key = f"{report.account_id}/{report.order_id}"
-    order, divided = divide(work, key, report)
+    order, divided = divide(work, key, report, age_s)
     for number, allocations in enumerate(divided, account.fills_given):
         give(work, allocations, number)
     if ends(report):
@@ -114,7 +118,7 @@ def book(work: UnitOfWork, report: Execution) -> None:
 
 
 def divide(
-    work: UnitOfWork, key: str, report: Execution
+    work: UnitOfWork, key: str, report: Execution, age_s: float
 ) -> tuple[BlockOrder | None, list[list[TradeAllocated]]]:
     """The order after the report, and who gets what: of a fill, of all fills that have waited for the end."""
     every = f"{report.account_id}/{EVERY_ORDER}"
@@ -122,7 +126,7 @@ def divide(
     order = work[BLOCK_ORDERS].get(key)
     divided: list[list[TradeAllocated]] = []
     if isinstance(report, TradeExecuted):
-        order, allocations = fill(order or first_met(report), instruction, report, accounts)
+        order, allocations = fill(order or first_met(report, age_s), instruction, report, accounts)
         divided.append(allocations)
     elif isinstance(report, OrderReplaced) and order is not None:
         order = replace(order, leaves_lots=report.leaves_lots)
@@ -131,12 +135,14 @@ def divide(
     return order, [allocations for allocations in divided if allocations]
 
 
-def first_met(trade: TradeExecuted) -> BlockOrder:
-    """An order that has its first fill. Raises Transient while its instrument is still to come."""
+def first_met(trade: TradeExecuted, age_s: float) -> BlockOrder:
+    """An order that has its first fill. Raises Transient while its instrument may be on its way here."""
+    micros = None
     try:
         micros = micros_per_tick_lot(instruments, trade.symbol)
     except LookupError as error:
-        raise Transient(str(error)) from error
+        if age_s < LISTED_WITHIN_S:
+            raise Transient(str(error)) from error
     return BlockOrder(leaves_lots=trade.leaves_lots, micros_per_tick_lot=micros, given=())
 
 

@@ -114,18 +114,26 @@ def _with_orders_of_its_own(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _with_requests(value: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knows what is asked of orders.
+
+    A build that knows version 1 alone waits in front of it: it would write the value back without.
+    """
+    return value
+
+
 TABLES: Final[Mapping[str, Sequence[Upcast]]] = {
     "marketdata.last_prices": (),
-    "risk.positions": (),
-    "risk.reservations": (),
+    "risk.positions": (_with_requests,),
+    "risk.reservations": (_with_requests,),
     "risk.risk_limits": (),
     "compliance.recent_orders": (_with_orders_of_its_own,),
-    "compliance.open_orders": (),
+    "compliance.open_orders": (_with_requests,),
     "compliance.recent_kinds": (),
     "exchange.intents": (),
     "exchange.sessions": (_by_partition,),
     "exchange.controls": (),
-    "exchange.sent": (),
+    "exchange.sent": (_with_requests,),
     "exchange.requests": (),
     "refdata.instruments": (),
     "refdata.accounts": (),

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple, NotRequired, TypedDict
 
+from msgspec.structs import replace
+
 from app.domain.errors import InvariantBroken, ReportGap
 from app.domain.fills import number_of, open_lots_after
 from app.domain.lifecycle import ENDS, OrderState, state_after
@@ -232,21 +234,13 @@ def taken_on(sent: Sent | None, approved: OrderReceived | ReplaceRequested | Can
         cancels = approved.number
     else:
         orders = approved.sequence
-    return Sent(
-        order_sequence_last=orders,
-        cancel_number_last=cancels,
-        refused_sequence_last=known.refused_sequence_last,
-    )
+    return replace(known, order_sequence_last=orders, cancel_number_last=cancels)
 
 
 def refused(sent: Sent | None, order: OrderReceived) -> Sent:
     """What is remembered of the account when compliance has refused an order."""
     known = sent or NOTHING_SENT
-    return Sent(
-        order_sequence_last=known.order_sequence_last,
-        cancel_number_last=known.cancel_number_last,
-        refused_sequence_last=max(order.sequence, known.refused_sequence_last),
-    )
+    return replace(known, refused_sequence_last=max(order.sequence, known.refused_sequence_last))
 
 
 def new_intent(order: OrderReceived) -> Intent:
@@ -492,18 +486,23 @@ def replace_withheld(request: Request, reason: WithheldReason, now_ms: int) -> R
 
 
 def apply_venue_report(
-    session: Session, intent: Intent | None, report: AnyVenueReport, follows: int | None = None
+    session: Session,
+    intent: Intent | None,
+    report: AnyVenueReport,
+    follows: int | None = None,
+    request: Request | None = None,
 ) -> tuple[Session, Intent | None, bool]:
     """Fold one report of the session in: (session, intent, whether to emit the report as an execution).
 
-    `intent` is the report's order, None when there is none; the one returned is None once the order ended. A
-    report that was read before changes nothing and is not emitted. Raises ReportGap when reports are missing
-    before this one (`follows`: see `read_on`), InvariantBroken when it is of no intent or does not fit it.
+    `intent` is the report's order, `request` the request that it answers, None when there is none; the intent
+    returned is None once the order ended. A report that was read before changes nothing and is not emitted.
+    Raises ReportGap when reports are missing before this one (`follows`: see `read_on`), InvariantBroken when
+    it is of no intent, does not fit it, or answers what was not asked.
     """
     read = read_on(session, report.venue_sequence, follows)
     if read is None:
         return session, intent, False
-    return read, _after(intent, report), True
+    return read, _after(intent, report, request), True
 
 
 def request_answered(report: AnyVenueReport) -> str | None:
@@ -577,21 +576,23 @@ def disputed(intent: Intent) -> Intent:
     return intent.model_copy(update={"disputed": True})
 
 
-def _after(intent: Intent | None, report: AnyVenueReport) -> Intent | None:
+def _after(intent: Intent | None, report: AnyVenueReport, request: Request | None) -> Intent | None:
     if intent is None:
         raise _illegal(report, "there is no intent for it")
     order = intent.order
-    if intent.disputed:
-        raise _illegal(report, "an earlier report of the order did not fit, and nothing is booked since")
+    if isinstance(report, OrderReplaced | CancelRejected | ReplaceRejected) and request is None:
+        raise _illegal(report, f"nobody waits for an answer to {report.request_id[:64]!r}")
     if _subject(report) != _subject(order):
         raise _illegal(report, f"it does not belong to {order!r}")
     if isinstance(report, CancelRejected | ReplaceRejected):
-        return intent
+        return intent  # which may be disputed: a refusal books nothing
+    if intent.disputed:
+        raise _illegal(report, "an earlier report of the order did not fit, and nothing is booked since")
     after = state_after(intent.order_state, report)
     if after is None:
         raise _illegal(report, f"the order is {intent.order_state}")
     if isinstance(report, OrderReplaced):
-        order, open_lots = _replaced(intent, report), report.leaves_lots
+        order, open_lots = _replaced(intent, report, request), report.leaves_lots
     else:
         open_lots = open_lots_after(report, intent.open_lots)
     if after in ENDS:
@@ -599,12 +600,16 @@ def _after(intent: Intent | None, report: AnyVenueReport) -> Intent | None:
     return Intent(order=order, state=IntentState.ACKNOWLEDGED, open_lots=open_lots)
 
 
-def _replaced(intent: Intent, report: OrderReplaced) -> OrderReceived:
-    """The order with another quantity and price; what is filled of it stays."""
+def _replaced(intent: Intent, report: OrderReplaced, request: Request | None) -> OrderReceived:
+    """The order on the terms that were asked for; what is filled of it stays."""
     order = intent.order
     filled_lots = order.quantity_lots - intent.open_lots
     if report.leaves_lots < 0 or report.quantity_lots - report.leaves_lots != filled_lots:
         raise _illegal(report, f"{filled_lots} lots of the order are filled")
+    if request is not None and not request.is_cancel:
+        asked = max(request.quantity_lots or 0, filled_lots), request.price_ticks
+        if (report.quantity_lots, report.price_ticks) != asked:
+            raise _illegal(report, f"{asked[0]} lots at {asked[1]} were asked for")
     return order.model_copy(update={"quantity_lots": report.quantity_lots, "price_ticks": report.price_ticks})
 
 

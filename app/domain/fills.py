@@ -50,7 +50,9 @@ def number_of(account_id: str, order_id: str) -> int | None:
     """The number that an order's id ends with; None for an id that is not `<account_id>-<sequence>`."""
     account, _, number = order_id.rpartition("-")
     is_number = number.isascii() and number.isdigit() and len(number) < DIGITS_MAX
-    return int(number) if account == account_id and is_number else None
+    if account != account_id or not is_number or str(int(number)) != number:
+        return None
+    return int(number)
 
 
 def sequence_of(event: OrderWithheld | ReplaceWithheld) -> int:

@@ -20,10 +20,11 @@ from app.engine.topics import EVENT_TYPE
 from app.errors import UserError
 from app.log_reader import header
 from app.operators.desk import Desk
-from app.topics import COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
+from app.topics import ALLOCATIONS, COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
 
 WAY: Final = tuple(
-    each.name for each in (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, DEAD_LETTERS)
+    each.name
+    for each in (ORDERS, RISK_DECISIONS, COMPLIANCE_DECISIONS, EXECUTIONS, ALLOCATIONS, DEAD_LETTERS)
 )
 """The topics that a record about an order stands on, in the order in which it gets there."""
 
@@ -68,9 +69,9 @@ async def trace(options: argparse.Namespace) -> int:
 
 
 def is_about(order_id: str, record: Any) -> bool:
-    """Whether the record names the order."""
+    """Whether the record names the order, or the request of that id."""
     data = record.value or b""
-    return order_id.encode() in data and order_id in _order_ids(_read(data))
+    return order_id.encode() in data and order_id in _ids(_read(data))
 
 
 def in_order(found: Iterable[tuple[TP, Any]]) -> Iterator[Step]:
@@ -87,17 +88,14 @@ def in_order(found: Iterable[tuple[TP, Any]]) -> Iterator[Step]:
 def _said(topic: str, record: Any) -> tuple[str, dict[str, Any]]:
     """The event's name, and what it says besides whose it is."""
     event = header(record, EVENT_TYPE).decode(errors="replace") or "?"
-    fields = _read(record.value)
-    said = {name: value for name, value in fields.items() if name not in SAID_ELSEWHERE}
-    for whole in ("order", "request"):
-        inner = fields.get(whole)
-        if isinstance(inner, dict) and topic == ORDERS.name:
-            said |= inner
     if topic == DEAD_LETTERS.name:
         told = ("service", "topic", "partition", "offset", "error", "held-behind")
         letter = {name: header(record, f"{LETTER}{name}").decode(errors="replace") for name in told}
         return f"dead letter ({event})", {name: text for name, text in letter.items() if text}
-    return event, said
+    fields = _read(record.value)
+    request = fields.get("request")
+    said = {**request, **fields} if isinstance(request, dict) else fields
+    return event, {name: value for name, value in said.items() if name not in SAID_ELSEWHERE}
 
 
 def _read(data: bytes | None) -> dict[str, Any]:
@@ -108,10 +106,12 @@ def _read(data: bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _order_ids(fields: Mapping[str, Any]) -> set[Any]:
+def _ids(fields: Mapping[str, Any]) -> set[str]:
+    """The orders and the requests that a record names."""
     inner = [fields.get("order"), fields.get("request")]
     wholes = [fields, *(each for each in inner if isinstance(each, dict))]
-    return {each.get("order_id") for each in wholes if isinstance(each.get("order_id"), str)}
+    named = (each.get(name) for each in wholes for name in ("order_id", "request_id"))
+    return {each for each in named if isinstance(each, str)}
 
 
 def show(order_id: str, steps: Iterable[Step]) -> None:

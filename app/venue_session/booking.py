@@ -95,7 +95,7 @@ class Booking:
             if before is None and request is not None:
                 read, is_new = apply_late_answer(session, request, report, reported.follows)
             else:
-                read, intent, is_new = apply_venue_report(session, before, report, reported.follows)
+                read, intent, is_new = apply_venue_report(session, before, report, reported.follows, request)
             if is_new and request is not None:
                 require_answer(request, report)
             if is_new and (own := shard_of(report.account_id.encode())) != number:

@@ -236,11 +236,17 @@ def test_a_table_value_without_members_has_a_mark_too() -> None:
     assert codec.decode(b"{}") == Empty()
 
 
-def test_a_table_value_in_version_1_is_written_as_it_always_was() -> None:
+def test_a_table_value_in_version_1_has_no_mark() -> None:
+    codec = table_values("exchange.requests", dict[str, int])
+
+    assert codec.encode({"number": 1}) == b'{"number":1}'
+
+
+def test_a_table_value_tells_its_version_and_one_of_version_1_is_read() -> None:
     codec = table_values("risk.positions", AccountRisk)
     data = codec.encode(AccountRisk(holdings={}))
 
-    assert data == b'{"holdings":{}}'
+    assert data == b'{"$v":2,"holdings":{}}'
     assert codec.decode(data) == AccountRisk(holdings={})
     assert codec.decode(b'{"holdings":{},"last_sequence":null,"open_orders":0}') == AccountRisk(holdings={})
 
@@ -300,8 +306,8 @@ def test_a_tables_codec_tells_the_engine_of_a_newer_release() -> None:
     codec = TableCodec("risk.positions", AccountRisk)
 
     assert codec.frozen
-    with pytest.raises(NewerRelease, match=r"risk\.positions in version 2 .*knows up to 1"):
-        codec.decode(b'{"$v":2,"holdings":{}}')
+    with pytest.raises(NewerRelease, match=r"risk\.positions in version 3 .*knows up to 2"):
+        codec.decode(b'{"$v":3,"holdings":{}}')
 
 
 def test_a_table_value_with_an_unknown_field_deep_in_a_map_is_read_and_counted_once_a_name() -> None:

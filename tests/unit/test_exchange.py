@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from msgspec import structs
 from msgspec.structs import replace
 
 from app.domain.errors import InvariantBroken, ReportGap
@@ -41,7 +42,16 @@ from app.domain.exchange import (
     withheld,
 )
 from app.domain.reference import Known
-from models.events import AnyVenueReport, CancelAccepted, CancelRequested, OrderReceived, ReplaceRequested
+from models.events import (
+    AnyVenueReport,
+    CancelAccepted,
+    CancelRejected,
+    CancelRequested,
+    OrderReceived,
+    OrderReplaced,
+    ReplaceRejected,
+    ReplaceRequested,
+)
 from models.reasons import WithheldReason
 from models.values import Side
 from tables.sessions import SESSIONS
@@ -83,12 +93,33 @@ def controls(**changed: Any) -> Controls:
     return Controls(**(known | changed))
 
 
+def asked_by(report: AnyVenueReport) -> Request | None:
+    """The request that a report answers just as it was asked."""
+    if not isinstance(report, OrderReplaced | CancelRejected | ReplaceRejected):
+        return None
+    terms: dict[str, Any] = {}
+    if isinstance(report, OrderReplaced):
+        terms = {"quantity_lots": report.quantity_lots, "price_ticks": report.price_ticks}
+    return Request(
+        request_id=report.request_id,
+        account_id=report.account_id,
+        order_id=report.order_id,
+        symbol=report.symbol,
+        side=report.side,
+        number=1,
+        order_sequence=1,
+        submitted_at_ms=NOW_MS,
+        **terms,
+    )
+
+
 def after(*reports: AnyVenueReport) -> Intent | None:
     """The intent of `an_order` after `reports`, which are numbered as they stand here."""
     session, intent = NEW_SESSION, new_intent(an_order())
     for sequence, report in enumerate(reports, start=1):
         numbered = report.model_copy(update={"venue_sequence": sequence})
-        session, changed, emit = apply_venue_report(session, intent, numbered)
+        request = asked_by(numbered)
+        session, changed, emit = apply_venue_report(session, intent, numbered, request=request)
         assert emit
         assert session == Session(venue_sequence_last=sequence)
         if changed is None:
@@ -468,12 +499,41 @@ def test_an_approval_is_a_repeat_by_its_sequence(last: int | None, repeat: bool)
         cancelled(10),
         venue_rejected(10),
         replaced(12, leaves_lots=12),
-        cancel_rejected(),
     ],
 )
 def test_nothing_is_booked_for_an_order_in_dispute(report: AnyVenueReport) -> None:
     with pytest.raises(InvariantBroken, match="did not fit"):
-        apply_venue_report(NEW_SESSION, disputed(new_intent(an_order())), report)
+        apply_venue_report(NEW_SESSION, disputed(new_intent(an_order())), report, request=asked_by(report))
+
+
+@pytest.mark.parametrize("report", [cancel_rejected(), replace_rejected()])
+def test_a_refusal_books_nothing_and_is_told_of_an_order_in_dispute_too(report: AnyVenueReport) -> None:
+    intent = disputed(new_intent(an_order()))
+
+    _, left, emit = apply_venue_report(NEW_SESSION, intent, report, request=asked_by(report))
+
+    assert (left, emit) == (intent, True)
+
+
+@pytest.mark.parametrize("report", [cancel_rejected(), replace_rejected(), replaced(12, leaves_lots=12)])
+def test_an_answer_that_nobody_waits_for_is_a_contradiction(report: AnyVenueReport) -> None:
+    """Such as a restatement of the venue's own, or an answer that comes again under another number."""
+    intent = after(acknowledged())
+
+    with pytest.raises(InvariantBroken, match="nobody waits"):
+        apply_venue_report(NEW_SESSION, intent, report)
+
+
+@pytest.mark.parametrize("terms", [{"quantity_lots": 11}, {"price_ticks": PRICE_TICKS + 1}])
+def test_an_order_replaced_on_other_terms_than_asked_is_a_contradiction(terms: dict[str, int]) -> None:
+    report = replaced(12, leaves_lots=12)
+    request = asked_by(report)
+    assert request is not None
+
+    with pytest.raises(InvariantBroken, match="were asked for"):
+        apply_venue_report(
+            NEW_SESSION, after(acknowledged()), report, request=structs.replace(request, **terms)
+        )
 
 
 # Requests

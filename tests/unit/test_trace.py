@@ -26,6 +26,7 @@ def a_record(value: Any, event: str = "Event", at_ms: int = 0, offset: int = 0, 
         (ORDER, True),
         ({"order": ORDER, "reason": "halted"}, True),
         ({"request": {"request_id": "a-2", "order_id": "a-1"}}, True),
+        ({"request": {"request_id": "a-1", "order_id": "a-0"}}, True),
         ({"order_id": "a-11"}, False),
         ({"order_id": "a-2", "why": "a-1"}, False),
         ({"order": ["a-1"], "order_id": 7}, False),
@@ -64,6 +65,9 @@ def test_a_decision_says_its_inputs_and_a_dead_letter_why(capsys: pytest.Capture
     steps = list(in_order([(TP("risk-decisions", 0), a_record(decided)), (TP(DEAD_LETTERS.name, 0), letter)]))
 
     assert dict(steps[0].said) == {"reference_price_ticks": 90_000, "limits_version": 7, "detail": ""}
+    asked = {"request": {"request_id": "a-2", "order_id": "a-1", "quantity_lots": 7}, "reason": "halted"}
+    (rejected,) = in_order([(TP("risk-decisions", 0), a_record(asked))])
+    assert dict(rejected.said) == {"request_id": "a-2", "quantity_lots": 7, "reason": "halted"}
     assert steps[1].event == "dead letter (OrderReceived)"
     assert dict(steps[1].said) == {"service": "risk", "topic": "orders", "error": "ValueError: no"}
 
