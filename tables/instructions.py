@@ -1,6 +1,6 @@
 """Allocation instructions in force, by account/order, or account/* for all orders. Single writer: allocation.
 
-An order's own instruction goes when the order ends.
+An order's own instruction goes when the order ends at the venue; for one that never gets there it stays.
 """
 
 from app.allocation import app

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from app.domain.limits import apply_sequence
 from app.domain.reference import Known
 from app.domain.requests import (
+    ANSWERS,
     Answer,
     answers,
     apply_answer,
@@ -31,23 +32,19 @@ from models.commands import SetAccountSequence
 from models.events import (
     CancelAccepted,
     CancelRefused,
-    CancelRejected,
     Execution,
     InstrumentListed,
     OrderAcknowledged,
     OrderCancelled,
     OrderComplianceRejected,
     OrderExpired,
-    OrderReplaced,
     OrderReport,
     OrderRiskApproved,
     OrderRiskRejected,
     OrderWithheld,
     ReplaceComplianceRejected,
-    ReplaceRejected,
     ReplaceRiskApproved,
     ReplaceRiskRejected,
-    ReplaceWithheld,
     RiskDecision,
     TradeExecuted,
     VenueRejected,
@@ -125,7 +122,7 @@ def order_of(event: Any) -> str:
 
 def waits_for(report: Any) -> str:
     """The id of the order, the replace or the cancel that a report follows from."""
-    return answers(report) if type(report) in _ANSWERS else order_of(report)
+    return answers(report) if type(report) in ANSWERS else order_of(report)
 
 
 def _lets_pass(event: Booked) -> str:
@@ -200,10 +197,7 @@ _OF_ORDER: Final = frozenset({OrderRiskApproved, OrderRiskRejected, OrderComplia
 _OF_REQUEST: Final = frozenset(
     {CancelAccepted, CancelRefused, ReplaceRiskApproved, ReplaceRiskRejected, ReplaceComplianceRejected}
 )
-_ANSWERS: Final = frozenset(
-    {OrderReplaced, CancelRejected, ReplaceRejected, ReplaceWithheld, ReplaceComplianceRejected}
-)
-_REPORTS: Final = _ANSWERS | {
+_REPORTS: Final = ANSWERS | {
     OrderAcknowledged,
     TradeExecuted,
     OrderCancelled,
@@ -220,6 +214,6 @@ _FOLDS: Final[Mapping[type, Callable[[Books, Any, Listed], Books]]] = {
     CancelAccepted: _cancelling,
     CancelRefused: _unchanged,
     SetAccountSequence: _sequence_set,
-    **dict.fromkeys(_ANSWERS, _answered),
-    **dict.fromkeys(_REPORTS - _ANSWERS, _reported),
+    **dict.fromkeys(ANSWERS, _answered),
+    **dict.fromkeys(_REPORTS - ANSWERS, _reported),
 }

@@ -26,7 +26,7 @@ from app.domain.errors import InvariantBroken
 from app.domain.limit_history import Gone, InForce
 from app.domain.profit import marked
 from app.domain.reference import Known, Reference
-from app.domain.requests import Answer, answers, decide_cancel, decide_replace
+from app.domain.requests import ANSWERS, Answer, answers, decide_cancel, decide_replace
 from app.domain.risk import Refusal, decide_risk, with_last_sequence, worst_exposure_micros
 from app.domain.timeline import AsOf, Timeline
 from models.commands import SetRiskLimits
@@ -85,7 +85,6 @@ NOTHING_LISTED: Final[Known[InstrumentListed]] = Known({}, {})
 
 _PASSES: Final = frozenset({OrderRiskApproved, ReplaceRiskApproved, CancelAccepted})
 _REPLACE_ANSWERS: Final = (OrderReplaced, ReplaceRejected, ReplaceWithheld, ReplaceComplianceRejected)
-_ANSWERS: Final = frozenset({*_REPLACE_ANSWERS, CancelRejected})
 _OF_REPLACE: Final = (ReplaceRiskApproved, ReplaceRiskRejected)
 _APPROVED: Final = (OrderRiskApproved, ReplaceRiskApproved)
 _OF_ORDER: Final = (OrderRiskApproved, OrderRiskRejected)
@@ -495,7 +494,7 @@ class _Hindsight:
         reservation = self._other.books.reservations.get(order_id)
         if reservation is None or order_id in self._resting:
             return False
-        if type(event) not in _ANSWERS:
+        if type(event) not in ANSWERS:
             return True
         if isinstance(event, CancelRejected):
             return reservation.cancel_id == event.request_id

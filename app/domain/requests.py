@@ -5,6 +5,8 @@ quantities is reserved, at the larger of both prices. One replace of an order is
 may come on top of it. A cancel only reduces: neither limits nor halts nor kill switches hold it.
 """
 
+from typing import Final, get_args
+
 from msgspec.structs import replace
 
 from app.domain.errors import InvariantBroken
@@ -46,6 +48,8 @@ from models.values import Side, TimeInForce
 
 Answer = RequestReport | ReplaceWithheld | ReplaceComplianceRejected
 """What ends a request, but for OrderCancelled, which ends the order."""
+
+ANSWERS: Final = frozenset(get_args(Answer))
 
 
 def decide_cancel(

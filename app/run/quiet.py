@@ -32,8 +32,8 @@ _AT_THE_VENUE: Final = "SELECT (SELECT count(*) FROM orders) + (SELECT count(*) 
 @dataclass(frozen=True)
 class Standing:
     """One look. `ends` are the last stable offsets of all inputs, `behind` what is missing to them by
-    service, zeros left out; `unsent` orders, cancels and replaces may go and are not at the venue, `unread`
-    reports are not booked.
+    service, zeros left out. `unsent` counts orders, cancels and replaces that the venue is to get and does
+    not have, `unread` its reports that are not booked.
     """
 
     ends: Mapping[TP, int]

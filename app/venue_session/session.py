@@ -3,9 +3,9 @@
 An order goes out only after its intent is committed, after a last look, while its reports can be heard, and
 while its task waits for no newer build. Whether an order reached the venue is asked for, never guessed,
 whenever it is in doubt: after a restart, and after a call that gave no answer. Only what the venue never had
-may be withheld. Cancels and replaces go by the same rules, in calls of their own before those with orders:
-what the venue refuses of the ones holds up the others for a moment only. Reports carry a sequence by session;
-how far they are read is committed in the transaction that makes executions of them.
+may be withheld. Cancels and replaces go by the same rules, in calls of their own before those with orders: a
+refused call of the one kind delays the other by a moment only. Reports carry a sequence by session; how far
+they are read is committed in the transaction that makes executions of them.
 
 Every call names the epoch of the sessions that it speaks for, which is raised and committed before the first
 one and after each that gave no answer: who has lost the task cannot raise it. The venue refuses an epoch
@@ -89,9 +89,10 @@ class VenueTables(NamedTuple):
 
 @dataclass
 class _Line:
-    """One of the two kinds of what leaves. A refusal makes it rest.
+    """Orders or requests on their way out. After a refusal a line rests for a while.
 
-    `send` makes a call, or withholds in its place; False: nothing may leave now. Then what is left `waits`.
+    `send` makes a call, or withholds instead. It returns False when nothing may leave now; `waits` then says
+    whether anything is left.
     """
 
     name: str
