@@ -364,7 +364,8 @@ class _Hindsight:
         decided_at_ms = max(received_at_ms, moment_ms)
         limits, instead = self._history.limits.at(moment_ms), None
         if isinstance(event, _APPROVED):
-            limits = self._versions[event.limits_version]
+            if not isinstance(limits, SetRiskLimits) or limits.version != event.limits_version:
+                limits = self._versions[event.limits_version]
             decided_at_ms = event.decided_at_ms or logged.at_ms
             price = _price_of(event, decided_at_ms, listed)
             instead = {price.symbol: price}
