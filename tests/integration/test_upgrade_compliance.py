@@ -145,6 +145,6 @@ async def test_an_account_goes_on_from_one_value_as_rows_and_nothing_is_lost(sce
     assert accounts[NOT_MET] == json.loads(json.dumps(BEFORE).replace(MET, NOT_MET)), "it stays as it is"
     open_orders = await scene.rows(OPEN_ORDERS)
     assert open_orders.keys() == {f"{MET}/{MET}-{n}" for n in (2, 10, 11, 15)}
-    assert open_orders[f"{MET}/{MET}-2"] == BEFORE["open_orders"]["acc-1-2"]
+    assert open_orders[f"{MET}/{MET}-2"] == {"$v": 2, **BEFORE["open_orders"]["acc-1-2"]}
     assert {key.partition("/")[0] for key in await scene.rows(RECENT)} == {MET}
     assert await read_all(scene.bootstrap, DEAD_LETTERS.name) == []

@@ -24,7 +24,7 @@ def test_what_has_headers_can_be_read_and_is_under_its_key() -> None:
         assert spec.key_of is not None
         assert spec.key_of(value) == each.key
     assert {each.topic for each in sound} == {
-        *("orders", "market-data", "risk-limits", "restrictions", "operator-commands")
+        *("orders", "market-data", "risk-limits", "restrictions", "operator-commands", "executions")
     }
 
 
