@@ -14,6 +14,7 @@ from app.devkafka.server import KafkaServer
 
 TOGETHER = {
     "tests/integration/test_exchange.py": "exchange",
+    "tests/integration/test_lookback.py": "lookback",
     "tests/integration/test_refdata.py": "refdata",
     "tests/integration/test_web.py": "web",
     "tests/outside/test_clients.py": "outside",

@@ -19,7 +19,7 @@ from app.operators.history import read_log
 from app.operators.state import books_at
 from tests.integration.running import Running
 
-ORDERS = 2_000
+ORDERS = 1_000
 END_OF_TIME_MS = 10**14
 
 
