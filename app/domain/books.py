@@ -5,7 +5,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 from app.domain.limits import apply_sequence
 from app.domain.reference import Known
@@ -34,10 +34,7 @@ from models.events import (
     CancelRefused,
     Execution,
     InstrumentListed,
-    OrderAcknowledged,
-    OrderCancelled,
     OrderComplianceRejected,
-    OrderExpired,
     OrderReport,
     OrderRiskApproved,
     OrderRiskRejected,
@@ -46,8 +43,6 @@ from models.events import (
     ReplaceRiskApproved,
     ReplaceRiskRejected,
     RiskDecision,
-    TradeExecuted,
-    VenueRejected,
 )
 
 Report = Execution | OrderComplianceRejected | ReplaceComplianceRejected
@@ -175,7 +170,7 @@ def _answered(books: Books, event: Answer, _: Listed) -> Books:
 
 
 def _reported(books: Books, event: OrderReport | OrderWithheld | OrderComplianceRejected, _: Listed) -> Books:
-    order_id = event.order.order_id if isinstance(event, OrderComplianceRejected) else event.order_id
+    order_id = order_of(event)
     reservation = books.reservations.get(order_id)
     if is_repeat(books.account, reservation, event):
         return books
@@ -197,15 +192,7 @@ _OF_ORDER: Final = frozenset({OrderRiskApproved, OrderRiskRejected, OrderComplia
 _OF_REQUEST: Final = frozenset(
     {CancelAccepted, CancelRefused, ReplaceRiskApproved, ReplaceRiskRejected, ReplaceComplianceRejected}
 )
-_REPORTS: Final = ANSWERS | {
-    OrderAcknowledged,
-    TradeExecuted,
-    OrderCancelled,
-    OrderExpired,
-    VenueRejected,
-    OrderWithheld,
-    OrderComplianceRejected,
-}
+_REPORTS: Final = frozenset(get_args(Report))
 _FOLDS: Final[Mapping[type, Callable[[Books, Any, Listed], Books]]] = {
     OrderRiskApproved: _approved,
     OrderRiskRejected: _rejected,

@@ -8,18 +8,17 @@ names it, whatever else it says; this way it is found also when this build canno
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from app.config import settings
 from app.engine.kafka.cluster import TP
 from app.engine.topics import EVENT_TYPE
 from app.errors import UserError
 from app.log_reader import header
 from app.operators.desk import Desk
+from app.operators.moments import told
 from app.topics import ALLOCATIONS, COMPLIANCE_DECISIONS, DEAD_LETTERS, EXECUTIONS, ORDERS, RISK_DECISIONS
 
 WAY: Final = tuple(
@@ -50,7 +49,7 @@ async def trace(options: argparse.Namespace) -> int:
     account_id, _, number = order_id.rpartition("-")
     if not account_id or not number.isdecimal():
         raise UserError(f"{order_id!r} is no order id: it is the account's name, a hyphen and a number")
-    async with Desk.open(options.bootstrap or settings().bootstrap, options.wait) as desk:
+    async with Desk.open(options.bootstrap, options.wait) as desk:
         found = [
             (tp, record)
             for topic in WAY
@@ -89,8 +88,8 @@ def _said(topic: str, record: Any) -> tuple[str, dict[str, Any]]:
     """The event's name, and what it says besides whose it is."""
     event = header(record, EVENT_TYPE).decode(errors="replace") or "?"
     if topic == DEAD_LETTERS.name:
-        told = ("service", "topic", "partition", "offset", "error", "held-behind")
-        letter = {name: header(record, f"{LETTER}{name}").decode(errors="replace") for name in told}
+        names = ("service", "topic", "partition", "offset", "error", "held-behind")
+        letter = {name: header(record, f"{LETTER}{name}").decode(errors="replace") for name in names}
         return f"dead letter ({event})", {name: text for name, text in letter.items() if text}
     fields = _read(record.value)
     request = fields.get("request")
@@ -116,12 +115,11 @@ def _ids(fields: Mapping[str, Any]) -> set[str]:
 
 def show(order_id: str, steps: Iterable[Step]) -> None:
     """A table for people."""
-    table = Table("time (UTC)", "+ms", "event", "says", "stands in", box=None, pad_edge=False, title=order_id)
+    table = Table("time", "+ms", "event", "says", "stands in", box=None, pad_edge=False, title=order_id)
     table.columns[1].justify = "right"
     for each in steps:
-        at = datetime.fromtimestamp(each.at_ms / 1_000, UTC)
         said = "  ".join(f"{name} {value}" for name, value in each.said.items() if value not in (None, ""))
         place = f"{each.topic}/{each.partition}/{each.offset}"
         since = "" if each.since_ms is None else f"{each.since_ms:,}"
-        table.add_row(f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3], since, each.event, said, place)
+        table.add_row(told(each.at_ms), since, each.event, said, place)
     Console(soft_wrap=False).print(table, markup=False)
