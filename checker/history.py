@@ -7,7 +7,8 @@ its key shard, which belongs to that partition; so a checker may take one partit
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from heapq import merge
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -144,6 +145,12 @@ class Slice:
         for letter in self.dead_letters:
             if letter.service == service and letter.origin.topic in topics:
                 yield letter
+
+
+def of_kinds(kinds: tuple[type, ...], *parts: Iterable[Logged[Any]]) -> Iterator[Logged[Any]]:
+    """The records of a topic that are of these kinds, in log order; `parts` are all of its records."""
+    found = ((each for each in part if isinstance(each.event, kinds)) for part in parts)
+    return merge(*found, key=lambda each: each.offset)
 
 
 class Trace:

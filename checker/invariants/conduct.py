@@ -8,11 +8,10 @@ is logged after a decision was open when that was made.
 """
 
 from collections.abc import Iterable, Iterator
-from heapq import merge
 from typing import NamedTuple
 
 from checker.findings import Findings
-from checker.history import Slice, Traces, ends
+from checker.history import Slice, Traces, ends, of_kinds
 from checker.records import (
     Logged,
     Order,
@@ -76,17 +75,9 @@ Approval = OrderComplianceApproved | ReplaceComplianceApproved
 
 
 def _approvals(history: Slice) -> Iterable[Logged[Approval]]:
-    orders: list[Logged[Approval]] = [
-        Logged(each.offset, each.timestamp_ms, each.key, each.event)
-        for each in history.compliance
-        if isinstance(each.event, OrderComplianceApproved)
-    ]
-    replaces: list[Logged[Approval]] = [
-        Logged(each.offset, each.timestamp_ms, each.key, each.event)
-        for each in history.asked_compliance
-        if isinstance(each.event, ReplaceComplianceApproved)
-    ]
-    return merge(orders, replaces, key=lambda each: each.offset)
+    return of_kinds(
+        (OrderComplianceApproved, ReplaceComplianceApproved), history.compliance, history.asked_compliance
+    )
 
 
 def _check_replace(

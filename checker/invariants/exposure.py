@@ -18,11 +18,10 @@ one is noted as unverifiable.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from heapq import merge
 from typing import NamedTuple
 
 from checker.findings import Findings
-from checker.history import LimitsBook, Slice, ends
+from checker.history import LimitsBook, Slice, ends, of_kinds
 from checker.invariants.conditions import decided_at_ms
 from checker.records import (
     AccountRegistered,
@@ -79,17 +78,7 @@ Approval = OrderRiskApproved | ReplaceRiskApproved
 
 def _approvals(history: Slice) -> Iterable[Logged[Approval]]:
     """Approvals of orders and of replaces, in log order."""
-    orders: list[Logged[Approval]] = [
-        Logged(each.offset, each.timestamp_ms, each.key, each.event)
-        for each in history.risk
-        if isinstance(each.event, OrderRiskApproved)
-    ]
-    replaces: list[Logged[Approval]] = [
-        Logged(each.offset, each.timestamp_ms, each.key, each.event)
-        for each in history.asked_risk
-        if isinstance(each.event, ReplaceRiskApproved)
-    ]
-    return merge(orders, replaces, key=lambda each: each.offset)
+    return of_kinds((OrderRiskApproved, ReplaceRiskApproved), history.risk, history.asked_risk)
 
 
 def _terms(approval: Approval) -> Order | ReplaceRequested:

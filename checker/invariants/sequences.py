@@ -9,11 +9,10 @@ The release before knew no leaps, and counted the orders of accounts that it did
 """
 
 from collections.abc import Iterator, Sequence
-from heapq import merge
 from typing import Final, NamedTuple
 
 from checker.findings import Findings
-from checker.history import Slice
+from checker.history import Slice, of_kinds
 from checker.records import (
     Logged,
     Order,
@@ -93,13 +92,8 @@ def _follow(history: Slice, reference: Reference, found: Findings) -> dict[str, 
 
 def _numbered(history: Slice) -> Iterator[Logged[Decision]]:
     """Risk's decisions of orders and of replaces, in log order."""
-    replaces: list[Logged[Decision]] = [
-        Logged(each.offset, each.timestamp_ms, each.key, each.event)
-        for each in history.asked_risk
-        if isinstance(each.event, ReplaceRiskApproved | ReplaceRiskRejected)
-    ]
-    orders: list[Logged[Decision]] = [*history.risk]
-    return merge(orders, replaces, key=lambda each: each.offset)
+    kinds = (OrderRiskApproved, OrderRiskRejected, ReplaceRiskApproved, ReplaceRiskRejected)
+    return of_kinds(kinds, history.risk, history.asked_risk)
 
 
 def _about(decision: Decision) -> Order | ReplaceRequested:
